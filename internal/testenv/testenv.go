@@ -1,0 +1,114 @@
+// Package testenv says what a test may assume of the machine it runs on.
+//
+// A test that needs more than the Go toolchain starts with Require. Where the
+// thing is missing the test is skipped with a reason, unless HVCTL_REQUIRE
+// names the thing: then it fails. Continuous integration and the test host set
+// HVCTL_REQUIRE, so a skip there can never look like a pass.
+package testenv
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Need is one thing a test can ask for.
+type Need string
+
+const (
+	// KVM is a /dev/kvm that opens and creates VMs. The guest code of such a
+	// test must be tiny: on some hosts supervisor code is interpreted.
+	KVM Need = "kvm"
+	// Linux is a KVM on which stock Linux kernels boot, and kernels to boot
+	// (HVCTL_TEST_KERNELS, a directory). Only the test host or a machine with
+	// hardware virtualization has it.
+	Linux Need = "linux"
+	// Root is effective uid 0 with CAP_SYS_ADMIN: mounts, tap, namespaces.
+	Root Need = "root"
+	// Images is a store with the images that end-to-end tests run and the
+	// kernels they boot (HVCTL_TEST_STORE, made by scripts/test-store), and the
+	// programs (HVCTL_BIN).
+	Images Need = "images"
+	// NFTables is a kernel with nf_tables and the program nft.
+	NFTables Need = "nftables"
+	// MkfsErofs is the program mkfs.erofs.
+	MkfsErofs Need = "mkfs.erofs"
+	// Busybox is a static busybox, for tests that need a small root file
+	// system (package busybox-static).
+	Busybox Need = "busybox"
+	// IASL is ACPICA's compiler iasl, and its interpreter acpiexec with it.
+	IASL Need = "iasl"
+)
+
+// Require skips t, or fails it when HVCTL_REQUIRE lists the need, unless every
+// need is there. HVCTL_REQUIRE is a comma-separated list of needs.
+func Require(t testing.TB, needs ...Need) {
+	t.Helper()
+	must := strings.Split(os.Getenv("HVCTL_REQUIRE"), ",")
+	for _, n := range needs {
+		err := probe(n)
+		if err == nil {
+			continue
+		}
+		for _, m := range must {
+			if Need(m) == n {
+				t.Fatalf("%s is required here (HVCTL_REQUIRE) but missing: %v", n, err)
+			}
+		}
+		t.Skipf("needs %s: %v", n, err)
+	}
+}
+
+// TestKernels returns the directory of guest kernels that Linux tests boot:
+// one sub-directory per kernel with vmlinuz and modules. Call Require with
+// Linux first.
+func TestKernels() string { return os.Getenv("HVCTL_TEST_KERNELS") }
+
+// TestStore returns the image store of end-to-end tests. Call Require with
+// Images first.
+func TestStore() string { return os.Getenv("HVCTL_TEST_STORE") }
+
+func probe(n Need) error {
+	switch n {
+	case KVM:
+		fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open /dev/kvm: %w", err)
+		}
+		return unix.Close(fd)
+	case Linux:
+		if TestKernels() == "" {
+			return fmt.Errorf("HVCTL_TEST_KERNELS is not set: run it with scripts/testhost")
+		}
+		return probe(KVM)
+	case Images:
+		if TestStore() == "" || os.Getenv("HVCTL_BIN") == "" {
+			return fmt.Errorf("HVCTL_TEST_STORE or HVCTL_BIN is not set: run it with scripts/test guest")
+		}
+		return nil
+	case Root:
+		if os.Geteuid() != 0 {
+			return fmt.Errorf("effective uid is %d, not 0", os.Geteuid())
+		}
+		return nil
+	case NFTables:
+		if _, err := exec.LookPath("nft"); err != nil {
+			return err
+		}
+		return probeNFTables()
+	case MkfsErofs, Busybox:
+		_, err := exec.LookPath(string(n))
+		return err
+	case IASL:
+		_, err := exec.LookPath("iasl")
+		if err == nil {
+			_, err = exec.LookPath("acpiexec")
+		}
+		return err
+	}
+	return fmt.Errorf("unknown need %q", n)
+}
