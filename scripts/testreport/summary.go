@@ -1,0 +1,115 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+)
+
+// summarize prints the closing table, a line per tier that was asked for or
+// has results, and reports whether all is well. A test that was skipped in one
+// tier but ran in another does not count as skipped. A skip for want of
+// something in must is as bad as a failure.
+func summarize(w io.Writer, all []result, asked, must []string) bool {
+	ran := map[string]bool{}
+	for _, r := range all {
+		if r.Action != "skip" {
+			ran[r.Package+" "+r.Test] = true
+		}
+	}
+	var total counts
+	ok := true
+	skipped := map[string][]string{} // reason -> tests
+	missing := map[string]bool{}
+	order := slices.Clone(asked)
+	for _, r := range all {
+		if !slices.Contains(order, r.Tier) {
+			order = append(order, r.Tier)
+		}
+	}
+	fmt.Fprintln(w)
+	for _, tier := range order {
+		var n counts
+		elsewhere := 0
+		for _, r := range all {
+			if r.Tier != tier {
+				continue
+			}
+			key := r.Package + " " + r.Test
+			switch {
+			case r.Action == "pass":
+				n.pass++
+			case r.Action == "fail":
+				n.fail++
+			case ran[key]:
+				elsewhere++
+			default:
+				n.skip++
+				if !slices.Contains(skipped[r.Reason], key) {
+					skipped[r.Reason] = append(skipped[r.Reason], key)
+				}
+				for _, m := range must {
+					if strings.HasPrefix(r.Reason, "needs "+m+":") {
+						missing[m] = true
+					}
+				}
+			}
+		}
+		if n == (counts{}) && elsewhere == 0 {
+			fmt.Fprintf(w, "%-6s no tests\n", tier+":")
+			continue
+		}
+		fmt.Fprintf(w, "%-6s %d passed, %d failed, %d skipped", tier+":", n.pass, n.fail, n.skip)
+		if elsewhere > 0 {
+			fmt.Fprintf(w, " (%d more not run here, but in another tier)", elsewhere)
+		}
+		fmt.Fprintln(w)
+		total.pass += n.pass
+		total.fail += n.fail
+		total.skip += n.skip
+	}
+	tellSkips(w, skipped)
+	tellFailures(w, all)
+	for _, m := range sortedKeys(missing) {
+		fmt.Fprintf(w, "tests were skipped for want of %s, which should be there\n", m)
+		ok = false
+	}
+	if total == (counts{}) {
+		fmt.Fprintln(w, "no test ran")
+		ok = false
+	}
+	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", total.pass, total.fail, total.skip)
+	return ok && total.fail == 0
+}
+
+func tellSkips(w io.Writer, skipped map[string][]string) {
+	if len(skipped) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nskipped in every tier:")
+	for _, reason := range sortedKeys(skipped) {
+		fmt.Fprintf(w, "  %s\n", reason)
+		for _, t := range skipped[reason] {
+			fmt.Fprintf(w, "    %s\n", strings.TrimPrefix(t, modulePath+"/"))
+		}
+	}
+}
+
+func tellFailures(w io.Writer, all []result) {
+	head := "\nfailed:\n"
+	for _, r := range all {
+		if r.Action != "fail" {
+			continue
+		}
+		what := r.Test
+		if what == "" {
+			what = "(the package itself)"
+		}
+		fmt.Fprintf(w, "%s  %s: %s %s\n", head, r.Tier, strings.TrimPrefix(r.Package, modulePath+"/"), what)
+		head = ""
+	}
+	if head == "" {
+		fmt.Fprintln(w)
+	}
+}
