@@ -1,0 +1,71 @@
+// Package eventfd is an eventfd(2) on Go's network poller: a goroutine that
+// waits on one costs no thread, and a context can wake it. KVM writes such
+// descriptors for us (ioeventfd) and reads them (irqfd).
+package eventfd
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrInterrupted is returned by Wait after Interrupt or Close.
+var ErrInterrupted = errors.New("wait on eventfd interrupted")
+
+// EventFD owns one non-blocking, close-on-exec eventfd. Methods may be called
+// concurrently; at most one goroutine should Wait.
+type EventFD struct {
+	f  *os.File
+	fd int
+}
+
+// New creates an eventfd with count 0. name appears in error messages only.
+func New(name string) (*EventFD, error) {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, os.NewSyscallError("eventfd2", err)
+	}
+	return &EventFD{f: os.NewFile(uintptr(fd), name), fd: fd}, nil
+}
+
+// FD returns the descriptor for ioctls that register it (KVM_IRQFD,
+// KVM_IOEVENTFD, VHOST_SET_VRING_KICK). It stays owned by e: the caller keeps
+// e alive for as long as the kernel uses the number.
+func (e *EventFD) FD() int { return e.fd }
+
+// Signal adds one to the count; it never blocks. After Close it does nothing.
+func (e *EventFD) Signal() error {
+	one := [8]byte{}
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, err := e.f.Write(one[:])
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Wait blocks until the count is not zero, resets it to zero and returns. It
+// returns ErrInterrupted after Interrupt or Close.
+func (e *EventFD) Wait() error {
+	var buf [8]byte
+	_, err := e.f.Read(buf[:])
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
+		return ErrInterrupted
+	}
+	return err
+}
+
+// Interrupt makes the current and every later Wait return ErrInterrupted,
+// until Rearm. Signals that arrive meanwhile are kept.
+func (e *EventFD) Interrupt() {
+	_ = e.f.SetReadDeadline(time.Unix(1, 0)) // fails only when closed, which interrupts too
+}
+
+// Rearm undoes Interrupt.
+func (e *EventFD) Rearm() { _ = e.f.SetReadDeadline(time.Time{}) }
+
+// Close releases the descriptor and wakes a waiter.
+func (e *EventFD) Close() error { return e.f.Close() }

@@ -1,0 +1,66 @@
+package eventfd_test
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/hvctl/hvctl/internal/eventfd"
+)
+
+func newFD(t *testing.T) *eventfd.EventFD {
+	t.Helper()
+	e, err := eventfd.New(t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = e.Close() })
+	return e
+}
+
+func TestSignalsCoalesceAndWakeOnce(t *testing.T) {
+	e := newFD(t)
+	for range 3 {
+		if err := e.Signal(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	e.Interrupt() // nothing is left, so a second Wait can only end by this
+	if err := e.Wait(); !errors.Is(err, eventfd.ErrInterrupted) {
+		t.Errorf("second Wait = %v, want ErrInterrupted: signals did not coalesce", err)
+	}
+}
+
+func TestInterruptWakesABlockedWaiterAndKeepsSignals(t *testing.T) {
+	e := newFD(t)
+	got := make(chan error)
+	go func() { got <- e.Wait() }()
+	e.Interrupt()
+	if err := <-got; !errors.Is(err, eventfd.ErrInterrupted) {
+		t.Fatalf("Wait = %v, want ErrInterrupted", err)
+	}
+	if err := e.Signal(); err != nil {
+		t.Fatal(err)
+	}
+	e.Rearm()
+	if err := e.Wait(); err != nil {
+		t.Errorf("Wait after Rearm = %v: the signal sent meanwhile was lost", err)
+	}
+}
+
+func TestCloseWakesWaiterAndSignalIsHarmless(t *testing.T) {
+	e := newFD(t)
+	got := make(chan error)
+	go func() { got <- e.Wait() }()
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; !errors.Is(err, eventfd.ErrInterrupted) {
+		t.Errorf("Wait = %v, want ErrInterrupted", err)
+	}
+	if err := e.Signal(); err != nil {
+		t.Errorf("Signal after Close = %v", err)
+	}
+}
