@@ -1,0 +1,93 @@
+package memory
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// find returns the region that holds all of [a, a+n) and the offset of a in
+// it. n is compared before anything is added, so nothing can wrap.
+func (g *Guest) find(a GPA, n uint64) (*Region, uint64, error) {
+	for i := range g.regions {
+		r := &g.regions[i]
+		if a >= r.GPA && uint64(a-r.GPA) < r.Size {
+			if off := uint64(a - r.GPA); n <= r.Size-off {
+				return r, off, nil
+			}
+			break
+		}
+	}
+	return nil, 0, fmt.Errorf("%w: %v+%#x", ErrOutOfRange, a, n)
+}
+
+// Slice returns the host's view of n bytes at a, which must lie in one region.
+// It is for reading: the guest may change the bytes at any time, and writes
+// through it are not marked dirty. The view is valid until Close. Errors wrap
+// ErrOutOfRange.
+func (g *Guest) Slice(a GPA, n uint64) ([]byte, error) {
+	r, off, err := g.find(a, n)
+	if err != nil {
+		return nil, err
+	}
+	return r.Bytes[off : off+n : off+n], nil
+}
+
+// ReadAt copies len(p) bytes at a into p. Errors wrap ErrOutOfRange; then p is
+// as it was.
+func (g *Guest) ReadAt(p []byte, a GPA) error {
+	b, err := g.Slice(a, uint64(len(p)))
+	if err != nil {
+		return err
+	}
+	copy(p, b)
+	return nil
+}
+
+// WriteAt copies p to a and marks the pages dirty. It is the way to write
+// outside a descriptor chain. Errors wrap ErrOutOfRange; then nothing was
+// written.
+func (g *Guest) WriteAt(p []byte, a GPA) error {
+	r, off, err := g.find(a, uint64(len(p)))
+	if err != nil {
+		return err
+	}
+	copy(r.Bytes[off:], p)
+	g.dirty.setBytes(r.Offset+off, uint64(len(p)))
+	return nil
+}
+
+// MarkDirty records that the VMM wrote n bytes at a. Call it after the write,
+// never before: a harvest in between would lose the page. KVM's own log sees
+// only the guest's writes. Ranges outside RAM are ignored.
+func (g *Guest) MarkDirty(a GPA, n uint64) {
+	if r, off, err := g.find(a, n); err == nil {
+		g.dirty.setBytes(r.Offset+off, n)
+	}
+}
+
+// Discard gives the host back the pages that lie wholly inside [a, a+n); the
+// guest reads zeroes there afterwards. With huge pages only whole huge pages
+// are given back. Errors wrap ErrOutOfRange or name the system call.
+func (g *Guest) Discard(a GPA, n uint64) error {
+	r, off, err := g.find(a, n)
+	if err != nil {
+		return err
+	}
+	unit := uint64(PageSize)
+	if g.huge {
+		unit = HugePageSize
+	}
+	start := (r.Offset + off + unit - 1) &^ (unit - 1)
+	end := (r.Offset + off + n) &^ (unit - 1)
+	if start >= end {
+		return nil
+	}
+	err = unix.Fallocate(g.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	if err != nil {
+		return fmt.Errorf("discard %v+%#x: %w", a, n, os.NewSyscallError("fallocate", err))
+	}
+	g.dirty.setBytes(start, end-start) // zeroes are new content too
+	return nil
+}

@@ -1,0 +1,188 @@
+package memory
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// PageSize is the unit of the dirty bitmap and of region bounds, in bytes.
+	PageSize = 4096
+	// HugePageSize is the unit of region bounds with Options.HugePages.
+	HugePageSize = 2 << 20
+	// HoleStart is where the 32-bit device window begins: RAM that does not fit
+	// below it continues at HoleEnd.
+	HoleStart GPA = 3 << 30
+	// HoleEnd is where the 32-bit device window ends.
+	HoleEnd GPA = 4 << 30
+	// maxSize keeps sizes and offsets far from wrapping; no host has more.
+	maxSize = 1 << 46
+)
+
+// Span is a range of guest physical addresses.
+type Span struct {
+	GPA  GPA
+	Size uint64 // bytes
+}
+
+// Options says what RAM to make. Exactly one of Size and Regions is set.
+type Options struct {
+	// Size is the amount of RAM in bytes, a multiple of the page size. It is
+	// laid out from address 0 with the hole at HoleStart..HoleEnd.
+	Size uint64
+	// Regions is an explicit layout instead; the spans may not overlap.
+	Regions []Span
+	// HugePages takes 2 MiB pages from the host's hugetlb pool, reserved at
+	// once: New fails when the pool is too small.
+	HugePages bool
+	// THP advises the kernel to use transparent huge pages.
+	THP bool
+	// Name shows in /proc/PID/maps; empty means "guest-ram".
+	Name string
+}
+
+// Region is one contiguous piece of RAM.
+type Region struct {
+	GPA    GPA
+	Size   uint64 // bytes
+	Offset uint64 // of its first byte in the file behind FD
+	Bytes  []byte // the host's view; len is Size
+}
+
+// Guest is the RAM of one machine: a memfd mapped once, its pages made when
+// first touched. All methods but Close may be called concurrently, from any
+// goroutine, while the guest runs and changes the bytes: copy what you judge.
+type Guest struct {
+	fd      int
+	mem     []byte // the whole mapping; regions are slices of it
+	regions []Region
+	dirty   *Bitmap
+	huge    bool
+}
+
+// New makes guest RAM. Nothing is touched, so it costs address space only
+// until the guest or the VMM writes.
+func New(o Options) (*Guest, error) {
+	spans, total, err := o.layout()
+	if err != nil {
+		return nil, err
+	}
+	fd, err := create(o, total)
+	if err != nil {
+		return nil, err
+	}
+	flags := unix.MAP_SHARED
+	if !o.HugePages { // without a reservation a short hugetlb pool is a SIGBUS later
+		flags |= unix.MAP_NORESERVE
+	}
+	mem, err := unix.Mmap(fd, 0, int(total), unix.PROT_READ|unix.PROT_WRITE, flags)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("map %d MiB of guest RAM: %w", total>>20, os.NewSyscallError("mmap", err))
+	}
+	if o.THP && !o.HugePages {
+		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // advice: a kernel without THP refuses it
+	}
+	_ = unix.Madvise(mem, unix.MADV_DONTDUMP) // a core of the VMM need not hold the guest
+	g := &Guest{fd: fd, mem: mem, dirty: NewBitmap(total / PageSize), huge: o.HugePages}
+	var off uint64
+	for _, s := range spans {
+		g.regions = append(g.regions, Region{
+			GPA: s.GPA, Size: s.Size, Offset: off,
+			Bytes: mem[off : off+s.Size : off+s.Size],
+		})
+		off += s.Size
+	}
+	return g, nil
+}
+
+func create(o Options, total uint64) (int, error) {
+	name := cmp.Or(o.Name, "guest-ram")
+	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
+	if o.HugePages {
+		flags |= unix.MFD_HUGETLB | unix.MFD_HUGE_2MB
+	}
+	fd, err := unix.MemfdCreate(name, flags)
+	if err != nil {
+		return -1, fmt.Errorf("create guest RAM: %w", os.NewSyscallError("memfd_create", err))
+	}
+	if err := unix.Ftruncate(fd, int64(total)); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("size guest RAM to %d MiB: %w", total>>20, os.NewSyscallError("ftruncate", err))
+	}
+	// Nobody we hand the descriptor to may shrink the file: our next access
+	// would be a SIGBUS.
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("seal guest RAM: %w", os.NewSyscallError("fcntl", err))
+	}
+	return fd, nil
+}
+
+// layout returns the spans in address order and their sum.
+func (o Options) layout() (spans []Span, total uint64, err error) {
+	unit := uint64(PageSize)
+	if o.HugePages {
+		unit = HugePageSize
+	}
+	if (o.Size != 0) == (len(o.Regions) != 0) {
+		return nil, 0, fmt.Errorf("%w: want a size or a list of regions", ErrLayout)
+	}
+	spans = slices.Clone(o.Regions)
+	if o.Size != 0 {
+		low := min(o.Size, uint64(HoleStart))
+		spans = []Span{{0, low}}
+		if o.Size > low {
+			spans = append(spans, Span{HoleEnd, o.Size - low})
+		}
+	}
+	slices.SortFunc(spans, func(a, b Span) int { return cmp.Compare(a.GPA, b.GPA) })
+	var prev GPA
+	for i, s := range spans {
+		end, ok := s.GPA.Add(s.Size)
+		switch {
+		case s.Size == 0 || s.Size > maxSize || total+s.Size > maxSize:
+			return nil, 0, fmt.Errorf("%w: region at %v has size %d", ErrLayout, s.GPA, s.Size)
+		case s.Size%unit != 0 || uint64(s.GPA)%unit != 0:
+			return nil, 0, fmt.Errorf("%w: region %v+%#x is not a multiple of %d bytes", ErrLayout, s.GPA, s.Size, unit)
+		case !ok || i > 0 && s.GPA < prev:
+			return nil, 0, fmt.Errorf("%w: region %v+%#x wraps or overlaps", ErrLayout, s.GPA, s.Size)
+		}
+		prev, total = end, total+s.Size
+	}
+	return spans, total, nil
+}
+
+// Regions returns the RAM regions in address order, for memory slots, e820
+// and saving. The caller may not change the slice.
+func (g *Guest) Regions() []Region { return g.regions }
+
+// Size returns the amount of RAM in bytes.
+func (g *Guest) Size() uint64 { return uint64(len(g.mem)) }
+
+// FD returns the memfd behind the RAM, for handing over to another process.
+// It stays owned by g.
+func (g *Guest) FD() int { return g.fd }
+
+// Dirty returns the bitmap of pages written by the VMM; bit n is the page at
+// file offset n*PageSize.
+func (g *Guest) Dirty() *Bitmap { return g.dirty }
+
+// Close unmaps the RAM and closes the file. Preconditions: every goroutine
+// that may touch the RAM has been joined and KVM no longer uses it; a later
+// access is a SIGSEGV that nothing can recover.
+func (g *Guest) Close() error {
+	if g.mem == nil {
+		return nil
+	}
+	err := unix.Munmap(g.mem)
+	g.mem, g.regions = nil, nil
+	if cerr := unix.Close(g.fd); err == nil {
+		err = cerr
+	}
+	return err
+}
