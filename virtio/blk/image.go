@@ -1,0 +1,94 @@
+package blk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// image is an open, locked raw image.
+type image struct {
+	f        *os.File // owns fd
+	fd       int
+	sectors  uint64
+	readOnly bool
+	vec      vector
+}
+
+// openImage opens path and takes a lock that conflicts with writers, and as a
+// writer with everybody. The lock belongs to the open file: it goes with the
+// process, however that ends.
+func openImage(path string, readOnly bool) (*image, error) {
+	flags := os.O_RDWR
+	if readOnly {
+		flags = os.O_RDONLY
+	}
+	// O_NONBLOCK: a FIFO must give an error, not a hang.
+	f, err := os.OpenFile(path, flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EISDIR), errors.Is(err, unix.ENXIO):
+		return nil, notADisk(path)
+	case !readOnly && (errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EROFS)):
+		return nil, fmt.Errorf("%w: %w; if the guest need not write, attach it with ro=on", ErrImage, err)
+	default:
+		return nil, fmt.Errorf("%w: %w", ErrImage, err)
+	}
+	im := &image{f: f, fd: int(f.Fd()), readOnly: readOnly}
+	if err := im.check(path); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return im, nil
+}
+
+func notADisk(path string) error {
+	return fmt.Errorf("%w: %s is neither a regular file nor a block device", ErrImage, path)
+}
+
+// check locks the image, then asks its size: nobody else changes it then.
+func (im *image) check(path string) error {
+	st, err := im.f.Stat()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrImage, err)
+	}
+	blockDev := st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
+	if !st.Mode().IsRegular() && !blockDev {
+		return notADisk(path)
+	}
+	if err := im.lock(path); err != nil {
+		return err
+	}
+	size, err := im.f.Seek(0, io.SeekEnd) // also right for block devices
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrImage, err)
+	case size == 0:
+		return fmt.Errorf("%w: %s is empty", ErrImage, path)
+	case size%sectorSize != 0:
+		return fmt.Errorf("%w: %s has %d bytes, no multiple of the %d-byte sector; extend it with: truncate -s %%%d %s",
+			ErrImage, path, size, sectorSize, sectorSize, path)
+	}
+	im.sectors = uint64(size) / sectorSize
+	return nil
+}
+
+func (im *image) lock(path string) error {
+	how := int16(unix.F_WRLCK)
+	if im.readOnly {
+		how = unix.F_RDLCK
+	}
+	lock := unix.Flock_t{Type: how, Whence: io.SeekStart}
+	err := unix.FcntlFlock(uintptr(im.fd), unix.F_OFD_SETLK, &lock)
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: %s is used by another VM; stop that one, or attach the image read-only to both", ErrLocked, path)
+	}
+	if err != nil {
+		return fmt.Errorf("lock %s: %w", path, os.NewSyscallError("fcntl", err))
+	}
+	return nil
+}
+
+func (im *image) close() error { return im.f.Close() }
