@@ -1,0 +1,66 @@
+package net
+
+import (
+	"errors"
+	"fmt"
+	stdnet "net"
+	"os"
+
+	"github.com/hvctl/hvctl/virtio"
+)
+
+// Kind is the network device. Its backend is Args.Files["tap"]: a tap with a
+// 12-byte header, or a socket that keeps frames apart; more queue pairs are
+// "tap1", "tap2" and so on.
+var Kind = virtio.Kind{
+	Name: "net",
+	Help: "Ethernet through a tap",
+	Options: []virtio.Option{
+		{Key: "mac", Help: "the guest's address; the driver chooses without it"},
+		{Key: "mtu", Help: "MTU of the link, 68 to 65521"},
+		{Key: "link", Help: "off starts with the cable pulled out"},
+	},
+	New: fromArgs,
+}
+
+func fromArgs(a virtio.Args) (virtio.Device, error) {
+	var o Options
+	fail := func(err error) (virtio.Device, error) {
+		for _, b := range o.Backends {
+			err = errors.Join(err, b.Close())
+		}
+		return nil, err
+	}
+	if s, ok := a.Values["mac"]; ok {
+		mac, err := stdnet.ParseMAC(s)
+		if err != nil || len(mac) != len(o.MAC) {
+			return nil, fmt.Errorf("%w: %s: mac=%q is no Ethernet address", virtio.ErrArgs, a.ID, s)
+		}
+		o.MAC = hwAddr(mac)
+	}
+	mtu, err := a.Uint("mtu", 0, 68, 65521)
+	if err != nil {
+		return nil, err
+	}
+	o.MTU = uint16(mtu)
+	up, err := a.Bool("link", true)
+	if err != nil {
+		return nil, err
+	}
+	o.LinkDown = !up
+	var files []*os.File
+	for name := "tap"; a.Files[name] != nil; name = fmt.Sprintf("tap%d", len(files)) {
+		files = append(files, a.Files[name])
+	}
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%w: %s: no tap was given", virtio.ErrArgs, a.ID)
+	}
+	for _, f := range files {
+		b, err := NewFile(f)
+		if err != nil {
+			return fail(err)
+		}
+		o.Backends = append(o.Backends, b)
+	}
+	return New(o)
+}
