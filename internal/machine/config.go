@@ -1,0 +1,90 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/hvctl/hvctl/internal/machine/limits"
+	"github.com/hvctl/hvctl/virtio"
+)
+
+// Transport is how virtio devices are attached.
+type Transport string
+
+// The transports.
+const (
+	MMIO Transport = "mmio" // registers declared in ACPI, one I/O APIC pin each
+	PCI  Transport = "pci"  // virtio-pci functions with MSI-X
+)
+
+// ErrEnded is wrapped by calls on a machine whose Run has returned, or that is
+// closed.
+var ErrEnded = errors.New("the machine has ended")
+
+// ErrConfig is wrapped when a Config asks for something that cannot be.
+var ErrConfig = errors.New("machine configuration")
+
+// Device is one virtio device to make, from the registry or ready made.
+type Device struct {
+	Kind string // a name in devices.Registry; ignored when Device is set
+	Args virtio.Args
+	// Device, when set, is taken over as it is: New closes it when it fails.
+	Device virtio.Device
+}
+
+// Config is everything a machine is made of.
+type Config struct {
+	CPUs        int    // 1 to limits.MaxCPUs; 0 means 1
+	MemoryBytes uint64 // a multiple of 4 KiB; limits.MinMemory to limits.MaxMemory
+	HugePages   bool   // RAM from the host's pool of 2 MiB pages
+
+	Kernel      string   // file: vmlinux or bzImage
+	KernelCache string   // directory for unpacked kernels; empty: unpack each time
+	Initrds     []string // files, concatenated
+	Cmdline     string
+
+	Transport Transport // empty means MMIO
+	Devices   []Device  // in the order the guest discovers them
+
+	// SerialOut is where COM1 goes; nil means that there is no COM1. The
+	// writer must not block for long: it stops a vCPU, and with it Pause and
+	// the end of Run.
+	SerialOut io.Writer
+
+	// Mark is told when each stage of the start is reached; nil is fine. It is
+	// called from any goroutine and must be quick.
+	Mark func(stage string)
+	Log  *slog.Logger
+}
+
+func (c *Config) check() error {
+	if c.CPUs == 0 {
+		c.CPUs = 1
+	}
+	if c.Transport == "" {
+		c.Transport = MMIO
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Mark == nil {
+		c.Mark = func(string) {}
+	}
+	switch {
+	case c.CPUs < 1 || c.CPUs > limits.MaxCPUs:
+		return fmt.Errorf("%w: %d vCPUs; 1 to %d are possible", ErrConfig, c.CPUs, limits.MaxCPUs)
+	case c.MemoryBytes < limits.MinMemory || c.MemoryBytes > limits.MaxMemory:
+		return fmt.Errorf("%w: %d MiB of memory; %d to %d MiB are possible", ErrConfig, c.MemoryBytes>>20, limits.MinMemory>>20, limits.MaxMemory>>20)
+	case c.MemoryBytes%4096 != 0:
+		return fmt.Errorf("%w: memory of %d bytes is no multiple of the 4096-byte page", ErrConfig, c.MemoryBytes)
+	case c.HugePages && c.MemoryBytes%(2<<20) != 0:
+		return fmt.Errorf("%w: memory of %d bytes is no multiple of the 2 MiB huge page", ErrConfig, c.MemoryBytes)
+	case c.Transport != MMIO && c.Transport != PCI:
+		return fmt.Errorf("%w: transport %q; there are mmio and pci", ErrConfig, c.Transport)
+	case c.Kernel == "":
+		return fmt.Errorf("%w: no kernel given", ErrConfig)
+	}
+	return nil
+}

@@ -1,0 +1,331 @@
+package machine
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/acpi"
+	"github.com/hvctl/hvctl/internal/boot"
+	"github.com/hvctl/hvctl/internal/bus"
+	"github.com/hvctl/hvctl/internal/irq"
+	"github.com/hvctl/hvctl/internal/legacy"
+	"github.com/hvctl/hvctl/internal/metrics"
+	"github.com/hvctl/hvctl/internal/pci"
+	"github.com/hvctl/hvctl/kvm"
+	"github.com/hvctl/hvctl/memory"
+	"github.com/hvctl/hvctl/vcpu"
+)
+
+// Machine is one virtual machine. Methods may be called from any goroutine,
+// concurrently.
+type Machine struct {
+	cfg       Config
+	sys       *kvm.System
+	vm        *kvm.VM
+	mem       *memory.Guest
+	pio, mmio bus.Bus
+	irqs      *irq.Controller
+	devices   []attached
+	pci       *pci.Bus // nil without PCI
+	cpus      []*vcpu.VCPU
+	serial    *legacy.Serial
+	power     *power
+	platform  acpi.Platform
+	metrics   metrics.Registry
+	end       chan End    // the first reason to end
+	ended     atomic.Bool // Run stops the vCPUs, or has
+
+	mu      sync.Mutex // guards what follows; held while vCPUs park and devices stop
+	entered bool       // Run was called
+	paused  bool
+	closed  bool
+}
+
+// New builds the machine and starts nothing. On error everything it made is
+// released. Errors of configuration wrap ErrConfig, boot.ErrKernel,
+// boot.ErrMemory or boot.ErrCmdline.
+func New(cfg Config) (*Machine, error) {
+	m := &Machine{end: make(chan End, 1)}
+	err := cfg.check()
+	m.cfg = cfg
+	if err == nil {
+		err = m.build()
+	}
+	if err != nil {
+		m.dropUnattached()
+		return nil, errors.Join(err, m.Close())
+	}
+	return m, nil
+}
+
+func (m *Machine) build() error {
+	kernel, err := boot.OpenKernel(m.cfg.Kernel, m.cfg.KernelCache)
+	if err != nil {
+		return err
+	}
+	defer kernel.Close()
+	if err := m.createVM(); err != nil {
+		return err
+	}
+	m.cfg.Mark("vm")
+	if err := m.attachAll(); err != nil {
+		return err
+	}
+	if err := m.registerMetrics(); err != nil {
+		return err
+	}
+	m.cfg.Mark("devices")
+	entry, err := m.load(kernel)
+	if err != nil {
+		return err
+	}
+	m.cfg.Mark("kernel loaded")
+	if err := m.startCPUs(entry); err != nil {
+		return err
+	}
+	m.cfg.Mark("vcpus")
+	return nil
+}
+
+// createVM makes the KVM machine, its RAM and its interrupt controllers.
+func (m *Machine) createVM() (err error) {
+	if m.sys, err = kvm.Open(); err != nil {
+		return err
+	}
+	if m.vm, err = m.sys.CreateVM(); err != nil {
+		return err
+	}
+	if most, err := m.vm.CheckExtension(kvm.CapMaxVCPUs); err == nil && m.cfg.CPUs > most {
+		return fmt.Errorf("%w: %d vCPUs; KVM on this host allows %d", ErrConfig, m.cfg.CPUs, most)
+	}
+	m.mem, err = memory.New(memory.Options{Size: m.cfg.MemoryBytes, HugePages: m.cfg.HugePages})
+	if err != nil {
+		return err
+	}
+	for i, r := range m.mem.Regions() {
+		if err := m.vm.SetMemorySlot(uint32(i), 0, uint64(r.GPA), r.Bytes); err != nil {
+			return err
+		}
+	}
+	if err := m.vm.SetIdentityMapAddr(identityBase); err != nil {
+		return err
+	}
+	if err := m.vm.SetTSSAddr(tssBase); err != nil {
+		return err
+	}
+	if err := m.vm.CreateIRQChip(); err != nil {
+		return err
+	}
+	m.irqs = irq.New(m.vm)
+	return nil
+}
+
+// load writes ACPI tables, kernel, initramfs and boot structures into RAM.
+func (m *Machine) load(k *boot.Kernel) (boot.Entry, error) {
+	tables, err := acpi.Build(m.platform)
+	if err != nil {
+		return boot.Entry{}, err
+	}
+	if err := tables.Write(m.mem); err != nil {
+		return boot.Entry{}, err
+	}
+	if err := m.mem.WriteAt(resetCode, resetVector); err != nil {
+		return boot.Entry{}, err
+	}
+	p := boot.Params{Kernel: k, Cmdline: m.cfg.Cmdline, RSDP: tables.RSDP, RNGSeed: make([]byte, 32)}
+	_, _ = rand.Read(p.RNGSeed) // never fails (crypto/rand)
+	for _, r := range m.mem.Regions() {
+		p.RAM = append(p.RAM, boot.Region{GPA: r.GPA, Size: r.Size})
+	}
+	if m.platform.PCI != nil {
+		p.Reserved = []boot.Region{{GPA: ecamBase, Size: ecamBuses << 20}}
+	}
+	for _, name := range m.cfg.Initrds {
+		f, err := os.Open(name)
+		if err != nil {
+			return boot.Entry{}, fmt.Errorf("initramfs: %w", err)
+		}
+		defer f.Close()
+		st, err := f.Stat()
+		if err != nil {
+			return boot.Entry{}, fmt.Errorf("initramfs: %w", err)
+		}
+		if !st.Mode().IsRegular() {
+			return boot.Entry{}, fmt.Errorf("initramfs %s: %w: not a regular file", name, ErrConfig)
+		}
+		p.Initrds = append(p.Initrds, boot.Initrd{Name: name, R: f, Size: st.Size()})
+	}
+	return boot.Load(m.mem, p)
+}
+
+// Run lets the guest run and blocks until it ends or ctx does. It is called
+// once. The vCPUs are gone when it returns, and the machine can only be closed;
+// devices go on until then, so that what the guest has sent arrives.
+func (m *Machine) Run(ctx context.Context) End {
+	m.cfg.Mark("kernel entry")
+	m.mu.Lock()
+	m.entered = true
+	if !m.paused {
+		if err := m.resumeCPUs(); err != nil {
+			m.fail(err)
+		}
+	}
+	m.mu.Unlock()
+	var end End
+	select {
+	case end = <-m.end:
+	case <-ctx.Done():
+		end = End{Reason: Killed, Err: context.Cause(ctx)}
+		select {
+		case end = <-m.end: // both: what the guest did counts
+		default:
+		}
+	}
+	m.ended.Store(true)
+	for _, c := range m.cpus {
+		c.Stop()
+	}
+	return end
+}
+
+// PowerButton presses the ACPI power button. It reaches only a guest with a
+// driver for it. The error wraps ErrEnded when there is no guest any more.
+func (m *Machine) PowerButton() error {
+	if m.ended.Load() {
+		return ErrEnded
+	}
+	return m.power.event(acpi.GEDEventPowerButton)
+}
+
+// Input types p on the serial console; it blocks while the guest does not
+// read, until Close. Without a serial port it drops p.
+func (m *Machine) Input(p []byte) {
+	if m.serial != nil {
+		m.serial.Feed(p)
+	}
+}
+
+// Pause stops every vCPU and every device at a point where nothing is half
+// done. The guest's clocks go on, but its watchdogs are told not to count the
+// time. Pause is idempotent, and works before Run, too. When ctx ends before
+// the devices have stopped the machine runs on, and the error says which one
+// did not; an access that a device is answering is waited for in any case. The
+// error wraps ErrEnded when there is nothing to pause any more.
+func (m *Machine) Pause(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closed || m.ended.Load():
+		return ErrEnded
+	case m.paused:
+		return nil
+	}
+	if err := m.freeze(ctx); err != nil {
+		return errors.Join(m.orEnded(err), m.orEnded(m.thaw()))
+	}
+	m.paused = true
+	return nil
+}
+
+// freeze parks the vCPUs, then stops the devices.
+func (m *Machine) freeze(ctx context.Context) error {
+	for _, c := range m.cpus {
+		if err := c.Park(); err != nil {
+			return err
+		}
+	}
+	for _, d := range m.devices {
+		if err := d.Stop(ctx); err != nil {
+			return fmt.Errorf("device %s: %w", d.id, err)
+		}
+	}
+	return nil
+}
+
+// Resume undoes Pause. It is idempotent. The error wraps ErrEnded when there is
+// nothing to resume any more.
+func (m *Machine) Resume(context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.closed || m.ended.Load():
+		return ErrEnded
+	case !m.paused:
+		return nil
+	}
+	m.paused = false
+	return m.orEnded(m.thaw())
+}
+
+// thaw undoes freeze, whole or half.
+func (m *Machine) thaw() error {
+	var errs []error
+	for _, d := range m.devices {
+		errs = append(errs, d.Start())
+	}
+	if !m.entered {
+		return errors.Join(errs...)
+	}
+	for _, c := range m.cpus {
+		// The guest's watchdogs must not count the pause (api.rst,
+		// KVM_KVMCLOCK_CTRL). EINVAL: the guest does not use kvmclock.
+		if err := c.Do((*kvm.VCPU).KVMClockCtrl); err != nil && !errors.Is(err, unix.EINVAL) {
+			m.cfg.Log.Debug("watchdogs not told of a pause", "vcpu", c.Index(), "err", err)
+		}
+	}
+	return errors.Join(append(errs, m.resumeCPUs())...)
+}
+
+func (m *Machine) resumeCPUs() error {
+	var errs []error
+	for _, c := range m.cpus {
+		errs = append(errs, c.Resume())
+	}
+	return errors.Join(errs...)
+}
+
+// orEnded turns what follows from the machine's end into ErrEnded.
+func (m *Machine) orEnded(err error) error {
+	if errors.Is(err, vcpu.ErrStopped) {
+		return ErrEnded
+	}
+	return err
+}
+
+// Close releases everything. Run must have returned, or never been called.
+func (m *Machine) Close() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil
+	}
+	m.closed = true
+	m.ended.Store(true)
+	var errs []error
+	for _, c := range m.cpus {
+		c.Stop()
+	}
+	if m.serial != nil {
+		m.serial.Close()
+	}
+	for _, d := range m.devices {
+		errs = append(errs, d.Close())
+	}
+	if m.vm != nil {
+		errs = append(errs, m.vm.Close())
+	}
+	if m.sys != nil {
+		errs = append(errs, m.sys.Close())
+	}
+	if m.mem != nil { // last: nothing may touch the RAM any more
+		errs = append(errs, m.mem.Close())
+	}
+	return errors.Join(errs...)
+}
