@@ -1,0 +1,222 @@
+package guestproto
+
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Version is the protocol's version. The guest sends it in Hello, and the host
+// refuses any other.
+const Version = 1
+
+// Addresses of the host's listeners.
+const (
+	// HostCID is the vsock context id by which a guest names its host.
+	HostCID = 2
+	// ControlPort is the vsock port of the control connection.
+	ControlPort = 1024
+	// StreamPort is the vsock port of the stream connections.
+	StreamPort = 1025
+)
+
+// Methods that the host calls. Each takes the type named and answers with the
+// type after the arrow, or with an empty object.
+const (
+	MethodRun        = "run"         // Run -> Started
+	MethodExec       = "exec"        // Process -> Started
+	MethodAttach     = "attach"      // Attach
+	MethodSignal     = "signal"      // Signal
+	MethodResize     = "resize"      // Resize
+	MethodCloseStdin = "close_stdin" // CloseStdin
+	MethodStats      = "stats"       // -> Stats
+	MethodPing       = "ping"        // -> Pong
+	MethodSyncClock  = "sync_clock"  // SyncClock
+	MethodReseed     = "reseed"      // Reseed
+	MethodFreeze     = "freeze"      // flush and block writes to the disks
+	MethodThaw       = "thaw"        // allow writes again
+	MethodShutdown   = "shutdown"    // Shutdown
+)
+
+// Notifications that the guest sends.
+const (
+	NotifyHello = "hello" // Hello: the first message on every control connection
+	NotifyExit  = "exit"  // Exit: a process ended and its streams are flushed
+	NotifyLog   = "log"   // Log: something the host's operator should know
+)
+
+// Run tells the guest everything about the workload in one message: what its
+// root is made of, the network, and the first process. It is called once.
+type Run struct {
+	Root     Root              `json:"root"`
+	Mounts   []Mount           `json:"mounts,omitempty"`
+	Hostname string            `json:"hostname,omitempty"`
+	Network  *Network          `json:"network,omitempty"`
+	Sysctl   map[string]string `json:"sysctl,omitempty"`
+	Process  Process           `json:"process"`
+	// PIDs bounds the workload's tasks, those of Exec included; 0: no bound.
+	PIDs int64 `json:"pids,omitempty"`
+	// Disks are the further disks that the workload finds in its /dev, under
+	// the names that the guest's kernel gives them.
+	Disks []Device `json:"disks,omitempty"`
+	// Clock is the wall clock in nanoseconds since 1970; 0 leaves it alone.
+	Clock int64 `json:"clock,omitempty"`
+	// Entropy is credited to the guest's random generator, 8 bits a byte.
+	Entropy []byte `json:"entropy,omitempty"`
+	// KeepAlive keeps the machine running after the first process ends;
+	// otherwise the guest flushes everything, syncs and powers off.
+	KeepAlive bool `json:"keep_alive,omitempty"`
+	// Init runs the workload in the guest's own PID namespace, as an ordinary
+	// process whose orphans the guest's init reaps. Otherwise the first
+	// process is PID 1 of a namespace of its own, as in a container.
+	Init bool `json:"init,omitempty"`
+}
+
+// Root describes the workload's root file system: a read-only image below, and
+// a writable layer above it.
+type Root struct {
+	// Device holds the image.
+	Device Device `json:"device"`
+	// FSType is the image's file system, for example "erofs".
+	FSType string `json:"fstype"`
+	// Upper is the writable layer.
+	Upper Upper `json:"upper"`
+	// ReadOnly shows the root read-only to the workload. The guest still
+	// writes its /etc/hosts and the like before.
+	ReadOnly bool `json:"readonly,omitempty"`
+}
+
+// Device names a block device of the guest.
+type Device struct {
+	// Serial is the virtio-blk serial number; it decides when not empty.
+	Serial string `json:"serial,omitempty"`
+	// Index is the position among the virtio disks: 0 is /dev/vda.
+	Index int `json:"index,omitempty"`
+}
+
+// Upper is where writes to the root go.
+type Upper struct {
+	// Device is a block device with a file system that can be written to; nil
+	// means a tmpfs.
+	Device *Device `json:"device,omitempty"`
+	// FSType is the device's file system; empty means ext4.
+	FSType string `json:"fstype,omitempty"`
+	// TmpfsBytes bounds the tmpfs; 0 means the kernel's default, half of RAM.
+	TmpfsBytes uint64 `json:"tmpfs_bytes,omitempty"`
+}
+
+// Mount is one more mount in the workload's tree, in OCI's terms.
+type Mount struct {
+	Destination string `json:"destination"`
+	Type        string `json:"type"`
+	// Source is the device, or the tag of a shared directory. When Device is
+	// set, it is that device's node.
+	Source  string   `json:"source,omitempty"`
+	Device  *Device  `json:"device,omitempty"`
+	Options []string `json:"options,omitempty"`
+}
+
+// Network configures one interface, and the names the workload resolves. With
+// neither MAC nor Addresses it is names only.
+type Network struct {
+	// MAC picks the interface; empty picks the first that is not loopback.
+	MAC string `json:"mac,omitempty"`
+	// Name renames it; empty means eth0.
+	Name string `json:"name,omitempty"`
+	// Addresses are in CIDR form.
+	Addresses []string `json:"addresses,omitempty"`
+	Routes    []Route  `json:"routes,omitempty"`
+	// MTU of 0 leaves the device's own.
+	MTU int `json:"mtu,omitempty"`
+	// DNS servers, search domains and options go to /etc/resolv.conf.
+	DNS     []string `json:"dns,omitempty"`
+	Search  []string `json:"search,omitempty"`
+	Options []string `json:"options,omitempty"`
+	// Hosts are lines for /etc/hosts beyond the usual ones.
+	Hosts []Host `json:"hosts,omitempty"`
+}
+
+// Route is a route by gateway, or to the link when Gateway is empty.
+type Route struct {
+	// Destination is in CIDR form; empty means the default route.
+	Destination string `json:"destination,omitempty"`
+	Gateway     string `json:"gateway,omitempty"`
+}
+
+// Host is a line of /etc/hosts.
+type Host struct {
+	Address string   `json:"address"`
+	Names   []string `json:"names"`
+}
+
+// Process is a process to start: the first one (in Run) or another (Exec).
+type Process struct {
+	// ID names the process in every later message. It is chosen by the host
+	// and fits CheckID.
+	ID string `json:"id"`
+	// Spec is the OCI process. Args, Env, Cwd, Terminal, ConsoleSize, User,
+	// Rlimits, Capabilities, NoNewPrivileges and OOMScoreAdj are applied. Nil
+	// capabilities leave all of them.
+	Spec specs.Process `json:"spec"`
+	// User, when not empty, is "user[:group]" by name or number as in an
+	// image's configuration. It is looked up in the workload's /etc/passwd
+	// and /etc/group and replaces Spec.User.
+	User string `json:"user,omitempty"`
+	// Streams are the tokens of the standard streams. A zero token connects
+	// the descriptor to /dev/null. With a terminal only the first counts.
+	Streams Streams `json:"streams"`
+}
+
+// Streams are the tokens of the three standard streams of a process.
+type Streams [3]Token
+
+// Attach gives the streams of a running process new connections, after the old
+// ones broke. A zero token means: throw that output away from now on.
+type Attach struct {
+	ID      string  `json:"id"`
+	Streams Streams `json:"streams"`
+}
+
+// Signal sends a signal to a process.
+type Signal struct {
+	ID     string `json:"id"`
+	Signal int    `json:"signal"`
+	// All sends it to every process of the workload instead.
+	All bool `json:"all,omitempty"`
+}
+
+// Resize sets the size of a process's terminal.
+type Resize struct {
+	ID     string `json:"id"`
+	Width  uint16 `json:"width"`
+	Height uint16 `json:"height"`
+}
+
+// CloseStdin closes a process's standard input; on a terminal it types the
+// end-of-file character instead. Only this message ends an input: a stream
+// connection that ends without it is a broken one, which Attach may replace.
+type CloseStdin struct {
+	ID string `json:"id"`
+	// Bytes is how much was sent on the input's present connection; the
+	// input is closed when all of it has reached the process.
+	Bytes int64 `json:"bytes"`
+}
+
+// SyncClock sets the guest's wall clock.
+type SyncClock struct {
+	// UnixNano is nanoseconds since 1970.
+	UnixNano int64 `json:"unix_nano"`
+}
+
+// Reseed mixes fresh entropy into the guest's random generator, and makes it
+// forget what it would have given out: two copies of one machine must differ.
+type Reseed struct {
+	Entropy []byte `json:"entropy"`
+}
+
+// Shutdown ends the workload and the machine: the signal, then SIGKILL after
+// the timeout, then flush, sync and power off.
+type Shutdown struct {
+	// Signal is sent to the first process; 0 means SIGTERM.
+	Signal int `json:"signal,omitempty"`
+	// TimeoutMs is how long the first process may take.
+	TimeoutMs int64 `json:"timeout_ms"`
+}
