@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/guestproto"
+)
+
+// entropyBytes is how much entropy Reseed gives.
+const entropyBytes = 64
+
+// NewEntropy returns fresh entropy for guestproto.Run.
+func NewEntropy() []byte {
+	b := make([]byte, entropyBytes)
+	_, _ = rand.Read(b) // never fails: crypto/rand
+	return b
+}
+
+// SignalAll sends a signal to every process of the workload.
+func (s *Session) SignalAll(ctx context.Context, sig int) error {
+	return s.call(ctx, guestproto.MethodSignal, guestproto.Signal{Signal: sig, All: true}, nil)
+}
+
+// Stats returns the guest's figures.
+func (s *Session) Stats(ctx context.Context) (guestproto.Stats, error) {
+	var st guestproto.Stats
+	err := s.call(ctx, guestproto.MethodStats, nil, result(&st))
+	return st, err
+}
+
+// Ping asks for a sign of life.
+func (s *Session) Ping(ctx context.Context) (guestproto.Pong, error) {
+	var p guestproto.Pong
+	err := s.call(ctx, guestproto.MethodPing, nil, result(&p))
+	return p, err
+}
+
+// SyncClock sets the guest's wall clock, after a pause or a restore.
+func (s *Session) SyncClock(ctx context.Context, now time.Time) error {
+	return s.call(ctx, guestproto.MethodSyncClock, guestproto.SyncClock{UnixNano: now.UnixNano()}, nil)
+}
+
+// Reseed gives the guest's random generator fresh entropy. A machine that was
+// copied or restored needs it before it runs user code again.
+func (s *Session) Reseed(ctx context.Context) error {
+	return s.call(ctx, guestproto.MethodReseed, guestproto.Reseed{Entropy: NewEntropy()}, nil)
+}
+
+// Freeze flushes the guest's disks and blocks writes to them until Thaw.
+func (s *Session) Freeze(ctx context.Context) error {
+	return s.call(ctx, guestproto.MethodFreeze, nil, nil)
+}
+
+// Thaw undoes Freeze.
+func (s *Session) Thaw(ctx context.Context) error {
+	return s.call(ctx, guestproto.MethodThaw, nil, nil)
+}
+
+// Shutdown asks the guest to end: sig (0 means SIGTERM) to the first process,
+// SIGKILL after timeout, then power off. It returns when the guest has begun.
+func (s *Session) Shutdown(ctx context.Context, sig int, timeout time.Duration) error {
+	return s.call(ctx, guestproto.MethodShutdown, guestproto.Shutdown{Signal: sig, TimeoutMs: timeout.Milliseconds()}, nil)
+}
