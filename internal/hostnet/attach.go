@@ -1,0 +1,238 @@
+package hostnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Attachment is an instance's place on the network. Its fields do not change
+// after Attach; DNS, Gateway and IP are what the guest is told.
+type Attachment struct {
+	Tap     *os.File   // the first queue; frames carry a 12-byte vnet header
+	Queues  []*os.File // every queue, Tap included
+	TapName string
+	MAC     net.HardwareAddr // the guest's
+	IP      netip.Prefix     // the guest's, with the length of the network
+	Gateway netip.Addr
+	DNS     []netip.Addr
+	MTU     int
+	Bridge  string
+	Ports   []Port // published, with the host ports that were chosen
+
+	o       Options
+	serving []interface{ close() } // proxies and the DNS forwarder
+	once    sync.Once
+	closed  error
+}
+
+// Attach gives the instance o.ID a tap on the bridge, which it makes when it
+// is the first. The ports are bound before anything else, so that a taken one
+// is known before a guest is started. ctx bounds the waiting for the lock
+// only. Test errors with errors.Is against this package's sentinels.
+func Attach(ctx context.Context, o Options) (_ *Attachment, err error) {
+	if err := o.fill(); err != nil {
+		return nil, err
+	}
+	a := &Attachment{o: o, Bridge: o.Bridge}
+	bound, err := listenAll(&o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			closeBound(bound)
+		}
+	}()
+	for _, l := range bound {
+		a.Ports = append(a.Ports, l.port)
+	}
+	if err := a.join(ctx); err != nil {
+		return nil, err
+	}
+	if err := a.serve(bound); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+// join takes a lease and plugs a tap in, all under the lock.
+func (a *Attachment) join(ctx context.Context) (err error) {
+	unlock, err := lock(ctx, a.o.Root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ls, err := loadLeases(a.o.Root, a.o.Bridge)
+	if err != nil {
+		return err
+	}
+	b, err := open(&a.o)
+	if err != nil {
+		return err
+	}
+	defer b.h.Close()
+	if le, ok := ls.ByID[a.o.ID]; ok && b.exists(le.Link) {
+		return fmt.Errorf("%w: interface %s exists: instance %s is attached already", ErrInterface, le.Link, shortID(a.o.ID))
+	}
+	defer func() {
+		if err != nil {
+			closeAll(a.Queues)
+			a.Queues = nil
+			err = errors.Join(err, leave(ls, b, a.o.ID))
+		}
+	}()
+	want := ls.Subnet
+	if len(ls.ByID) == 0 {
+		want = netip.Prefix{} // nobody holds it: choose afresh
+	}
+	if err := b.ensure(want); err != nil {
+		return err
+	}
+	ls.Subnet = b.subnet
+	le, err := ls.take(&a.o, func() { ls.reclaim(a.o.ID, b.alive) })
+	if err != nil {
+		return err
+	}
+	le.Ports = a.Ports
+	ls.ByID[a.o.ID] = le
+	if a.Queues, err = openTap(le.Link, a.o.Queues); err != nil {
+		if errors.Is(err, unix.EBUSY) {
+			err = fmt.Errorf("%w: instance %s seems to be attached already: %w", ErrInterface, shortID(a.o.ID), err)
+		}
+		return err
+	}
+	if a.MTU, err = b.plug(le.Link); err != nil {
+		return err
+	}
+	if err := ls.save(); err != nil {
+		return err
+	}
+	a.Tap, a.TapName = a.Queues[0], le.Link
+	a.IP = netip.PrefixFrom(le.IP, b.subnet.Bits())
+	a.Gateway = gateway(b.subnet)
+	a.MAC, err = net.ParseMAC(le.MAC)
+	return err
+}
+
+// serve starts the proxies and settles the guest's name servers.
+func (a *Attachment) serve(bound []*listener) error {
+	for _, l := range bound {
+		a.serving = append(a.serving, l.serve(a.IP.Addr(), a.o.Log))
+	}
+	if a.DNS = a.o.DNS; len(a.DNS) > 0 {
+		return nil
+	}
+	servers := hostServers(a.o.paths)
+	if a.DNS = reachable(servers); len(a.DNS) > 0 || len(servers) == 0 {
+		return nil
+	}
+	f, err := forwardDNS(a.Gateway, a.IP.Masked(), a.o.paths, a.o.Log)
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		a.o.Log.Info("a name server of the host listens on the gateway address; guests use it", "addr", a.Gateway)
+	case err != nil:
+		return wrap("forward DNS", err)
+	default:
+		a.serving = append(a.serving, f)
+	}
+	a.DNS = []netip.Addr{a.Gateway}
+	return nil
+}
+
+// Close takes the instance off the network: published ports, tap, lease, and
+// when it was the last one, bridge and NAT. The device must no longer use the
+// tap. Later calls return what the first returned.
+func (a *Attachment) Close() error {
+	a.once.Do(func() {
+		for _, s := range a.serving {
+			s.close()
+		}
+		closeAll(a.Queues)
+		a.closed = release(context.Background(), &a.o, a.o.ID)
+	})
+	return a.closed
+}
+
+// Cleanup takes back the leases of instances that died under o.Root, and
+// removes the bridge and its NAT when nobody is left. Only Root, Bridge,
+// NoNAT, Alive and Log of o are used. It is harmless at any time.
+func Cleanup(ctx context.Context, o Options) error {
+	o.ID = "cleanup"
+	if err := o.fill(); err != nil {
+		return err
+	}
+	if _, err := os.Stat(leasePath(o.Root, o.Bridge)); errors.Is(err, os.ErrNotExist) {
+		// Nothing recorded; a bridge may be left by a process killed before it
+		// wrote its lease.
+		if _, err := net.InterfaceByName(o.Bridge); err != nil {
+			return nil
+		}
+	}
+	return release(ctx, &o, "")
+}
+
+// release drops the lease of id and those of the dead.
+func release(ctx context.Context, o *Options, id string) error {
+	unlock, err := lock(ctx, o.Root)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	ls, err := loadLeases(o.Root, o.Bridge)
+	if err != nil {
+		return err
+	}
+	b, err := open(o)
+	if err != nil {
+		return err
+	}
+	defer b.h.Close()
+	return leave(ls, b, id)
+}
+
+// leave drops the lease of id, if any, and those of the dead, and removes the
+// bridge when no lease is left. The lock is held.
+func leave(ls *leases, b *bridge, id string) error {
+	own := ls.ByID[id].Link
+	delete(ls.ByID, id)
+	if n := ls.reclaim("", b.alive); n > 0 {
+		b.o.Log.Info("took back the addresses of instances that died", "count", n)
+	}
+	var err error
+	if len(ls.ByID) == 0 {
+		err = b.remove(own)
+	}
+	return errors.Join(err, ls.save())
+}
+
+// open connects to the kernel in the calling thread's network namespace.
+func open(o *Options) (*bridge, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, wrap("open a netlink socket", err)
+	}
+	return &bridge{h: h, o: o}, nil
+}
+
+// alive says whether the owner of a lease lives.
+func (b *bridge) alive(id, link string) bool {
+	if b.o.Alive != nil {
+		return b.o.Alive(id)
+	}
+	return b.exists(link)
+}
+
+// exists says whether an interface exists; when in doubt it does.
+func (b *bridge) exists(link string) bool {
+	_, err := b.h.LinkByName(link)
+	var missing netlink.LinkNotFoundError
+	return !errors.As(err, &missing)
+}

@@ -1,0 +1,69 @@
+package hostnet
+
+import (
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// vnetHdrLen is the size of struct virtio_net_hdr_mrg_rxbuf, which precedes
+// every frame on the tap as it does in the rings of a VIRTIO 1.x device.
+const vnetHdrLen = 12
+
+// openTap makes a tap called name with n queues. The kernel removes it when
+// the last descriptor is closed, so it cannot outlive the process. The offload
+// flags are left to the device, which knows what the driver negotiated.
+func openTap(name string, n int) (queues []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			closeAll(queues)
+			queues = nil
+		}
+	}()
+	for i := range n {
+		f, err := openTapQueue(name, i, n > 1)
+		if err != nil {
+			return queues, err
+		}
+		queues = append(queues, f)
+	}
+	return queues, nil
+}
+
+func openTapQueue(name string, i int, multi bool) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, wrap("open /dev/net/tun", err)
+	}
+	fail := func(what string, err error) (*os.File, error) {
+		unix.Close(fd)
+		return nil, wrap(fmt.Sprintf("%s %s", what, name), os.NewSyscallError("ioctl", err))
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err != nil {
+		return fail("name the tap", err)
+	}
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if multi {
+		flags |= unix.IFF_MULTI_QUEUE
+	}
+	if i == 0 {
+		flags |= unix.IFF_TUN_EXCL // never join somebody's persistent tap
+	}
+	ifr.SetUint16(flags)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {
+		return fail("make the tap", err)
+	}
+	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, vnetHdrLen); err != nil {
+		return fail("set the header size of the tap", err)
+	}
+	// Only now: the poller refuses a descriptor with no interface behind it.
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func closeAll(fs []*os.File) {
+	for _, f := range fs {
+		_ = f.Close() // a tap's close reports nothing worth knowing
+	}
+}

@@ -1,0 +1,162 @@
+package hostnet
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxTCP bounds the connections of one published port; more wait in the
+	// kernel's backlog. The process's descriptor limit may lower it.
+	maxTCP = 4096
+	// fdsPerConn is what one connection costs: two sockets, and for each
+	// direction the pipe that splice goes through.
+	fdsPerConn = 6
+	// dialTimeout is how long the instance may take to accept.
+	dialTimeout = 10 * time.Second
+	// acceptPause is the rest after an accept that failed for lack of
+	// something (descriptors, memory): trying at once would only spin.
+	acceptPause = 50 * time.Millisecond
+)
+
+// tcpProxy copies the connections of a published port to the instance.
+type tcpProxy struct {
+	ln     *net.TCPListener
+	target netip.AddrPort
+	log    *slog.Logger
+	ctx    context.Context
+	cancel context.CancelFunc
+	slots  chan struct{}
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex // guards conns
+	conns map[*net.TCPConn]struct{}
+}
+
+func serveTCP(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger) *tcpProxy {
+	return serveTCPMax(ln, target, log, tcpLimit())
+}
+
+func serveTCPMax(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger, limit int) *tcpProxy {
+	p := &tcpProxy{ln: ln, target: target, log: log, slots: make(chan struct{}, limit), conns: map[*net.TCPConn]struct{}{}}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	p.wg.Add(1)
+	go p.accept()
+	return p
+}
+
+// tcpLimit leaves half of the process's descriptors to everything else.
+func tcpLimit() int {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return maxTCP
+	}
+	return int(max(16, min(r.Cur/2/fdsPerConn, maxTCP)))
+}
+
+func (p *tcpProxy) accept() {
+	defer p.wg.Done()
+	for {
+		select {
+		case p.slots <- struct{}{}:
+		case <-p.ctx.Done():
+			return
+		}
+		c, err := p.ln.AcceptTCP()
+		if err != nil {
+			<-p.slots
+			if p.ctx.Err() != nil {
+				return
+			}
+			p.log.Debug("accept", "err", err)
+			select {
+			case <-time.After(acceptPause):
+			case <-p.ctx.Done():
+			}
+			continue
+		}
+		p.wg.Add(1)
+		go func() {
+			defer func() { <-p.slots; p.wg.Done() }()
+			p.handle(c)
+		}()
+	}
+}
+
+func (p *tcpProxy) handle(client *net.TCPConn) {
+	if !p.track(client) {
+		return
+	}
+	defer p.untrack(client)
+	d := net.Dialer{Timeout: dialTimeout}
+	c, err := d.DialContext(p.ctx, "tcp", p.target.String())
+	if err != nil {
+		_ = client.SetLinger(0) // the client sees a reset, as if nobody listened
+		return
+	}
+	inst := c.(*net.TCPConn)
+	if !p.track(inst) {
+		return
+	}
+	defer p.untrack(inst)
+	done := make(chan struct{})
+	go func() {
+		pipe(inst, client)
+		close(done)
+	}()
+	pipe(client, inst)
+	<-done
+}
+
+// pipe copies src to dst (in the kernel, by splice) and passes the end of
+// data on. Each direction ends by itself: a connection closed one way goes on
+// the other way.
+func pipe(dst, src *net.TCPConn) {
+	if _, err := io.Copy(dst, src); err != nil {
+		// One side is broken: nothing more can arrive, so end both.
+		_ = src.SetLinger(0)
+		_ = dst.SetLinger(0)
+		_ = src.Close()
+		_ = dst.Close()
+		return
+	}
+	_ = dst.CloseWrite()
+}
+
+// track registers an open connection for close; false means too late.
+func (p *tcpProxy) track(c *net.TCPConn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ctx.Err() != nil {
+		_ = c.Close()
+		return false
+	}
+	p.conns[c] = struct{}{}
+	return true
+}
+
+func (p *tcpProxy) untrack(c *net.TCPConn) {
+	p.mu.Lock()
+	delete(p.conns, c)
+	p.mu.Unlock()
+	_ = c.Close()
+}
+
+// close stops listening, ends every connection and waits for the goroutines.
+func (p *tcpProxy) close() {
+	p.mu.Lock()
+	p.cancel()
+	for c := range p.conns {
+		_ = c.Close()
+	}
+	p.mu.Unlock()
+	_ = p.ln.Close()
+	p.wg.Wait()
+}
