@@ -1,0 +1,81 @@
+package control
+
+import (
+	"time"
+
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Info is the answer to GET /v1/instance.
+type Info struct {
+	Config  *workload.Config `json:"config"`
+	State   workload.State   `json:"state"`
+	Execs   []string         `json:"execs,omitempty"`   // IDs of running exec sessions
+	Inspect map[string]any   `json:"inspect,omitempty"` // what the backend adds
+}
+
+// SignalRequest is the body of POST /v1/signal.
+type SignalRequest struct {
+	Signal string `json:"signal"`         // as workload.ParseSignal reads it
+	Exec   string `json:"exec,omitempty"` // an exec session in place of the first process
+}
+
+// StopRequest is the body of POST /v1/stop. The answer, a workload.Exit,
+// comes when the instance has ended.
+type StopRequest struct {
+	Signal string `json:"signal,omitempty"` // empty: the instance's stop signal
+	// TimeoutSeconds is the wait after the signal; absent: the instance's
+	// own, negative: for ever.
+	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
+}
+
+// ResizeRequest is the body of POST /v1/resize.
+type ResizeRequest struct {
+	Exec    string `json:"exec,omitempty"`
+	Columns uint16 `json:"columns"`
+	Rows    uint16 `json:"rows"`
+}
+
+// AttachRequest is the body of POST /v1/attach.
+type AttachRequest struct {
+	Stdin bool `json:"stdin,omitempty"` // forward standard input
+	// StdinOnce closes the process's standard input when this client goes
+	// away without a detach frame.
+	StdinOnce bool `json:"stdinOnce,omitempty"`
+}
+
+// ExecRequest is the body of POST /v1/exec. Without Detach the connection is
+// upgraded; with it the answer is ExecStarted.
+type ExecRequest struct {
+	Process *specs.Process `json:"process"`
+	Stdin   bool           `json:"stdin,omitempty"`
+	Detach  bool           `json:"detach,omitempty"`
+}
+
+// ExecStarted is the answer to an exec that nobody is attached to.
+type ExecStarted struct {
+	ID string `json:"id"`
+}
+
+// Event types.
+const (
+	EventStart     = "start"
+	EventPause     = "pause"
+	EventResume    = "resume"
+	EventSignal    = "signal"
+	EventStop      = "stop"
+	EventExecStart = "exec_start"
+	EventExecExit  = "exec_exit"
+	EventOOM       = "oom"
+	EventExit      = "exit"
+)
+
+// Event is one line of GET /v1/events.
+type Event struct {
+	Time time.Time         `json:"time"`
+	Type string            `json:"type"`
+	ID   string            `json:"id"`
+	Name string            `json:"name"`
+	Attr map[string]string `json:"attributes,omitempty"`
+}

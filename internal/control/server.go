@@ -1,0 +1,369 @@
+package control
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/workload"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	maxBody        = 1 << 20
+	maxConnections = 256
+)
+
+// Owner is what the server asks of the process that owns the instance. All
+// methods may be called concurrently.
+type Owner interface {
+	Info(ctx context.Context) (Info, error)
+	Signal(ctx context.Context, exec string, sig unix.Signal) error
+	// Stop returns when the instance has ended.
+	Stop(ctx context.Context, r StopRequest) (workload.Exit, error)
+	Kill(ctx context.Context) error
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+	// Wait returns when the instance has ended and was cleaned up.
+	Wait(ctx context.Context) (workload.Exit, error)
+	Resize(ctx context.Context, r ResizeRequest) error
+	Stats(ctx context.Context) (workload.Stats, error)
+	// Attach and Exec serve a client until it goes away or the process ends.
+	// An error returned before accept was called becomes the response; accept
+	// upgrades the connection.
+	Attach(ctx context.Context, r AttachRequest, accept func() (*Peer, error)) error
+	// Exec with r.Detach does not call accept and returns the session's ID.
+	Exec(ctx context.Context, r ExecRequest, accept func() (*Peer, error)) (id string, err error)
+	// Events sends what happens from now on to fn, until ctx is done, fn
+	// fails or the instance has ended. ready is called when nothing will be
+	// missed any more.
+	Events(ctx context.Context, ready func(), fn func(Event) error) error
+}
+
+// Server answers on the control socket.
+type Server struct {
+	owner Owner
+	http  http.Server
+	peers chan struct{} // one per open connection
+}
+
+// Route is one operation of the API. docs/control-api.yaml lists the same.
+type Route struct {
+	Method, Path string
+	handle       func(s *Server, w http.ResponseWriter, r *http.Request) error
+}
+
+// Routes is the whole API.
+var Routes = []Route{
+	{"GET", "/v1/instance", (*Server).instance},
+	{"POST", "/v1/signal", (*Server).signal},
+	{"POST", "/v1/stop", (*Server).stop},
+	{"POST", "/v1/kill", (*Server).kill},
+	{"POST", "/v1/pause", (*Server).pause},
+	{"POST", "/v1/resume", (*Server).resume},
+	{"GET", "/v1/wait", (*Server).wait},
+	{"POST", "/v1/exec", (*Server).exec},
+	{"POST", "/v1/attach", (*Server).attach},
+	{"POST", "/v1/resize", (*Server).resize},
+	{"GET", "/v1/stats", (*Server).stats},
+	{"GET", "/v1/events", (*Server).events},
+}
+
+// NewServer makes a server for o. Serve starts it.
+func NewServer(o Owner) *Server {
+	s := &Server{owner: o, peers: make(chan struct{}, maxConnections)}
+	s.http = http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          nil,
+	}
+	return s
+}
+
+// Serve accepts connections on l until Shutdown. Those of other users than
+// root and our own are closed without an answer.
+func (s *Server) Serve(l *net.UnixListener) error {
+	err := s.http.Serve(&listener{UnixListener: l, peers: s.peers})
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// Shutdown stops accepting and gives the requests that are being answered
+// until ctx is done to end. Streams are the owner's to end.
+func (s *Server) Shutdown(ctx context.Context) error {
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		_ = s.http.Close()
+	}
+	return err
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+	known := false
+	for _, rt := range Routes {
+		if rt.Path != r.URL.Path {
+			continue
+		}
+		known = true
+		if rt.Method == r.Method {
+			if err := rt.handle(s, w, r); err != nil {
+				writeError(w, err)
+			}
+			return
+		}
+	}
+	if known {
+		writeJSON(w, http.StatusMethodNotAllowed, ErrorBody{Error: r.Method + " is not allowed on " + r.URL.Path, Code: "bad_request"})
+		return
+	}
+	writeJSON(w, http.StatusNotFound, ErrorBody{Error: "no such path: " + r.URL.Path, Code: "bad_request"})
+}
+
+func (s *Server) instance(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.owner.Info(r.Context())
+	return answer(w, v, err)
+}
+
+func (s *Server) signal(w http.ResponseWriter, r *http.Request) error {
+	var q SignalRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	sig, err := workload.ParseSignal(q.Signal)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return done(w, s.owner.Signal(r.Context(), q.Exec, sig))
+}
+
+func (s *Server) stop(w http.ResponseWriter, r *http.Request) error {
+	var q StopRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	v, err := s.owner.Stop(r.Context(), q)
+	return answer(w, v, err)
+}
+
+func (s *Server) kill(w http.ResponseWriter, r *http.Request) error {
+	return done(w, s.owner.Kill(r.Context()))
+}
+
+func (s *Server) pause(w http.ResponseWriter, r *http.Request) error {
+	return done(w, s.owner.Pause(r.Context()))
+}
+
+func (s *Server) resume(w http.ResponseWriter, r *http.Request) error {
+	return done(w, s.owner.Resume(r.Context()))
+}
+
+func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.owner.Wait(r.Context())
+	return answer(w, v, err)
+}
+
+func (s *Server) stats(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.owner.Stats(r.Context())
+	return answer(w, v, err)
+}
+
+func (s *Server) resize(w http.ResponseWriter, r *http.Request) error {
+	var q ResizeRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if q.Columns == 0 || q.Rows == 0 {
+		return fmt.Errorf("%w: a terminal of %d columns and %d rows", ErrBadRequest, q.Columns, q.Rows)
+	}
+	return done(w, s.owner.Resize(r.Context(), q))
+}
+
+func (s *Server) attach(w http.ResponseWriter, r *http.Request) error {
+	var q AttachRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	return s.stream(w, r, func(ctx context.Context, accept func() (*Peer, error)) error {
+		return s.owner.Attach(ctx, q, accept)
+	})
+}
+
+func (s *Server) exec(w http.ResponseWriter, r *http.Request) error {
+	var q ExecRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if q.Process == nil || len(q.Process.Args) == 0 || q.Process.Args[0] == "" {
+		return fmt.Errorf("%w: exec: process.args is empty", ErrBadRequest)
+	}
+	if q.Detach {
+		id, err := s.owner.Exec(r.Context(), q, nil)
+		return answer(w, ExecStarted{ID: id}, err)
+	}
+	return s.stream(w, r, func(ctx context.Context, accept func() (*Peer, error)) error {
+		_, err := s.owner.Exec(ctx, q, accept)
+		return err
+	})
+}
+
+// stream runs serve, which upgrades the connection when it accepts.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, serve func(context.Context, func() (*Peer, error)) error) error {
+	if r.Header.Get("Upgrade") != Protocol {
+		return fmt.Errorf("%w: %s needs the header Upgrade: %s", ErrBadRequest, r.URL.Path, Protocol)
+	}
+	var peer *Peer
+	// The request's context ends with the hijack: the stream has its own end.
+	ctx := context.WithoutCancel(r.Context())
+	err := serve(ctx, func() (*Peer, error) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return nil, err
+		}
+		_ = conn.SetDeadline(time.Time{})
+		_, err = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", Protocol)
+		if err != nil {
+			conn.Close()
+			return nil, err
+		}
+		var br *bufio.Reader
+		if rw.Reader.Buffered() > 0 {
+			br = rw.Reader
+		}
+		peer = NewPeer(conn, br)
+		return peer, nil
+	})
+	if peer == nil {
+		return err
+	}
+	if err != nil {
+		peer.Fail(err)
+	}
+	return nil
+}
+
+func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
+	rc := http.NewResponseController(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	enc := json.NewEncoder(w)
+	ready := func() {
+		w.WriteHeader(http.StatusOK)
+		_ = rc.Flush()
+	}
+	_ = s.owner.Events(r.Context(), ready, func(e Event) error {
+		_ = rc.SetWriteDeadline(time.Now().Add(StallTimeout))
+		if err := enc.Encode(e); err != nil {
+			return err
+		}
+		return rc.Flush()
+	})
+	return nil // the status is sent; the end of the body says it all
+}
+
+func decode(r *http.Request, v any) error {
+	d := json.NewDecoder(r.Body)
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil && !errors.Is(err, io.EOF) { // no body: all defaults
+		return fmt.Errorf("%w: body: %w", ErrBadRequest, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: body: something follows the JSON object", ErrBadRequest)
+	}
+	return nil
+}
+
+func answer(w http.ResponseWriter, v any, err error) error {
+	if err == nil {
+		writeJSON(w, http.StatusOK, v)
+	}
+	return err
+}
+
+func done(w http.ResponseWriter, err error) error {
+	if err == nil {
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+func writeError(w http.ResponseWriter, err error) {
+	status, body := encodeError(err)
+	writeJSON(w, status, body)
+}
+
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		status, b = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be encoded","code":"internal"}`)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = w.Write(append(b, '\n')) // the client is gone: nobody to tell
+}
+
+// listener lets in only who may be here, and only so many.
+type listener struct {
+	*net.UnixListener
+	peers chan struct{}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		if !allowed(c) {
+			c.Close()
+			continue
+		}
+		select {
+		case l.peers <- struct{}{}:
+			return &conn{UnixConn: c, leave: sync.OnceFunc(func() { <-l.peers })}, nil
+		default:
+			const busy = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n" +
+				`{"error":"too many connections to this instance","code":"busy"}` + "\n"
+			_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+			_, _ = io.WriteString(c, busy)
+			c.Close()
+		}
+	}
+}
+
+// allowed asks the kernel who connected.
+func allowed(c *net.UnixConn) bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	ok := false
+	err = raw.Control(func(fd uintptr) {
+		cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		ok = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
+	})
+	return err == nil && ok
+}
+
+// conn gives its place back once.
+type conn struct {
+	*net.UnixConn
+	leave func()
+}
+
+// Close implements net.Conn.
+func (c *conn) Close() error {
+	c.leave()
+	return c.UnixConn.Close()
+}
