@@ -1,0 +1,78 @@
+package instance
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+const (
+	eventsFile     = ".events.jsonl"
+	maxEventsBytes = 1 << 20 // of one file; there are two
+)
+
+// AppendEvent adds a line (without its end) to the host's record of what
+// happened to instances, which outlives them and is bounded in size.
+func (i *Instance) AppendEvent(line []byte) error {
+	path := filepath.Join(i.store.root, eventsFile)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if st, err := f.Stat(); err == nil && st.Size() > maxEventsBytes {
+		if err := i.store.rotateEvents(path); err != nil {
+			return err
+		}
+	}
+	_, err = f.Write(append(slices.Clip(line), '\n')) // one write: whole lines, whoever else writes
+	return err
+}
+
+// rotateEvents starts a new file. A writer that has the old one open may
+// still add a line to it; readers miss it then.
+func (s *Store) rotateEvents(path string) error {
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	st, err := os.Stat(path)
+	if err != nil || st.Size() <= maxEventsBytes {
+		return nil // another owner was quicker
+	}
+	return os.Rename(path, path+".1")
+}
+
+// ReadEvents calls fn with every recorded line, oldest first. With follow it
+// goes on until ctx is done; caughtUp is called when all that was there has
+// been read.
+func (s *Store) ReadEvents(ctx context.Context, follow bool, caughtUp func(), fn func(line []byte) error) error {
+	r := &lineReader{base: filepath.Join(s.root, eventsFile), fn: fn}
+	defer r.close()
+	if !follow {
+		return r.drain()
+	}
+	w, err := newWatcher(s.root)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	defer context.AfterFunc(ctx, w.interrupt)()
+	for {
+		if err := r.drain(); err != nil {
+			return err
+		}
+		if caughtUp != nil {
+			caughtUp()
+			caughtUp = nil
+		}
+		if err := w.wait(); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return err
+		}
+	}
+}
