@@ -1,0 +1,119 @@
+package workload
+
+import (
+	"net/netip"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Config is everything an instance was asked to be, after defaults. It is
+// written once as config.json in the instance's state directory and never
+// changed while the instance runs.
+type Config struct {
+	ID      string            `json:"id"`   // 64 hex digits, unique for ever
+	Name    string            `json:"name"` // unique among living instances
+	Backend string            `json:"backend"`
+	Image   Image             `json:"image"`
+	Rootfs  Rootfs            `json:"rootfs"`
+	Spec    *specs.Spec       `json:"spec"` // OCI runtime-spec: process, hostname, mounts
+	Res     Resources         `json:"resources"`
+	Net     Network           `json:"network"`
+	VM      VM                `json:"vm,omitzero"`
+	Labels  map[string]string `json:"labels,omitempty"`
+
+	// OpenStdin keeps the process's standard input open and attachable
+	// (docker's -i). Without it the process reads end of file at once.
+	OpenStdin bool `json:"openStdin,omitempty"`
+	// AutoRemove deletes the state directory when the process ends.
+	AutoRemove bool `json:"autoRemove,omitempty"`
+	// StopSignal is sent first by stop; empty means SIGTERM.
+	StopSignal string `json:"stopSignal,omitempty"`
+	// StopTimeoutSeconds is what stop waits before it kills.
+	StopTimeoutSeconds int `json:"stopTimeoutSeconds"`
+	// Log says how much of the output is kept.
+	Log Log `json:"log,omitzero"`
+}
+
+// Log bounds what an instance's output may occupy on the host.
+type Log struct {
+	Off      bool  `json:"off,omitempty"`      // keep nothing
+	MaxBytes int64 `json:"maxBytes,omitempty"` // of one file; 0: 10 MiB
+	Files    int   `json:"files,omitempty"`    // with the rotated ones; 0: 3
+}
+
+// Image names the image an instance was made from.
+type Image struct {
+	Ref    string `json:"ref"`    // as the user wrote it, normalized
+	Digest string `json:"digest"` // of the manifest, "sha256:..."
+}
+
+// Rootfs is where the root file system comes from. Exactly one of ImagePath
+// (a read-only file system image shared by all instances of the digest) and
+// Dir (a directory, containers only) is set.
+type Rootfs struct {
+	ImagePath string `json:"imagePath,omitempty"`
+	FSType    string `json:"fsType,omitempty"` // "erofs", "ext4"
+	Dir       string `json:"dir,omitempty"`
+	ReadOnly  bool   `json:"readOnly,omitempty"` // no writable layer on top
+}
+
+// Resources are limits with one meaning on every backend. Zero means no limit
+// for a container and the stated default for a VM.
+type Resources struct {
+	CPUs        float64 `json:"cpus,omitempty"`        // VM: vCPUs = ceil, default 1
+	MemoryBytes uint64  `json:"memoryBytes,omitempty"` // VM: guest RAM, default 512 MiB
+	PIDs        int64   `json:"pids,omitempty"`
+	CPUWeight   uint64  `json:"cpuWeight,omitempty"` // cgroup v2 cpu.weight, 1 to 10000
+}
+
+// Network modes.
+const (
+	NetNone   = "none"   // loopback only
+	NetBridge = "bridge" // an address on hvctl's bridge, NAT to the outside
+	NetHost   = "host"   // the host's own network; containers only
+)
+
+// Network says how the instance reaches others and is reached.
+type Network struct {
+	Mode    string       `json:"mode"`
+	Publish []Port       `json:"publish,omitempty"`
+	MAC     string       `json:"mac,omitempty"` // empty: derived from the ID
+	IP      netip.Addr   `json:"ip,omitzero"`   // zero: the next free one
+	DNS     []netip.Addr `json:"dns,omitempty"` // empty: the host's
+	Hosts   []string     `json:"hosts,omitempty"`
+}
+
+// Port publishes a port of the instance on the host.
+type Port struct {
+	HostIP   netip.Addr `json:"hostIP,omitzero"` // zero: every address
+	HostPort uint16     `json:"hostPort"`        // 0: a free one is chosen
+	Port     uint16     `json:"port"`
+	Protocol string     `json:"protocol"` // "tcp" or "udp"
+}
+
+// VM are the options only a microVM has.
+type VM struct {
+	Kernel    string `json:"kernel,omitempty"`    // path of the kernel image
+	KernelRef string `json:"kernelRef,omitempty"` // name in the kernel store, for messages
+	// KernelCache is where unpacked kernels are kept.
+	KernelCache string `json:"kernelCache,omitempty"`
+	Initrd      string `json:"initrd,omitempty"`    // prepared initramfs with hvinit
+	Cmdline     string `json:"cmdline,omitempty"`   // appended to the default one
+	Transport   string `json:"transport,omitempty"` // "pci" or "mmio"
+	Disks       []Disk `json:"disks,omitempty"`     // beside the root file system
+	HugePages   bool   `json:"hugePages,omitempty"`
+	// Raw boots Kernel, Initrd, Cmdline and Disks as they are, with no agent
+	// and no image: the serial console is the first process's terminal, and
+	// Cmdline is the whole command line (hvctl boot).
+	Raw bool `json:"raw,omitempty"`
+	// Timeline asks the VMM to record when each stage of the start was
+	// reached (hvctl bench boot).
+	Timeline bool `json:"timeline,omitempty"`
+}
+
+// Disk is one block device of a VM.
+type Disk struct {
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
+	Serial   string `json:"serial,omitempty"`
+}

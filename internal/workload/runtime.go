@@ -1,0 +1,115 @@
+package workload
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrNotFound means no instance has that name or ID.
+	ErrNotFound = errors.New("no such instance")
+	// ErrNameInUse means a living instance has that name already.
+	ErrNameInUse = errors.New("name is in use")
+	// ErrNotRunning means the instance is not running (it was never started,
+	// has ended, or its owner died).
+	ErrNotRunning = errors.New("instance is not running")
+	// ErrUnsupported means the backend cannot do that; the message says why.
+	ErrUnsupported = errors.New("not supported by this backend")
+)
+
+// Status is where an instance is in its life.
+type Status string
+
+// The life of an instance: created, running (and paused in between), then
+// exited; dead when its owner ended without recording an exit.
+const (
+	Created Status = "created"
+	Running Status = "running"
+	Paused  Status = "paused"
+	Exited  Status = "exited"
+	Dead    Status = "dead"
+)
+
+// Exit is how a process ended.
+type Exit struct {
+	Code int       `json:"code"`            // 128+signal when a signal ended it
+	OOM  bool      `json:"oom,omitempty"`   // ended for lack of memory
+	Err  string    `json:"error,omitempty"` // why it never ran or was lost; Code is then 125 to 127
+	At   time.Time `json:"at"`
+}
+
+// Stdio connects a process. A nil reader is end of file, a nil writer
+// discards. With a terminal, Out carries everything and Err is unused.
+type Stdio struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// Process is one running process of an instance, the first one or an exec.
+type Process interface {
+	// Wait returns when the process has ended and all its output was written.
+	Wait(ctx context.Context) (Exit, error)
+	// Signal sends sig to the process.
+	Signal(ctx context.Context, sig unix.Signal) error
+	// Resize sets the terminal's size; an error when there is no terminal.
+	Resize(ctx context.Context, columns, rows uint16) error
+}
+
+// Runtime is the owner's side of one instance. Start is called once, all
+// else after it. Methods may be called concurrently. A context bounds the
+// call it is given to, not the life of what the call starts.
+type Runtime interface {
+	// Start runs the first process. When it returns nil the process exists.
+	Start(ctx context.Context, io Stdio) (Process, error)
+	// Exec runs another process in the instance.
+	Exec(ctx context.Context, p *specs.Process, io Stdio) (Process, error)
+	// Shutdown asks the workload to end in the gentlest way the backend has
+	// beyond a signal to the first process (VM: the power button).
+	Shutdown(ctx context.Context) error
+	// Kill ends everything at once; the first process's Wait then returns.
+	Kill(ctx context.Context) error
+	// Stats reports what the instance uses now.
+	Stats(ctx context.Context) (Stats, error)
+	// Close frees what the instance holds (taps, cgroups, mounts, sockets).
+	// It is called exactly once, after the first process ended or Start
+	// failed. Processes that Exec started have ended, too, when it returns.
+	Close() error
+}
+
+// Pauser is a Runtime that can stop and continue all its processes.
+type Pauser interface {
+	Pause(ctx context.Context) error
+	Resume(ctx context.Context) error
+}
+
+// Inspector is a Runtime with more to say in `inspect`: addresses, devices,
+// process IDs, a boot timeline. Keys are stable and documented.
+type Inspector interface {
+	Inspect() map[string]any
+}
+
+// NetworkReporter is a Runtime that has an address of its own. It is asked
+// once, after Start.
+type NetworkReporter interface {
+	NetworkStatus() (ip string, published []Port)
+}
+
+// Stats is what an instance uses, with the same meaning on both backends.
+// The owner's own cost (VMM or monitor) is part of it.
+type Stats struct {
+	At               time.Time         `json:"at"`
+	CPUNanoseconds   uint64            `json:"cpuNanoseconds"`   // whole instance, as the host charges it
+	MemoryBytes      uint64            `json:"memoryBytes"`      // as the host charges it
+	MemoryLimitBytes uint64            `json:"memoryLimitBytes"` // 0: none
+	PIDs             uint64            `json:"pids"`             // inside the instance
+	NetRxBytes       uint64            `json:"netRxBytes"`
+	NetTxBytes       uint64            `json:"netTxBytes"`
+	BlockReadBytes   uint64            `json:"blockReadBytes"`
+	BlockWriteBytes  uint64            `json:"blockWriteBytes"`
+	Counters         map[string]uint64 `json:"counters,omitempty"` // backend's own, e.g. exits by reason
+}
