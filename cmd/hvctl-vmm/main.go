@@ -1,0 +1,44 @@
+// Command hvctl-vmm owns one microVM: it is started by hvctl with the
+// instance's state directory and lives as long as the VM does. It is a program
+// of its own so that a running VM does not carry the command line's weight
+// (docs/adr/0002-one-small-owner-process.md).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+
+	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/microvm"
+	"github.com/hvctl/hvctl/internal/supervisor"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// heapLimit makes the garbage collector work harder instead of letting the
+// VMM grow: its live heap is 1 to 2 MiB.
+const heapLimit = 12 << 20
+
+func main() {
+	debug.SetMemoryLimit(heapLimit)
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintf(os.Stderr, "hvctl-vmm: %v\n", err)
+		os.Exit(workload.ExitOwnFailure)
+	}
+}
+
+func run(args []string) error {
+	log := supervisor.NewLogger()
+	switch {
+	case len(args) == 2 && args[0] == "cleanup":
+		// What an owner that was killed left on the host.
+		return hostnet.Cleanup(context.Background(), hostnet.Options{Root: args[1], Log: log})
+	case len(args) == 1:
+		return supervisor.Run(context.Background(), args[0], func(cfg *workload.Config) (workload.Runtime, error) {
+			return microvm.New(cfg, args[0], log), nil
+		})
+	}
+	return errors.New("usage: hvctl-vmm STATEDIR | cleanup ROOT (started by hvctl, not by hand)")
+}

@@ -1,0 +1,99 @@
+package microvm
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"os"
+
+	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/machine"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/virtio"
+	"github.com/hvctl/hvctl/virtio/vsock"
+)
+
+// Serial numbers by which the guest finds its disks.
+const (
+	rootSerial = "root"
+	diskSerial = "disk%d" // by position in Config.VM.Disks
+)
+
+// vcpus is how many virtual CPUs a limit on CPU time needs.
+func vcpus(cpus float64) int { return max(1, int(math.Ceil(cpus))) }
+
+// attachNetwork gives the VM its place on the host's network.
+func (v *VM) attachNetwork(ctx context.Context) error {
+	n := v.cfg.Net
+	if n.Mode == workload.NetNone || n.Mode == "" {
+		return nil
+	}
+	if n.Mode != workload.NetBridge {
+		return fmt.Errorf("%w: network %q for a VM; there are none and bridge", workload.ErrUnsupported, n.Mode)
+	}
+	o := hostnet.Options{Root: v.root(), ID: v.cfg.ID, IP: n.IP, DNS: n.DNS, Log: v.log}
+	if n.MAC != "" {
+		mac, err := net.ParseMAC(n.MAC)
+		if err != nil {
+			return err
+		}
+		o.MAC = mac
+	}
+	for _, p := range n.Publish {
+		o.Publish = append(o.Publish, hostnet.Port(p))
+	}
+	a, err := hostnet.Attach(ctx, o)
+	if err != nil {
+		return err
+	}
+	v.net = a
+	return nil
+}
+
+// devices lists the VM's devices in the order the guest discovers them.
+func (v *VM) devices() ([]machine.Device, error) {
+	vs, err := vsock.New(vsock.Options{CID: guestCID, Log: v.log})
+	if err != nil {
+		return nil, err
+	}
+	v.vsock = vs
+	devs := []machine.Device{{Device: vs, Args: virtio.Args{ID: "vsock"}}}
+	if !v.cfg.VM.Raw {
+		devs = append(devs, disk(rootSerial, workload.Disk{Path: v.cfg.Rootfs.ImagePath, ReadOnly: true}))
+	}
+	for i, d := range v.cfg.VM.Disks {
+		devs = append(devs, disk(serialOf(i, d), d))
+	}
+	if v.net != nil {
+		devs = append(devs, machine.Device{Kind: "net", Args: virtio.Args{
+			ID:     "net0",
+			Values: map[string]string{"mac": v.net.MAC.String(), "mtu": fmt.Sprint(v.net.MTU)},
+			Files:  map[string]*os.File{"tap": v.net.Tap},
+		}})
+	}
+	return append(devs, machine.Device{Kind: "rng", Args: virtio.Args{ID: "rng0"}}), nil
+}
+
+// serialOf is the serial number by which the guest finds the i-th further disk.
+func serialOf(i int, d workload.Disk) string {
+	if d.Serial != "" {
+		return d.Serial
+	}
+	return fmt.Sprintf(diskSerial, i)
+}
+
+func disk(serial string, d workload.Disk) machine.Device {
+	values := map[string]string{"path": d.Path, "serial": serial}
+	if d.ReadOnly {
+		values["ro"] = "on"
+	}
+	return machine.Device{Kind: "blk", Args: virtio.Args{ID: serial, Values: values}}
+}
+
+func initrds(path string) []string {
+	if path == "" {
+		return nil
+	}
+	return []string{path}
+}

@@ -1,0 +1,41 @@
+package microvm
+
+import (
+	"path/filepath"
+
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// Inspect tells what only a VM has: its devices' counters, its host resources
+// and the timeline of its start. The keys are documented in docs/cli.md.
+func (v *VM) Inspect() map[string]any {
+	m := map[string]any{
+		"vcpus":    vcpus(v.cfg.Res.CPUs),
+		"kernel":   v.cfg.VM.KernelRef,
+		"cmdline":  v.cfg.VM.Cmdline,
+		"timeline": v.times.list(),
+	}
+	g := v.live.Load()
+	if g == nil {
+		return m
+	}
+	if v.net != nil {
+		m["tap"], m["bridge"], m["mac"] = v.net.TapName, v.net.Bridge, v.net.MAC.String()
+	}
+	m["counters"] = g.machine.Counters()
+	return m
+}
+
+// NetworkStatus reports the guest's address and the ports published for it.
+func (v *VM) NetworkStatus() (ip string, published []workload.Port) {
+	if v.live.Load() == nil || v.net == nil {
+		return "", nil
+	}
+	for _, p := range v.net.Ports {
+		published = append(published, workload.Port(p))
+	}
+	return v.net.IP.Addr().String(), published
+}
+
+// root is the state root that the instance's directory lies in.
+func (v *VM) root() string { return filepath.Dir(v.dir) }

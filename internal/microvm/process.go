@@ -1,0 +1,49 @@
+package microvm
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/agent"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// process is a process in the guest.
+type process struct {
+	p     *agent.Process
+	vm    *VM
+	guest *guest
+}
+
+// Wait returns how the process ended. When the machine ended first, that is
+// how: the code is 128+SIGKILL, and the reason says what happened.
+func (p *process) Wait(ctx context.Context) (workload.Exit, error) {
+	e, err := p.p.Wait(ctx)
+	if err == nil {
+		return workload.Exit{Code: e.Status(), OOM: e.OOM, At: time.Now()}, nil
+	}
+	if ctx.Err() != nil {
+		return workload.Exit{}, err
+	}
+	select {
+	case <-p.guest.ended: // a session ends by itself only when the machine has
+	case <-ctx.Done():
+		return workload.Exit{}, context.Cause(ctx)
+	}
+	return workload.Exit{
+		Code: workload.SignalExitCode(int(unix.SIGKILL)), At: time.Now(),
+		Err: lostProcess(p.guest.end, p.vm.console.Tail()),
+	}, nil
+}
+
+// Signal sends sig to the process.
+func (p *process) Signal(ctx context.Context, sig unix.Signal) error {
+	return p.p.Signal(ctx, int(sig))
+}
+
+// Resize sets the terminal's size.
+func (p *process) Resize(ctx context.Context, columns, rows uint16) error {
+	return p.p.Resize(ctx, columns, rows)
+}

@@ -1,0 +1,43 @@
+package microvm
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+func TestRequestWithoutNetworkKeepsNames(t *testing.T) {
+	spec := &specs.Spec{Process: &specs.Process{Args: []string{"true"}}}
+	v := &VM{cfg: &workload.Config{Spec: spec, Net: workload.Network{Mode: workload.NetNone}}}
+	if n := v.network(); n != nil {
+		t.Errorf("nothing asked for, but the guest is told %+v", n)
+	}
+	v.cfg.Net.Hosts = []string{"other.test:fd00::1"}
+	v.cfg.Net.DNS = []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+	n := v.network()
+	if n == nil || len(n.Hosts) != 1 || n.Hosts[0].Address != "fd00::1" || n.Hosts[0].Names[0] != "other.test" ||
+		len(n.DNS) != 1 || n.DNS[0] != "10.0.0.1" {
+		t.Fatalf("the guest is told %+v", n)
+	}
+	if n.MAC != "" || len(n.Addresses)+len(n.Routes) != 0 {
+		t.Errorf("an interface that is not there: %+v", n)
+	}
+}
+
+func TestRequestCarriesTheProcessLimit(t *testing.T) {
+	v := &VM{cfg: &workload.Config{Spec: &specs.Spec{Process: &specs.Process{}}, Res: workload.Resources{PIDs: 17}}}
+	if r, err := v.request(); err != nil || r.PIDs != 17 {
+		t.Errorf("limit %d, %v", r.PIDs, err)
+	}
+}
+
+func TestRequestNamesTheDisks(t *testing.T) {
+	v := &VM{cfg: &workload.Config{Spec: &specs.Spec{Process: &specs.Process{}}}}
+	v.cfg.VM.Disks = []workload.Disk{{Path: "/a"}, {Path: "/b", Serial: "mine"}}
+	r, err := v.request()
+	if err != nil || len(r.Disks) != 2 || r.Disks[0].Serial != "disk0" || r.Disks[1].Serial != "mine" {
+		t.Errorf("disks %+v, %v", r.Disks, err)
+	}
+}

@@ -1,0 +1,66 @@
+package microvm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// Stats reports what the VM costs the host, VMM included: CPU time and memory
+// of this process, which is the whole instance.
+func (v *VM) Stats(ctx context.Context) (workload.Stats, error) {
+	g, err := v.running()
+	if err != nil {
+		return workload.Stats{}, err
+	}
+	s := workload.Stats{At: time.Now(), MemoryLimitBytes: v.cfg.Res.MemoryBytes, Counters: g.machine.Counters()}
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+		return s, os.NewSyscallError("getrusage", err)
+	}
+	s.CPUNanoseconds = uint64(ru.Utime.Nano() + ru.Stime.Nano())
+	mem, err := residentBytes()
+	if err != nil {
+		return s, err
+	}
+	s.MemoryBytes = mem
+	if g.session == nil {
+		// nobody inside to ask
+	} else if in, err := g.session.Stats(ctx); err == nil {
+		s.PIDs = in.PIDs
+	} else {
+		v.log.Debug("guest statistics", "err", err)
+	}
+	for name, n := range s.Counters {
+		switch name[strings.LastIndexByte(name, '.')+1:] {
+		case "read_bytes_total":
+			s.BlockReadBytes += n
+		case "write_bytes_total":
+			s.BlockWriteBytes += n
+		case "rx_bytes_total":
+			s.NetRxBytes += n
+		case "tx_bytes_total":
+			s.NetTxBytes += n
+		}
+	}
+	return s, nil
+}
+
+// residentBytes is this process's resident memory, guest RAM included.
+func residentBytes() (uint64, error) {
+	b, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		return 0, err
+	}
+	var size, resident uint64
+	if _, err := fmt.Sscan(string(b), &size, &resident); err != nil {
+		return 0, fmt.Errorf("/proc/self/statm: %w", err)
+	}
+	return resident * uint64(os.Getpagesize()), nil
+}

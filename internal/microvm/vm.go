@@ -1,0 +1,393 @@
+package microvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/agent"
+	"github.com/hvctl/hvctl/internal/guestproto"
+	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/machine"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/virtio/vsock"
+)
+
+// guestCID is the vsock address of every guest: each VM has its own switch, so
+// they need not differ.
+const guestCID = 3
+
+const (
+	// readyTimeout bounds the time from kernel entry to the agent's first
+	// word. Emulated hosts take half a minute with a distribution's kernel.
+	readyTimeout = 3 * time.Minute
+	// offTimeout is how long a guest may take to sync its disks and power
+	// off after its workload has ended.
+	offTimeout = 10 * time.Second
+	// clockTimeout is how long Resume waits for the guest to set its clock.
+	clockTimeout = 2 * time.Second
+)
+
+// VM is one microVM. It is a workload.Runtime. Before Start has returned, and
+// after the machine has ended, everything but Wait and Close is refused with
+// workload.ErrNotRunning.
+type VM struct {
+	cfg   *workload.Config
+	dir   string
+	log   *slog.Logger
+	times *timeline
+	execs atomic.Uint64
+	live  atomic.Pointer[guest] // set when the machine runs
+
+	// What Start made so far; only Start and Close use these.
+	console *console
+	image   *os.File // the root file system, held so that it is not removed
+	serial  *relay   // nil when nobody is attached to the serial port
+	net     *hostnet.Attachment
+	vsock   *vsock.Device
+	machine *machine.Machine
+	begun   bool // the workload was started
+
+	closing sync.Once
+	err     error
+}
+
+// guest is a machine that was launched. Its fields do not change, but for end,
+// which is set before ended is closed.
+type guest struct {
+	machine *machine.Machine
+	session *agent.Session // nil without agent
+	ctx     context.Context
+	stop    context.CancelCauseFunc // ends machine.Run and the session
+	serving chan struct{}           // closed when the session has ended
+	ended   chan struct{}           // closed when the machine has stopped
+	end     machine.End
+}
+
+var (
+	errKilled = errors.New("killed")
+	errClosed = errors.New("instance closed")
+)
+
+// New prepares the runtime of the instance whose state directory is dir. It
+// starts and holds nothing yet.
+func New(cfg *workload.Config, dir string, log *slog.Logger) *VM {
+	return &VM{cfg: cfg, dir: dir, log: log, times: &timeline{}}
+}
+
+// running returns the guest while it runs.
+func (v *VM) running() (*guest, error) {
+	g := v.live.Load()
+	if g == nil {
+		return nil, workload.ErrNotRunning
+	}
+	select {
+	case <-g.ended:
+		return nil, workload.ErrNotRunning
+	default:
+		return g, nil
+	}
+}
+
+// withAgent returns the guest while it runs, if it has an agent.
+func (v *VM) withAgent() (*guest, error) {
+	g, err := v.running()
+	if err == nil && g.session == nil {
+		err = fmt.Errorf("%w: the guest was booted without hvctl's agent", workload.ErrUnsupported)
+	}
+	return g, err
+}
+
+// Start builds the machine, lets it boot and starts the first process in it.
+// ctx bounds all of that. On error what was made is kept until Close.
+func (v *VM) Start(ctx context.Context, io workload.Stdio) (workload.Process, error) {
+	v.times.mark("vmm start")
+	if err := v.build(ctx, io); err != nil {
+		return nil, err
+	}
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if v.cfg.VM.Raw {
+		return v.startRaw(io), nil
+	}
+	g, err := v.converse()
+	if err != nil {
+		return nil, err
+	}
+	p, err := v.boot(ctx, g, io)
+	if err != nil {
+		return nil, v.explain(g, err)
+	}
+	v.begun = true
+	return p, nil
+}
+
+// build makes everything up to the parked machine.
+func (v *VM) build(ctx context.Context, io workload.Stdio) (err error) {
+	if v.console, err = newConsole(filepath.Join(v.dir, "console.log")); err != nil {
+		return err
+	}
+	if err := v.holdImage(); err != nil {
+		return err
+	}
+	if err := v.attachNetwork(ctx); err != nil {
+		return err
+	}
+	devs, err := v.devices()
+	if err != nil {
+		return err
+	}
+	v.machine, err = machine.New(machine.Config{
+		CPUs:        vcpus(v.cfg.Res.CPUs),
+		MemoryBytes: v.cfg.Res.MemoryBytes,
+		HugePages:   v.cfg.VM.HugePages,
+		Kernel:      v.cfg.VM.Kernel,
+		KernelCache: v.cfg.VM.KernelCache,
+		Initrds:     initrds(v.cfg.VM.Initrd),
+		Cmdline:     v.cfg.VM.Cmdline,
+		Transport:   machine.Transport(v.cfg.VM.Transport),
+		Devices:     devs,
+		SerialOut:   v.serialOut(io.Out),
+		Mark:        v.times.mark,
+		Log:         v.log,
+	})
+	return err
+}
+
+// launch lets the machine run; done is called when it has stopped.
+func (v *VM) launch(session *agent.Session, done func()) *guest {
+	g := &guest{machine: v.machine, session: session, ended: make(chan struct{}), serving: make(chan struct{})}
+	g.ctx, g.stop = context.WithCancelCause(context.Background())
+	go func() {
+		defer close(g.ended)
+		g.end = g.machine.Run(g.ctx)
+		done()
+	}()
+	v.live.Store(g)
+	return g
+}
+
+// converse starts the machine and the session with its agent.
+func (v *VM) converse() (*guest, error) {
+	t, err := newTransport(v.vsock)
+	if err != nil {
+		return nil, err
+	}
+	session := agent.New(t, agent.Options{Log: v.log})
+	g := v.launch(session, t.close) // then the session reads what has arrived, and ends
+	go func() {
+		defer close(g.serving)
+		if err := session.Serve(g.ctx); err != nil && g.ctx.Err() == nil {
+			v.log.Debug("guest agent session ended", "err", err)
+		}
+	}()
+	return g, nil
+}
+
+// errEnded is why boot gives up on a machine that has ended.
+var errEnded = errors.New("the guest ended before its workload started")
+
+// boot waits for the agent and gives it the workload.
+func (v *VM) boot(ctx context.Context, g *guest, io workload.Stdio) (workload.Process, error) {
+	ctx, over := context.WithCancelCause(ctx)
+	defer over(nil)
+	go func() { // a machine that ends while it boots ends the wait
+		select {
+		case <-g.ended:
+			over(errEnded)
+		case <-ctx.Done():
+		}
+	}()
+	hello, err := v.ready(ctx, g)
+	if err != nil {
+		return nil, err
+	}
+	v.times.mark("guest agent")
+	v.times.guest("guest init", time.Duration(hello.BootNs))
+	run, err := v.request()
+	if err != nil {
+		return nil, err
+	}
+	p, err := g.session.Run(ctx, run, agent.IO{Stdin: io.In, Stdout: v.times.first("first output", io.Out), Stderr: io.Err})
+	if err != nil {
+		return nil, startError(cause(ctx, err))
+	}
+	v.times.mark("workload started")
+	return &process{p: p, vm: v, guest: g}, nil
+}
+
+func (v *VM) ready(ctx context.Context, g *guest) (guestproto.Hello, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errSilent)
+	defer cancel()
+	hello, err := g.session.Ready(ctx)
+	return hello, cause(ctx, err)
+}
+
+// errSilent is why boot gives up on a guest that never gets to its agent.
+var errSilent = fmt.Errorf("the guest's agent did not answer within %v", readyTimeout)
+
+// cause returns why ctx ended, if it did, for that says more than err.
+func cause(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// Shutdown asks the agent to stop everything, and presses the power button for
+// a guest without one or whose agent does not listen.
+func (v *VM) Shutdown(ctx context.Context) error {
+	g, err := v.running()
+	if err != nil {
+		return err
+	}
+	if g.session != nil {
+		err := g.session.Shutdown(ctx, 0, time.Second)
+		if err == nil {
+			return nil
+		}
+		v.log.Debug("shutdown through the agent", "err", err)
+	}
+	return notRunning(g.machine.PowerButton())
+}
+
+// Kill stops the machine at once. It returns when that is under way.
+func (v *VM) Kill(context.Context) error {
+	g, err := v.running()
+	if err != nil {
+		return err
+	}
+	if v.serial != nil {
+		v.serial.abandon() // a vCPU may wait for it
+	}
+	g.stop(errKilled)
+	return nil
+}
+
+// Pause stops every vCPU and device.
+func (v *VM) Pause(ctx context.Context) error {
+	g, err := v.running()
+	if err != nil {
+		return err
+	}
+	return notRunning(g.machine.Pause(ctx))
+}
+
+// Resume undoes Pause and tells the guest what time it is.
+func (v *VM) Resume(ctx context.Context) error {
+	g, err := v.running()
+	if err != nil {
+		return err
+	}
+	if err := g.machine.Resume(ctx); err != nil {
+		return notRunning(err)
+	}
+	if g.session == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	if err := g.session.SyncClock(ctx, time.Now()); err != nil {
+		v.log.Warn("the guest's clock was not set after a pause", "err", err) // it runs nevertheless
+	}
+	return nil
+}
+
+// notRunning puts the machine's end into the words of package workload.
+func notRunning(err error) error {
+	if errors.Is(err, machine.ErrEnded) {
+		return workload.ErrNotRunning
+	}
+	return err
+}
+
+// Exec runs another process in the guest.
+func (v *VM) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (workload.Process, error) {
+	g, err := v.withAgent()
+	if err != nil {
+		return nil, err
+	}
+	p, err := g.session.Exec(ctx, guestProcess(fmt.Sprintf("exec-%d", v.execs.Add(1)), spec), agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})
+	if err != nil {
+		return nil, startError(err)
+	}
+	return &process{p: p, vm: v, guest: g}, nil
+}
+
+// Close stops what still runs and frees everything. A guest with disks of its
+// own gets time to sync them and power off, when its workload has ended.
+func (v *VM) Close() error {
+	v.closing.Do(func() { v.err = v.close() })
+	return v.err
+}
+
+func (v *VM) close() error {
+	var errs []error
+	if v.cfg.VM.Timeline {
+		errs = append(errs, v.times.save(v.dir))
+	}
+	if g := v.live.Load(); g != nil {
+		if v.begun && v.writesDisks() {
+			select {
+			case <-g.ended:
+			case <-time.After(offTimeout):
+				v.log.Warn("the guest did not power off in time", "timeout", offTimeout)
+			}
+		}
+		if v.serial != nil {
+			v.serial.abandon()
+		}
+		g.stop(errClosed)
+		<-g.ended
+		if g.session != nil {
+			<-g.serving
+		}
+	}
+	if v.machine != nil {
+		errs = append(errs, v.machine.Close())
+	}
+	if v.net != nil {
+		errs = append(errs, v.net.Close())
+	}
+	if v.console != nil {
+		errs = append(errs, v.console.Close())
+	}
+	if v.image != nil {
+		errs = append(errs, v.image.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// holdImage marks the root file system image as in use for as long as the VM
+// lives: the image store does not remove a file somebody holds a shared lock
+// on (images.Rootfs.Open).
+func (v *VM) holdImage() (err error) {
+	if v.cfg.VM.Raw {
+		return nil
+	}
+	if v.image, err = os.Open(v.cfg.Rootfs.ImagePath); err != nil {
+		return fmt.Errorf("root file system image of %s: %w", v.cfg.Image.Ref, err)
+	}
+	// The store holds the lock for an instant at most.
+	return os.NewSyscallError("flock", unix.Flock(int(v.image.Fd()), unix.LOCK_SH))
+}
+
+// writesDisks reports whether the guest can have unsynced data on a disk.
+func (v *VM) writesDisks() bool {
+	for _, d := range v.cfg.VM.Disks {
+		if !d.ReadOnly {
+			return true
+		}
+	}
+	return false
+}
