@@ -1,0 +1,144 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/bench/boot"
+	"github.com/hvctl/hvctl/internal/doctor"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+func (p *program) cmdBench() *cli.Command {
+	return &cli.Command{
+		Name:        "bench",
+		Usage:       "measure, and compare with other programs on the same input",
+		Subcommands: []*cli.Command{p.cmdBenchBoot()},
+	}
+}
+
+func (p *program) cmdBenchBoot() *cli.Command {
+	return &cli.Command{
+		Name:  "boot",
+		Usage: "time the way from starting hvctl to a workload's first output",
+		Description: "Prints the medians and when each stage was reached. The peer is QEMU's microvm machine\n" +
+			"with the same kernel, initramfs, root file system and agent.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "image", Value: "debian:bookworm", Usage: "run this `IMAGE`"},
+			&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
+			&cli.StringFlag{Name: "transports", Value: "mmio,pci", Usage: "measure these transports: `LIST`"},
+			&cli.IntFlag{Name: "cpus", Value: 1, Usage: "`NUMBER` of processors"},
+			&cli.IntFlag{Name: "memory", Value: 256, Usage: "`MIB` of memory"},
+			&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 10, Usage: "start every target `NUMBER` times"},
+			&cli.StringFlag{Name: "peer", Usage: "compare with QEMU: `PATH` of qemu-system-x86_64"},
+			&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
+			&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
+			jsonFlag(),
+		},
+		Action: p.benchBoot,
+	}
+}
+
+func (p *program) benchBoot(c *cli.Context) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	store, err := storeDir(c)
+	if err != nil {
+		return err
+	}
+	if n := c.Int("iterations"); n < 1 {
+		return usagef(c, "--iterations %d: want at least 1", n)
+	}
+	root, err := os.MkdirTemp("", "hvbench") // instances of its own
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(root)
+	r := boot.Result{
+		When: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment(),
+		Kernel: c.String("kernel"), Image: c.String("image"), CPUs: c.Int("cpus"), MemoryMiB: c.Int("memory"),
+	}
+	ctx, stop := interruptible(c)
+	defer stop()
+	r.Samples, err = boot.Run(ctx, boot.Options{
+		Hvctl: self, Root: root, Store: store, Image: r.Image, Kernel: r.Kernel, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
+		Transports: strings.FieldsFunc(c.String("transports"), func(r rune) bool { return r == ',' }),
+		Iterations: c.Int("iterations"), QEMU: c.String("peer"),
+		Progress: func(done, all int, target string) {
+			fmt.Fprintf(p.stderr, "%d of %d: %s\n", done+1, all, target)
+		},
+	})
+	if err != nil && len(r.Samples) == 0 {
+		return err
+	}
+	if kerr := p.keep(c, &r); kerr != nil {
+		return kerr
+	}
+	return err
+}
+
+// keep writes the result where the flags say.
+func (p *program) keep(c *cli.Context, r *boot.Result) error {
+	if c.Bool("json") || c.String("out") != "" {
+		b, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return err
+		}
+		b = append(b, '\n')
+		if out := c.String("out"); out != "" {
+			if err := os.WriteFile(out, b, 0o644); err != nil { //nolint:gosec // a result for everybody
+				return err
+			}
+		}
+		if c.Bool("json") {
+			_, err := p.stdout.Write(b)
+			return err
+		}
+	}
+	return r.Print(p.stdout)
+}
+
+// execMode is the label every figure carries.
+func execMode(given string) string {
+	if given != "" {
+		return given
+	}
+	mode, _ := doctor.DetectMode("/")
+	switch mode {
+	case doctor.Hardware:
+		return "hw"
+	case doctor.Nested:
+		return "nested-hw"
+	case doctor.Interpreted:
+		return "pvm"
+	case doctor.Emulated:
+		return "tcg"
+	default:
+		return "unknown"
+	}
+}
+
+// environment is what the figures depend on.
+func environment() map[string]string {
+	env := map[string]string{"hvctl": version, "go": runtime.Version(), "cpus": fmt.Sprint(runtime.NumCPU())}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		env["hostKernel"] = unix.ByteSliceToString(u.Release[:])
+	}
+	if b, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if k, v, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(k) == "model name" {
+				env["cpu"] = strings.TrimSpace(v)
+				break
+			}
+		}
+	}
+	return env
+}

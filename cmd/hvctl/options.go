@@ -1,0 +1,395 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"path/filepath"
+	"strings"
+
+	"github.com/hvctl/hvctl/images"
+	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+)
+
+const defaultStopTimeout = 10 // seconds, docker's
+
+// workloadFlags are the flags of run and create.
+func workloadFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "keep standard input open"},
+		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the process a terminal"},
+		&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
+		&cli.StringFlag{Name: "name", Usage: "call the instance `NAME`"},
+		&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
+		&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "set `NAME=VALUE`; NAME alone takes ours"},
+		&cli.StringSliceFlag{Name: "env-file", Usage: "read variables from `FILE`, one a line"},
+		&cli.StringFlag{Name: "workdir", Aliases: []string{"w"}, Usage: "start in `DIR`"},
+		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "run as `NAME|UID[:GROUP|GID]`"},
+		&cli.StringFlag{Name: "hostname", Usage: "host `NAME` inside", DefaultText: "the short ID"},
+		&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's; empty clears it"},
+		&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors; a VM has it rounded up"},
+		&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M", DefaultText: "512M for a VM, no limit for a container"},
+		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
+		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Value: workload.NetBridge, Usage: "`MODE` none, bridge or host (containers only)"},
+		&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`", DefaultText: "made from the ID"},
+		&cli.StringFlag{Name: "ip", Usage: "`ADDRESS` on the bridge", DefaultText: "the next free one"},
+		&cli.StringSliceFlag{Name: "dns", Usage: "name server `ADDRESS`", DefaultText: "the host's"},
+		&cli.StringSliceFlag{Name: "add-host", Usage: "put `NAME:IP` into /etc/hosts"},
+		&cli.StringSliceFlag{Name: "label", Aliases: []string{"l"}, Usage: "set the label `NAME=VALUE`"},
+		&cli.BoolFlag{Name: "read-only", Usage: "no writable layer on the root file system"},
+		&cli.StringSliceFlag{Name: "cap-add", Usage: "add the capability `CAP`, or ALL"},
+		&cli.StringSliceFlag{Name: "cap-drop", Usage: "drop the capability `CAP`, or ALL"},
+		&cli.StringSliceFlag{Name: "security-opt", Usage: "`OPTION` no-new-privileges"},
+		&cli.StringSliceFlag{Name: "ulimit", Usage: "resource limit `NAME=SOFT[:HARD]`"},
+		&cli.StringSliceFlag{Name: "sysctl", Usage: "kernel parameter `NAME=VALUE` inside"},
+		&cli.StringSliceFlag{Name: "tmpfs", Usage: "mount a tmpfs on `PATH[:OPTION,...]`"},
+		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "share `HOST:PATH[:ro]` (not for VMs yet)"},
+		&cli.StringFlag{Name: "stop-signal", Usage: "`SIGNAL` that stop sends first", DefaultText: "the image's, or TERM"},
+		&cli.IntFlag{Name: "stop-timeout", Value: defaultStopTimeout, Usage: "`SECONDS` that stop waits before it kills"},
+		&cli.StringFlag{Name: "pull", Value: "missing", Usage: "pull the image `WHEN` missing, always or never"},
+		&cli.StringFlag{Name: "backend", EnvVars: []string{"HVCTL_BACKEND"}, Usage: "run as `KIND` vm or container", DefaultText: "vm"},
+		&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "VM: boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
+		&cli.StringFlag{Name: "cmdline", Usage: "VM: append `TEXT` to the kernel's command line"},
+		&cli.StringFlag{Name: "transport", Usage: "VM: attach devices by `BUS` pci or mmio"},
+		&cli.StringSliceFlag{Name: "disk", Usage: "VM: a further disk, `path=FILE[,ro][,serial=TEXT]`"},
+		&cli.BoolFlag{Name: "hugepages", Usage: "VM: back memory with huge pages"},
+		&cli.BoolFlag{Name: "timeline", Hidden: true, Usage: "VM: leave timeline.json in the state directory (hvctl bench boot)"},
+		&cli.BoolFlag{Name: "no-log", Usage: "keep no log of the output"},
+		&cli.StringFlag{Name: "log-max-size", Usage: "rotate the log at `SIZE`", DefaultText: "10M"},
+		&cli.IntFlag{Name: "log-max-files", Usage: "keep `NUMBER` of log files", DefaultText: "3"},
+	}
+}
+
+// config makes the Config that the flags, the image and its command ask for.
+// Nothing is changed on the host but the image store, when an image is pulled.
+func (p *program) config(ctx context.Context, c *cli.Context) (*workload.Config, workload.Backend, error) {
+	if c.NArg() == 0 {
+		return nil, nil, usagef(c, "no image given")
+	}
+	cfg, o, err := p.fromFlags(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := p.backend(c, c.String("backend"))
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkBackend(c, b.Name(), cfg); err != nil {
+		return nil, nil, err
+	}
+	im, err := p.image(ctx, c, cfg)
+	if err != nil {
+		return nil, nil, err
+	}
+	o.Image = im
+	o.Args = c.Args().Tail()
+	if cfg.Spec, err = workload.NewSpec(o); err != nil {
+		return nil, nil, err
+	}
+	if cfg.StopSignal == "" {
+		cfg.StopSignal = im.StopSignal
+	}
+	for k, v := range im.Labels {
+		if _, set := cfg.Labels[k]; !set {
+			if cfg.Labels == nil {
+				cfg.Labels = map[string]string{}
+			}
+			cfg.Labels[k] = v
+		}
+	}
+	cfg.Backend = b.Name()
+	if err := b.Prepare(ctx, cfg); err != nil {
+		return nil, nil, err
+	}
+	return cfg, b, nil
+}
+
+// fromFlags reads every flag and reports all that is wrong at once.
+func (p *program) fromFlags(c *cli.Context) (*workload.Config, workload.SpecOptions, error) {
+	var errs []error
+	note := func(err error) {
+		if err != nil {
+			errs = append(errs, err)
+		}
+	}
+	cfg := &workload.Config{
+		ID: instance.NewID(), Name: c.String("name"), OpenStdin: c.Bool("interactive"), AutoRemove: c.Bool("rm"),
+		StopSignal: c.String("stop-signal"), StopTimeoutSeconds: c.Int("stop-timeout"),
+		Rootfs: workload.Rootfs{ReadOnly: c.Bool("read-only")},
+		VM:     workload.VM{KernelRef: c.String("kernel"), Cmdline: c.String("cmdline"), Transport: c.String("transport"), HugePages: c.Bool("hugepages"), Timeline: c.Bool("timeline")},
+		Log:    workload.Log{Off: c.Bool("no-log"), Files: c.Int("log-max-files")},
+	}
+	if cfg.Name != "" {
+		note(instance.CheckName(cfg.Name))
+	}
+	if cfg.StopSignal != "" {
+		_, err := workload.ParseSignal(cfg.StopSignal)
+		note(err)
+	}
+	note(resources(c, cfg))
+	note(network(c, cfg))
+	var err error
+	cfg.Labels, err = parsePairs("label", c.StringSlice("label"))
+	note(err)
+	for _, s := range c.StringSlice("disk") {
+		d, err := parseDisk(s)
+		note(err)
+		cfg.VM.Disks = append(cfg.VM.Disks, d)
+	}
+	if t := cfg.VM.Transport; t != "" && t != "pci" && t != "mmio" {
+		note(fmt.Errorf("transport %q: use pci or mmio", t))
+	}
+	o, err := p.specOptions(c, cfg)
+	note(err)
+	if len(errs) > 0 {
+		return nil, o, &usageError{err: errors.Join(errs...), command: c.Command.HelpName}
+	}
+	return cfg, o, nil
+}
+
+func resources(c *cli.Context, cfg *workload.Config) error {
+	var errs []error
+	cfg.Res.CPUs = c.Float64("cpus")
+	if n := cfg.Res.CPUs; n < 0 || n > 4096 || math.IsNaN(n) || c.IsSet("cpus") && n == 0 {
+		errs = append(errs, fmt.Errorf("--cpus %v: want a number above 0", n))
+	}
+	if n := c.Int64("pids-limit"); n < 0 {
+		errs = append(errs, fmt.Errorf("--pids-limit %d: want a number above 0", n))
+	} else {
+		cfg.Res.PIDs = n
+	}
+	if s := c.String("memory"); s != "" {
+		n, err := parseSize(s)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("--memory %s: want more than nothing", s)
+		}
+		errs = append(errs, err)
+		cfg.Res.MemoryBytes = n
+	}
+	if s := c.String("log-max-size"); s != "" {
+		n, err := parseSize(s)
+		if err == nil && n < 4096 {
+			err = fmt.Errorf("--log-max-size %s: want at least 4K", s)
+		}
+		errs = append(errs, err)
+		cfg.Log.MaxBytes = int64(n)
+	}
+	if n := c.Int("log-max-files"); n < 0 || n > 1000 {
+		errs = append(errs, fmt.Errorf("--log-max-files %d: want 1 to 1000", n))
+	}
+	return errors.Join(errs...)
+}
+
+func network(c *cli.Context, cfg *workload.Config) error {
+	var errs []error
+	n := &cfg.Net
+	n.Mode = c.String("network")
+	switch n.Mode {
+	case workload.NetNone, workload.NetBridge, workload.NetHost:
+	default:
+		errs = append(errs, fmt.Errorf("network %q: use none, bridge or host", n.Mode))
+	}
+	for _, s := range c.StringSlice("publish") {
+		p, err := parsePort(s)
+		errs = append(errs, err)
+		n.Publish = append(n.Publish, p)
+	}
+	if len(n.Publish) > 0 && n.Mode != workload.NetBridge {
+		errs = append(errs, fmt.Errorf("--publish needs --network bridge, not %s", n.Mode))
+	}
+	if s := c.String("mac-address"); s != "" {
+		m, err := parseMAC(s)
+		errs = append(errs, err)
+		n.MAC = m
+	}
+	if s := c.String("ip"); s != "" {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			err = fmt.Errorf("--ip %q: no IP address", s)
+		}
+		errs = append(errs, err)
+		n.IP = a
+	}
+	for _, s := range c.StringSlice("dns") {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			err = fmt.Errorf("--dns %q: no IP address", s)
+		}
+		errs = append(errs, err)
+		n.DNS = append(n.DNS, a)
+	}
+	for _, s := range c.StringSlice("add-host") {
+		h, err := parseHost(s)
+		errs = append(errs, err)
+		n.Hosts = append(n.Hosts, h)
+	}
+	return errors.Join(errs...)
+}
+
+func (p *program) specOptions(c *cli.Context, cfg *workload.Config) (workload.SpecOptions, error) {
+	o := workload.SpecOptions{
+		Cwd: c.String("workdir"), User: c.String("user"), Hostname: c.String("hostname"), Terminal: c.Bool("tty"),
+		ReadOnly: c.Bool("read-only"), CapAdd: c.StringSlice("cap-add"), CapDrop: c.StringSlice("cap-drop"),
+	}
+	if o.Hostname == "" {
+		o.Hostname = cfg.ID[:12]
+	}
+	if c.IsSet("entrypoint") {
+		o.Entrypoint = []string{c.String("entrypoint")}
+	}
+	var errs []error
+	var err error
+	o.Env, err = environ(c.StringSlice("env-file"), c.StringSlice("env"))
+	errs = append(errs, err)
+	o.Sysctl, err = parsePairs("sysctl", c.StringSlice("sysctl"))
+	errs = append(errs, err)
+	for _, s := range c.StringSlice("ulimit") {
+		r, err := parseUlimit(s)
+		errs = append(errs, err)
+		o.Rlimits = append(o.Rlimits, r)
+	}
+	for _, s := range c.StringSlice("tmpfs") {
+		m, err := parseTmpfs(s)
+		errs = append(errs, err)
+		o.Mounts = append(o.Mounts, m)
+	}
+	for _, s := range c.StringSlice("volume") {
+		m, err := parseVolume(s)
+		errs = append(errs, err)
+		o.Mounts = append(o.Mounts, m)
+	}
+	for _, s := range c.StringSlice("security-opt") {
+		if s != "no-new-privileges" && s != "no-new-privileges:true" {
+			errs = append(errs, fmt.Errorf("security option %q: only no-new-privileges is known", s))
+		}
+		o.NoNewPrivs = true
+	}
+	if o.Terminal {
+		o.Columns, o.Rows = p.terminalSize()
+	}
+	return o, errors.Join(errs...)
+}
+
+func parseVolume(s string) (specs.Mount, error) {
+	host, rest, ok := strings.Cut(s, ":")
+	path, opt, _ := strings.Cut(rest, ":")
+	if !ok || !filepath.IsAbs(path) || opt != "" && opt != "ro" && opt != "rw" {
+		return specs.Mount{}, fmt.Errorf("volume %q: want HOST:PATH[:ro], PATH absolute", s)
+	}
+	abs, err := filepath.Abs(host)
+	if err != nil {
+		return specs.Mount{}, err
+	}
+	m := specs.Mount{Destination: filepath.Clean(path), Type: "bind", Source: abs, Options: []string{"rbind"}}
+	if opt == "ro" {
+		m.Options = append(m.Options, "ro")
+	}
+	return m, nil
+}
+
+// checkBackend refuses, by name, flags that the backend cannot honour at all.
+func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
+	refuse := func(flags ...string) error {
+		for _, f := range flags {
+			if c.IsSet(f) {
+				return fmt.Errorf("%s: --%s: %w", name, f, workload.ErrUnsupported)
+			}
+		}
+		return nil
+	}
+	switch name {
+	case "vm":
+		if cfg.Net.Mode == workload.NetHost {
+			return fmt.Errorf("vm: --network host: %w; a VM has a network of its own, use bridge", workload.ErrUnsupported)
+		}
+		return refuse("volume")
+	case "container":
+		return refuse("kernel", "cmdline", "transport", "disk", "hugepages")
+	}
+	return nil
+}
+
+// image finds the image that is the first argument, pulls it if so asked, and
+// records it in cfg.
+func (p *program) image(ctx context.Context, c *cli.Context, cfg *workload.Config) (workload.ImageDefaults, error) {
+	ref := c.Args().First()
+	store, err := p.images(c)
+	if err != nil {
+		return workload.ImageDefaults{}, err
+	}
+	im, err := p.resolve(ctx, store, ref, c.String("pull"))
+	if err != nil {
+		return workload.ImageDefaults{}, err
+	}
+	if err := im.CheckPlatform(); err != nil {
+		return workload.ImageDefaults{}, err
+	}
+	bar := p.newProgress()
+	defer bar.close()
+	fs, err := store.Rootfs(ctx, im, images.RootfsOptions{Progress: bar.images()})
+	if err != nil {
+		return workload.ImageDefaults{}, fmt.Errorf("%s: %w", ref, err)
+	}
+	cfg.Image = workload.Image{Ref: im.Ref, Digest: im.Digest.String()}
+	if cfg.Image.Ref == "" {
+		cfg.Image.Ref = ref
+	}
+	cfg.Rootfs.ImagePath, cfg.Rootfs.FSType = fs.Path, fs.Format
+	i := im.Config.Config
+	return workload.ImageDefaults{
+		Entrypoint: i.Entrypoint, Cmd: i.Cmd, Env: i.Env, User: i.User, WorkingDir: i.WorkingDir, StopSignal: i.StopSignal, Labels: i.Labels,
+	}, nil
+}
+
+// resolve finds ref in the store, pulling it as policy says.
+func (p *program) resolve(ctx context.Context, store *images.Store, ref, policy string) (*images.Image, error) {
+	switch policy {
+	case "missing", "never", "always":
+	default:
+		return nil, fmt.Errorf("--pull %q: use missing, always or never", policy)
+	}
+	if policy != "always" {
+		im, err := store.Resolve(ctx, ref)
+		if err == nil {
+			return im, nil
+		}
+		if !errors.Is(err, images.ErrNotFound) {
+			return nil, err
+		}
+		if policy == "never" {
+			return nil, fmt.Errorf("%w; use `hvctl pull %s` or `hvctl import FILE %s`", err, ref, ref)
+		}
+		if p.terminal() {
+			fmt.Fprintf(p.stderr, "%s is not here yet: pulling it\n", ref)
+		}
+	}
+	return p.pull(ctx, store, ref, images.PullOptions{})
+}
+
+// terminalSize is the size of the terminal we are on; 0, 0 without one.
+func (p *program) terminalSize() (columns, rows uint) {
+	w, h, err := term.GetSize(int(p.stdin.Fd()))
+	if err != nil || w <= 0 || h <= 0 {
+		return 0, 0
+	}
+	return uint(w), uint(h)
+}
+
+// terminal tells whether standard error is one, so that progress makes sense.
+func (p *program) terminal() bool {
+	f, ok := p.stderr.(interface{ Fd() uintptr })
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// screen tells whether standard output is a terminal.
+func (p *program) screen() bool {
+	f, ok := p.stdout.(interface{ Fd() uintptr })
+	return ok && term.IsTerminal(int(f.Fd()))
+}
