@@ -1,0 +1,94 @@
+package archtest_test
+
+// layers says which of our packages each of our packages may import. Paths
+// are relative to the module; "x/..." is x and everything below it; "*" is
+// everything. Test files may import anything: tests join what the code keeps
+// apart.
+//
+// Three facts carry the table. Packages kvm and memory do not know each other:
+// the first speaks the kernel's numbers, the second the guest's addresses, and
+// internal/machine joins them. Devices never import kvm, so that every device
+// test runs without /dev/kvm. Package migrate declares the interface that it
+// needs and internal/machine satisfies it by shape.
+var layers = map[string]string{
+	// Programs.
+	"cmd/hvctl":     "*",
+	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
+	"cmd/hvinit":    "internal/guestproto",
+
+	// The kernel's interface and the guest's memory: leaves.
+	"kvm":        "",
+	"memory":     "",
+	"vcpu":       "kvm internal/state",
+	"vcpu/cpuid": "",
+
+	// Devices.
+	"virtio":            "memory internal/state internal/bus internal/eventfd internal/metrics",
+	"virtio/mmio":       "virtio memory internal/state internal/bus",
+	"virtio/pci":        "virtio memory internal/state internal/bus internal/pci",
+	"virtio/balloon":    "virtio memory internal/state internal/metrics",
+	"virtio/blk":        "virtio memory internal/state internal/metrics",
+	"virtio/console":    "virtio memory internal/state internal/metrics",
+	"virtio/fs":         "virtio memory internal/state internal/metrics",
+	"virtio/net":        "virtio memory internal/state internal/metrics",
+	"virtio/rng":        "virtio memory internal/state internal/metrics",
+	"virtio/vsock":      "virtio memory internal/state internal/metrics",
+	"virtio/devices":    "virtio virtio/...",
+	"virtio/virtiotest": "virtio virtio/mmio virtio/pci memory internal/state internal/bus internal/eventfd internal/pci",
+
+	// The machine around them.
+	"internal/acpi":    "memory",
+	"internal/boot":    "memory",
+	"internal/bus":     "",
+	"internal/eventfd": "",
+	"internal/irq":     "kvm internal/eventfd",
+	"internal/legacy":  "internal/state",
+	"internal/metrics": "",
+	"internal/pci":     "memory internal/bus internal/state",
+	"internal/state":   "",
+	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
+		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
+	"internal/machine/limits": "",
+	"migrate":                 "memory internal/state",
+
+	// Workloads and what runs them.
+	"images":                         "images/...",
+	"images/erofs":                   "",
+	"images/kernel":                  "",
+	"images/rootfs":                  "images/erofs",
+	"container":                      "images internal/workload internal/cgroup internal/seccomp",
+	"internal/workload":              "images",
+	"internal/workload/workloadtest": "internal/control internal/instance internal/supervisor/launch internal/workload",
+	"internal/microvm": "images virtio virtio/... memory internal/agent internal/cgroup internal/guestproto internal/hostnet " +
+		"internal/initrd internal/machine internal/metrics internal/seccomp internal/workload",
+	"internal/microvm/prepare":   "images images/kernel internal/initrd internal/machine/limits internal/workload",
+	"internal/agent":             "internal/guestproto",
+	"internal/guestproto":        "",
+	"internal/initrd":            "",
+	"internal/hostnet":           "",
+	"internal/cgroup":            "",
+	"internal/seccomp":           "",
+	"internal/config":            "",
+	"internal/instance":          "internal/workload",
+	"internal/control":           "internal/workload",
+	"internal/doctor":            "kvm",
+	"internal/supervisor":        "internal/control internal/instance internal/workload",
+	"internal/supervisor/launch": "internal/control internal/instance internal/workload",
+
+	// Tests and tools.
+	"internal/archtest":   "",
+	"internal/bench":      "internal/workload internal/metrics",
+	"internal/bench/boot": "internal/workload internal/agent internal/boot internal/guestproto",
+	"internal/e2e":        "",
+	"internal/testenv":    "",
+	"scripts/testreport":  "",
+}
+
+// thirdPartyOnlyInTests may not be imported by code that is shipped.
+var thirdPartyOnlyInTests = map[string]string{
+	"github.com/bobuhiro11/gokvm": "it is a test oracle for package kvm: slow paths, panics on a guest's error",
+}
+
+// mayBeUnsafe are the packages that may import unsafe in any file; elsewhere
+// only files named *_unsafe.go may.
+var mayBeUnsafe = map[string]bool{"kvm": true, "memory": true}
