@@ -1,0 +1,107 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// port returns the host port published for an instance's only port.
+func (h *host) port(name string) int {
+	h.t.Helper()
+	var n int
+	if _, err := fmt.Sscan(h.ok("inspect", "--format", "{{(index .State.Ports 0).HostPort}}", name), &n); err != nil {
+		h.t.Fatal(err)
+	}
+	return n
+}
+
+func TestRedisThroughAPublishedPort(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "redis", "--kernel", fast, "-p", "127.0.0.1::6379", "redis")
+	addr := fmt.Sprintf("127.0.0.1:%d", h.port("redis"))
+	var reply string
+	eventually(t, "redis answers PING", func() bool {
+		c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.WriteString(c, "SET k v\r\nGET k\r\n"); err != nil {
+			return false
+		}
+		r := bufio.NewReader(c)
+		for range 3 {
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return false
+			}
+			reply += line
+		}
+		return true
+	})
+	if !strings.HasSuffix(reply, "+OK\r\n$1\r\nv\r\n") {
+		t.Errorf("redis answered %q", reply)
+	}
+	if path, err := exec.LookPath("redis-benchmark"); err == nil {
+		_, p, _ := net.SplitHostPort(addr)
+		out, err := exec.Command(path, "-h", "127.0.0.1", "-p", p, "-n", "500", "-c", "5", "-q", "-t", "set,get").CombinedOutput()
+		if err != nil || !strings.Contains(string(out), "requests per second") {
+			t.Errorf("redis-benchmark: %v\n%s", err, out)
+		}
+	} else {
+		t.Errorf("redis-benchmark is missing: scripts/test installs redis-tools")
+	}
+	h.ok("stop", "redis")
+	h.ok("rm", "redis")
+}
+
+func TestNginxServesAPage(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::80", "nginx")
+	url := fmt.Sprintf("http://127.0.0.1:%d/", h.port("web"))
+	var body []byte
+	eventually(t, "nginx answers", func() bool {
+		r, err := (&http.Client{Timeout: 5 * time.Second}).Get(url)
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		body, err = io.ReadAll(r.Body)
+		return err == nil
+	})
+	if !strings.Contains(string(body), "nginx") {
+		t.Errorf("page %q", body)
+	}
+	eventually(t, "the access log comes out", func() bool { return strings.Contains(h.ok("logs", "web"), "GET / HTTP") })
+	h.ok("rm", "-f", "web")
+}
+
+func TestPythonProgram(t *testing.T) {
+	h := newHost(t)
+	out := h.ok("run", "--rm", "--network", "none", "--kernel", fast, "-e", "N=20", "python", "python3", "-c",
+		"import os, sys; print(sum(i*i for i in range(int(os.environ['N'])))); print(os.getpid(), file=sys.stderr)")
+	if out != "2470\n" {
+		t.Errorf("python printed %q", out)
+	}
+}
+
+// TestVMsReachEachOtherAndNames: two VMs on the bridge, and name resolution.
+func TestVMsReachEachOther(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "server", "--kernel", fast, "python", "python3", "-m", "http.server", "8000")
+	ip := strings.TrimSpace(h.ok("inspect", "--format", "{{.State.IP}}", "server"))
+	out := h.ok("run", "--rm", "--kernel", fast, "python", "python3", "-c",
+		"import time, urllib.request\nfor i in range(600):\n  try:\n    print(urllib.request.urlopen('http://"+ip+":8000/etc/hostname', timeout=5).status); break\n  except OSError: time.sleep(.1)")
+	if out != "200\n" {
+		t.Errorf("the other VM answered %q", out)
+	}
+	h.ok("rm", "-f", "server")
+}

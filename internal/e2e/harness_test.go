@@ -1,0 +1,160 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/testenv"
+)
+
+// host is one state root; what a test leaves in it is the test's fault.
+type host struct {
+	t    *testing.T
+	root string
+	bin  string
+}
+
+// newHost needs everything these tests need, and checks at the end that
+// nothing is left behind.
+func newHost(t *testing.T) *host {
+	t.Helper()
+	testenv.Require(t, testenv.Root, testenv.Linux, testenv.Images)
+	root, err := os.MkdirTemp("/run", "hv") //nolint:usetesting // sockets below it need a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, root: root, bin: filepath.Join(os.Getenv("HVCTL_BIN"), "hvctl")}
+	before := h.leftovers()
+	t.Cleanup(func() {
+		h.hvctl("rm", "-f", "--all")
+		if after := h.leftovers(); after != before {
+			t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
+		}
+		if err := os.RemoveAll(root); err != nil {
+			t.Error(err)
+		}
+	})
+	return h
+}
+
+// leftovers lists what a VM could leave on the host.
+func (h *host) leftovers() string {
+	var b strings.Builder
+	entries, err := os.ReadDir(h.root)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), ".") && e.Name() != "net" {
+			fmt.Fprintln(&b, "state:", e.Name())
+		}
+	}
+	ifs, err := net.Interfaces()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, i := range ifs {
+		fmt.Fprintln(&b, "interface:", i.Name)
+	}
+	for _, pattern := range []string{"/sys/block/loop*/loop/backing_file", "/run/netns/*", "/dev/shm/*"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		for _, f := range found {
+			fmt.Fprintln(&b, f)
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	b.Write(mounts)
+	if out, err := exec.Command("nft", "list", "tables").Output(); err == nil {
+		b.Write(out)
+	}
+	procs, err := filepath.Glob("/proc/[0-9]*/comm")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, p := range procs {
+		if c, err := os.ReadFile(p); err == nil && strings.HasPrefix(string(c), "hvctl") {
+			fmt.Fprintln(&b, "process:", strings.TrimSpace(string(c)), filepath.Base(filepath.Dir(p)))
+		}
+	}
+	return b.String()
+}
+
+// in is the host as seen by a subtest.
+func (h *host) in(t *testing.T) *host { return &host{t, h.root, h.bin} }
+
+// result is how a command ended.
+type result struct {
+	out, err string
+	code     int
+}
+
+// hvctl runs the command line and returns how it ended.
+func (h *host) hvctl(args ...string) result {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	c := h.command(ctx, args...)
+	var out, stderr bytes.Buffer
+	c.Stdout, c.Stderr = &out, &stderr
+	err := c.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		h.t.Fatal(err)
+	}
+	return result{out.String(), stderr.String(), c.ProcessState.ExitCode()}
+}
+
+func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, h.bin, args...)
+	c.Env = append(os.Environ(), "HVCTL_ROOT="+h.root, "HVCTL_STORE="+testenv.TestStore())
+	return c
+}
+
+// ok runs the command line and fails the test unless it exits with 0.
+func (h *host) ok(args ...string) string {
+	h.t.Helper()
+	r := h.hvctl(args...)
+	if r.code != 0 {
+		h.t.Fatalf("hvctl %s: exit %d\nstdout: %s\nstderr: %s\n%s", strings.Join(args, " "), r.code, r.out, r.err, h.consoles())
+	}
+	return r.out
+}
+
+// consoles returns the end of every guest's console, for messages.
+func (h *host) consoles() string {
+	var b strings.Builder
+	files, _ := filepath.Glob(filepath.Join(h.root, "*", "*.log"))
+	for _, f := range files {
+		if p, err := os.ReadFile(f); err == nil && len(p) > 0 {
+			fmt.Fprintf(&b, "%s:\n%s\n", f, p[max(0, len(p)-2000):])
+		}
+	}
+	return b.String()
+}
+
+// eventually waits until ok holds.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(4 * time.Minute) // a loaded test host writes 256 MiB in more than two
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("did not happen in time: %s", what)
+		}
+		time.Sleep(50 * time.Millisecond) // between two looks at another machine
+	}
+}

@@ -1,0 +1,96 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"testing"
+)
+
+// vmmOwnMiB is the bound of what the VMM may hold beyond guest RAM, whatever
+// the guest does. It is far above what it needs: a leak is what it catches.
+const vmmOwnMiB = 64
+
+// ownMemory is the VMM's anonymous memory in MiB, which guest RAM is not.
+func (h *host) ownMemory(name string) int {
+	h.t.Helper()
+	var pid int
+	if _, err := fmt.Sscan(h.ok("inspect", "--format", "{{.State.PID}}", name), &pid); err != nil || pid < 2 {
+		h.t.Fatal(pid, err)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		var kib int
+		if _, err := fmt.Sscanf(line, "RssAnon: %d kB", &kib); err == nil {
+			return kib >> 10
+		}
+	}
+	h.t.Fatalf("no RssAnon in %s", b)
+	return 0
+}
+
+// TestOutOfMemoryInTheGuest: the process dies of it, and inspect says so.
+func TestOutOfMemoryInTheGuest(t *testing.T) {
+	h := newHost(t)
+	r := h.hvctl("run", "--name", "hungry", "--network", "none", "--kernel", fast, "-m", "128M", "python", "python3", "-c",
+		"b = []\nwhile True: b.append(bytearray(b'x') * (1 << 20))")
+	if r.code != 137 {
+		t.Errorf("exit %d, %q, %q; want 137", r.code, r.out, r.err)
+	}
+	if out := h.ok("inspect", "--format", "{{.State.Exit.Code}} {{.State.Exit.OOM}}", "hungry"); out != "137 true\n" {
+		t.Errorf("inspect says %q", out)
+	}
+	h.ok("rm", "hungry")
+}
+
+// TestFloodOfOutput: output that nobody reads holds the workload up, and is not
+// held by the VMM; none is lost.
+func TestFloodOfOutput(t *testing.T) {
+	h := newHost(t)
+	const flood = 50 << 20
+	c := h.command(t.Context(), "run", "--rm", "--no-log", "--network", "none", "--kernel", fast, "--name", "flood",
+		"debian:bookworm", "sh", "-c", fmt.Sprintf("head -c %d /dev/zero; echo done >&2", flood))
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	n, err := io.CopyN(io.Discard, out, 1<<20) // then it finds nobody reading
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mib := h.ownMemory("flood"); mib > vmmOwnMiB {
+		t.Errorf("the VMM holds %d MiB of output that nobody reads", mib)
+	}
+	m, err := io.Copy(io.Discard, out)
+	if werr := c.Wait(); n+m != flood || err != nil || werr != nil {
+		t.Errorf("%d bytes came out of %d (%v, %v)", n+m, flood, err, werr)
+	}
+}
+
+// TestProcessLimitAndFullDisk: a workload that forks without end and fills its
+// root file system harms itself only.
+func TestProcessLimitAndFullDisk(t *testing.T) {
+	h := newHost(t)
+	// The inner shell ends when it cannot fork; what it forked stays.
+	h.ok("run", "-d", "--name", "bomb", "--network", "none", "--kernel", fast, "-m", "128M", "--pids-limit", "30", "debian:bookworm", "sh", "-c",
+		`cat /sys/fs/cgroup/pids.max; dd if=/dev/zero of=/fill bs=1M 2>/dev/null; rm /fill; echo filled
+(while :; do sleep 1000 & done) 2>/dev/null; echo refused; exec sleep 1000`)
+	eventually(t, "forks are refused", func() bool { return strings.Contains(h.ok("logs", "bomb"), "refused") })
+	if out := h.ok("logs", "bomb"); out != "30\nfilled\nrefused\n" {
+		t.Errorf("log %q", out)
+	}
+	if out := h.ok("exec", "bomb", "echo", "room"); out != "room\n" {
+		t.Errorf("exec beside it printed %q", out)
+	}
+	if mib := h.ownMemory("bomb"); mib > vmmOwnMiB {
+		t.Errorf("the VMM holds %d MiB", mib)
+	}
+	h.ok("rm", "-f", "bomb")
+}
