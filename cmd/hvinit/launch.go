@@ -93,6 +93,14 @@ func (l *launch) plan() (*plan, error) {
 	if s.NoNewPrivileges {
 		p.add("set no_new_privs", 0, unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1)
 	}
+	dfl := p.words(0, 0, 0, 0) // struct sigaction with SIG_DFL
+	// An ignored signal stays ignored over execve; PID 1 may have been started
+	// with some.
+	for sig := uintptr(1); sig <= 64; sig++ {
+		if sig != uintptr(unix.SIGKILL) && sig != uintptr(unix.SIGSTOP) {
+			p.add("reset signals", 0, unix.SYS_RT_SIGACTION, sig, dfl, 0, 8)
+		}
+	}
 	p.add("unblock signals", 0, unix.SYS_RT_SIGPROCMASK, 2 /* SIG_SETMASK */, p.words(0, 0), 0, 8)
 	// Everything here is close-on-exec already; this also covers what the
 	// kernel handed to PID 1. Kernels before 5.11 lack the flag.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -473,6 +474,9 @@ func TestTerminal(t *testing.T) {
 }
 
 func TestProcessSettingsAreApplied(t *testing.T) {
+	// What PID 1 inherited must not reach the workload.
+	signal.Ignore(syscall.SIGTSTP)
+	t.Cleanup(func() { signal.Reset(syscall.SIGTSTP) })
 	caps := []string{"CAP_CHOWN", "CAP_KILL"}
 	adj := 500
 	umask := uint32(0o077)

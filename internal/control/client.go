@@ -21,6 +21,10 @@ import (
 type Client struct {
 	// Dial connects to the control socket.
 	Dial func() (*net.UnixConn, error)
+	// Ended, where set, is asked when the owner closed without an answer: true
+	// means that this is because the instance has ended, and the call fails
+	// with workload.ErrNotRunning instead of ErrGone.
+	Ended func(ctx context.Context) bool
 }
 
 // Info asks for everything the owner knows.
@@ -170,7 +174,10 @@ func (c *Client) roundTrip(ctx context.Context, method, path string, body any, u
 	if err != nil {
 		r.close()
 		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+			return nil, context.Cause(ctx)
+		}
+		if errors.Is(err, ErrGone) && c.Ended != nil && c.Ended(ctx) {
+			return nil, workload.ErrNotRunning
 		}
 		return nil, err
 	}

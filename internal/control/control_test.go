@@ -160,6 +160,36 @@ func TestNoOwnerIsNotRunning(t *testing.T) {
 	}
 }
 
+// An owner on its way out accepts a connection and closes it without a word.
+func TestClosedWithoutAnAnswer(t *testing.T) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	for _, c := range []struct {
+		ended bool
+		want  error
+	}{{true, workload.ErrNotRunning}, {false, ErrGone}} {
+		client := &Client{
+			Dial:  func() (*net.UnixConn, error) { return net.DialUnix("unix", nil, l.Addr().(*net.UnixAddr)) },
+			Ended: func(context.Context) bool { return c.ended },
+		}
+		if err := client.Signal(t.Context(), "", unix.SIGUSR1); !errors.Is(err, c.want) {
+			t.Errorf("ended %v: %v, want %v", c.ended, err, c.want)
+		}
+	}
+}
+
 func TestBadRequestsAreRefused(t *testing.T) {
 	c := serveFake(t, &fakeOwner{})
 	for _, r := range []struct {

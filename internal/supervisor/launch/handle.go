@@ -21,7 +21,22 @@ type Handle struct {
 
 // NewHandle makes the handle of i.
 func NewHandle(i *instance.Instance, b workload.Backend) *Handle {
-	return &Handle{Instance: i, Client: &control.Client{Dial: i.Dial}, Backend: b}
+	h := &Handle{Instance: i, Backend: b}
+	h.Client = &control.Client{Dial: i.Dial, Ended: h.ended}
+	return h
+}
+
+// endGrace is how long an owner that closes its connections may take to end.
+const endGrace = 5 * time.Second
+
+// ended says whether the owner closed a connection because its instance is
+// over. An owner on its way out takes connections it never answers.
+func (h *Handle) ended(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, endGrace)
+	defer cancel()
+	return h.AwaitChange(ctx, func(st workload.State) bool {
+		return st.Status == workload.Exited || st.Status == workload.Dead
+	}) == nil
 }
 
 // State implements workload.Instance.
