@@ -224,7 +224,9 @@ func sayTrouble() {
 		case strings.Contains(s.Text(), "hw-vuln"): // about the host's processor
 			continue
 		case strings.Contains(s.Text(), "fpu__init_system_xstate"), strings.Contains(s.Text(), "XSAVE consistency"):
-			say("xstate", s.Text()) // TODO: CPUID leaf 0xd in the emulated test host
+			// Below an emulated SVM, which does not intercept XSETBV, KVM
+			// never learns which states the guest enabled.
+			say("xstate", s.Text())
 			continue
 		}
 		for _, w := range []string{"WARNING:", "BUG:", "ACPI Error", "ACPI BIOS", "soft lockup", " stall", "unstable", "nobody cared", "I/O error"} {

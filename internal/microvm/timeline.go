@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -19,13 +17,7 @@ type timeline struct {
 	stages []workload.Stage
 }
 
-func monotonic() int64 {
-	var t unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // cannot fail: the clock exists
-	return t.Nano()
-}
-
-func (t *timeline) mark(name string) { t.add(workload.Stage{Name: name, AtNs: monotonic()}) }
+func (t *timeline) mark(name string) { t.add(workload.Stage{Name: name, AtNs: workload.Monotonic()}) }
 
 func (t *timeline) guest(name string, uptime time.Duration) {
 	t.add(workload.Stage{Name: name, AtNs: int64(uptime), Guest: true})

@@ -777,9 +777,6 @@ func TestBadArgs(t *testing.T) {
 }
 
 func TestFramesCostNoGarbage(t *testing.T) {
-	if testing.CoverMode() != "" {
-		t.Skip("coverage counts as garbage")
-	}
 	f := &fdFrames{}
 	dev, peer := wire(t)
 	out := [][]byte{make([]byte, 12)}

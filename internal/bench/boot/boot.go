@@ -6,8 +6,6 @@ import (
 	"os"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Options say what to measure.
@@ -93,12 +91,6 @@ func Run(ctx context.Context, o Options) ([]Sample, error) {
 		}
 	}
 	return samples, nil
-}
-
-func monotonic() int64 {
-	var t unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &t) // cannot fail: the clock exists
-	return t.Nano()
 }
 
 // lookQEMU returns the peer's program, or why there is none.

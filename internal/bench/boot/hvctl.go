@@ -46,7 +46,7 @@ func (t *hvctlTarget) run(ctx context.Context) (s Sample, err error) {
 	}
 	var stderr bytes.Buffer
 	c.Stderr = &stderr
-	start := monotonic()
+	start := workload.Monotonic()
 	if err := c.Start(); err != nil {
 		return s, err
 	}
@@ -61,7 +61,7 @@ func (t *hvctlTarget) run(ctx context.Context) (s Sample, err error) {
 		_ = c.Wait() // its message says more
 		return s, fmt.Errorf("no output: %w: %s", err, bytes.TrimSpace(stderr.Bytes()))
 	}
-	s.TotalNs = monotonic() - start
+	s.TotalNs = workload.Monotonic() - start
 	dir, err := t.find()
 	if err != nil {
 		return s, err

@@ -91,7 +91,7 @@ func (q *qemuTarget) run(ctx context.Context) (s Sample, err error) {
 	session := agent.New(&q.conns, agent.Options{})
 	served := make(chan struct{})
 	go func() { defer close(served); _ = session.Serve(ctx) }() // ends with ctx
-	start := monotonic()
+	start := workload.Monotonic()
 	if err := c.Start(); err != nil {
 		return s, err
 	}
@@ -101,7 +101,7 @@ func (q *qemuTarget) run(ctx context.Context) (s Sample, err error) {
 		<-ctx.Done()
 		<-served
 	}()
-	mark := func(name string) { s.Stages = append(s.Stages, Stage{name, monotonic() - start}) }
+	mark := func(name string) { s.Stages = append(s.Stages, Stage{name, workload.Monotonic() - start}) }
 	hello, err := session.Ready(ctx)
 	if err != nil {
 		return s, errors.Join(err, context.Cause(ctx))
@@ -142,7 +142,7 @@ type firstByte struct{ seen chan int64 }
 
 func (f *firstByte) Write(p []byte) (int, error) {
 	select {
-	case f.seen <- monotonic():
+	case f.seen <- workload.Monotonic():
 	default:
 	}
 	return len(p), nil
