@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -45,10 +46,13 @@ func TestAHostileGuestHarmsOnlyItself(t *testing.T) {
 				Config: Config{CPUs: 2, Transport: tr, MemoryBytes: 512 << 20, Devices: []Device{
 					{Kind: "rng", Args: virtio.Args{ID: "rng0"}},
 					{Kind: "blk", Args: virtio.Args{ID: "disk0", Values: map[string]string{"path": disk}}},
+					{Kind: "net", Args: virtio.Args{ID: "net0", Files: map[string]*os.File{"tap": echo(t)}}},
+					{Kind: "console", Args: virtio.Args{ID: "console0"}},
 					{Device: vs, Args: virtio.Args{ID: "vsock"}},
 				}},
 			})
-			g.wait("poking", "3")
+			g.wait("poking", strconv.Itoa(hostileDevices))
+			files, tasks := descriptors(t), runtime.NumGoroutine()
 			var end End
 			timer := time.NewTimer(length + 30*time.Second)
 			defer timer.Stop()
@@ -74,6 +78,17 @@ func TestAHostileGuestHarmsOnlyItself(t *testing.T) {
 			}
 			if after := anonymous(t); after > before+48<<20 {
 				t.Errorf("the VMM grew from %d to %d MiB", before>>20, after>>20)
+			}
+			if n := descriptors(t); n > files+64 {
+				t.Errorf("the VMM had %d open files, and has %d", files, n)
+			}
+			if n := runtime.NumGoroutine(); n > tasks+64 {
+				t.Errorf("the VMM had %d goroutines, and has %d", tasks, n)
+			}
+			for _, d := range []string{"rng0", "disk0", "net0", "console0", "vsock"} {
+				if len(g.said("pokes")) == 1 && g.Counters()[d+".chains_total"] == 0 {
+					t.Errorf("%s was never fed a chain", d)
+				}
 			}
 			var bad uint64
 			for name, n := range g.Counters() {
@@ -102,6 +117,43 @@ func anonymous(t *testing.T) uint64 {
 	}
 	t.Fatal("no RssAnon")
 	return 0
+}
+
+// hostileDevices is how many devices the hostile guest finds.
+const hostileDevices = 5
+
+// descriptors is how many files this process has open.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	d, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(d)
+}
+
+// echo is a network whose only station sends every frame back.
+func echo(t *testing.T) *os.File {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	far := os.NewFile(uintptr(fds[1]), "far end")
+	t.Cleanup(func() { far.Close() })
+	go func() {
+		b := make([]byte, 1<<17)
+		for {
+			n, err := far.Read(b)
+			if err != nil || n == 0 {
+				return
+			}
+			if _, err := far.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	return os.NewFile(uintptr(fds[0]), "near end")
 }
 
 // poker is the hostile guest's state.
@@ -144,7 +196,7 @@ func guestPoke() error {
 	if err != nil {
 		return err
 	}
-	say("poking", len(p.rings))
+	say("poking", len(p.rings)/2) // each is driven in two ways
 	n := 0
 	for end := time.Now().Add(time.Duration(seconds) * time.Second); time.Now().Before(end); n++ {
 		switch p.r.IntN(8) {
@@ -316,6 +368,117 @@ func (p *poker) drive(set func(field int, v uint64), fields driveFields) {
 	}
 }
 
+// feed brings a device up as its own driver would, with rings that are in
+// order, and gives it chains whose descriptors, headers and buffers are not.
+// limit tells how long the selected queue may be.
+func (p *poker) feed(set func(field int, v uint64), fields driveFields, limit func() uint64, kick func(q uint64)) {
+	const queues, page = 3, 4096
+	var sizes [queues]int
+	set(fields.status, 0)
+	clear(p.ram[:3*queues*page])
+	for _, s := range []uint64{1, 3} {
+		set(fields.status, s)
+	}
+	set(fields.featureSel, 0)
+	set(fields.features, uint64(p.r.IntN(4))<<28) // indirect descriptors, event index
+	set(fields.featureSel, 1)
+	set(fields.features, 1) // VERSION_1
+	set(fields.status, 11)
+	for q := range uint64(queues) {
+		set(fields.queueSel, q)
+		sizes[q] = int(min(limit(), 64))
+		if sizes[q] < 4 || sizes[q]&(sizes[q]-1) != 0 {
+			sizes[q] = 64 // the device has no such queue
+		}
+		set(fields.queueSize, uint64(sizes[q]))
+		for part, f := range fields.rings {
+			a := p.owned[int(q)*3+part]
+			set(f[0], a&0xffffffff)
+			set(f[1], a>>32)
+		}
+		set(fields.queueReady, 1)
+	}
+	set(fields.status, 15)
+	for range 1 + p.r.IntN(8) {
+		q := p.r.IntN(queues)
+		size := sizes[q]
+		table, avail := p.ram[q*3*page:], p.ram[(q*3+1)*page:]
+		readable := p.r.IntN(5) // of the four descriptors of a chain
+		for i := range size {
+			p.descriptor(table[i*16:], readable, i, size)
+		}
+		idx := binary.LittleEndian.Uint16(avail[2:])
+		for range 1 + p.r.IntN(size) {
+			binary.LittleEndian.PutUint16(avail[4+int(idx)%size*2:], uint16(p.r.IntN(size/4)*4))
+			idx++
+		}
+		binary.LittleEndian.PutUint16(avail[2:], idx)
+		kick(uint64(q))
+	}
+}
+
+// descriptor fills entry i of a table: mostly what a driver might write.
+func (p *poker) descriptor(d []byte, readable, i, size int) {
+	const fence = 9 // the pages of the rings
+	n := fence + p.r.IntN(len(p.owned)-fence)
+	addr, length := p.owned[n]+uint64(p.r.IntN(64)), uint32(p.r.IntN(4032))
+	p.header(p.ram[n*4096+int(addr%4096):])
+	var flags uint16
+	if i%4 != 3 {
+		flags = 1 // NEXT
+	}
+	if i%4 >= readable {
+		flags |= 2 // WRITE
+	}
+	next := uint16(i+1) % uint16(size)
+	switch p.r.IntN(512) {
+	case 0:
+		addr = p.address()
+	case 1:
+		length = p.r.Uint32()
+	case 2:
+		next = uint16(p.r.Uint32())
+	case 3:
+		flags |= uint16(p.r.Uint32())
+	case 4:
+		flags, length = 4, uint32(16*p.r.IntN(64)) // INDIRECT
+	}
+	binary.LittleEndian.PutUint64(d, addr)
+	binary.LittleEndian.PutUint32(d[8:], length)
+	binary.LittleEndian.PutUint16(d[12:], flags)
+	binary.LittleEndian.PutUint16(d[14:], next)
+}
+
+// header makes the start of a buffer look like a request: to a disk (VIRTIO
+// 1.2, 5.2.6), over a socket (5.10.6) or of an offloaded frame (5.1.6).
+func (p *poker) header(b []byte) {
+	le := binary.LittleEndian
+	switch p.r.IntN(4) {
+	case 0:
+		le.PutUint32(b, uint32(p.r.IntN(16)))
+		le.PutUint64(b[8:], uint64(p.r.IntN(4096))) // the disk has 2048
+	case 1:
+		le.PutUint64(b, 3)
+		le.PutUint64(b[8:], uint64(p.r.IntN(4)))
+		le.PutUint32(b[16:], uint32(p.r.IntN(2048)))
+		le.PutUint32(b[20:], uint32(p.r.IntN(2048)))
+		le.PutUint32(b[24:], uint32(p.r.IntN(256)))
+		le.PutUint16(b[28:], uint16(p.r.IntN(3)))
+		le.PutUint16(b[30:], uint16(p.r.IntN(9)))
+		le.PutUint32(b[36:], uint32(p.value()))
+		le.PutUint32(b[40:], uint32(p.value()))
+	case 2:
+		b[0], b[1] = byte(p.r.IntN(4)), byte(p.r.IntN(6))
+		for at := 2; at < 12; at += 2 {
+			le.PutUint16(b[at:], uint16(p.value()))
+		}
+	default:
+		le.PutUint64(b, p.value()) // the head of an indirect table, say
+		le.PutUint32(b[8:], uint32(p.value()))
+		le.PutUint32(b[12:], uint32(p.value()))
+	}
+}
+
 // driveFields are register offsets; those of a ring are its low and high half.
 type driveFields struct {
 	status, featureSel, features, queueSel, queueSize, queueReady, notify int
@@ -326,7 +489,7 @@ type driveFields struct {
 var mmioFields = driveFields{0x70, 0x24, 0x20, 0x30, 0x38, 0x44, 0x50, [3][2]int{{0x80, 0x84}, {0x90, 0x94}, {0xa0, 0xa4}}}
 
 func (p *poker) findMMIO() error {
-	for i := range uint64(3) {
+	for i := range uint64(hostileDevices) {
 		b, err := physical(uint64(virtioMMIOBase)+i*virtioMMIOStep, virtioMMIOStep)
 		if err != nil {
 			return err
@@ -335,9 +498,12 @@ func (p *poker) findMMIO() error {
 			return fmt.Errorf("no device %d", i)
 		}
 		p.windows = append(p.windows, window{mem: b})
-		p.rings = append(p.rings, func() {
-			p.drive(func(f int, v uint64) { store(b[f:], 4, v) }, mmioFields)
-		})
+		set := func(f int, v uint64) { store(b[f:], 4, v) }
+		p.rings = append(p.rings,
+			func() { p.drive(set, mmioFields) },
+			func() {
+				p.feed(set, mmioFields, func() uint64 { return load(b[0x34:], 4) }, func(q uint64) { set(mmioFields.notify, q) })
+			})
 	}
 	return nil
 }
@@ -371,14 +537,24 @@ func (p *poker) findPCI() error {
 				return err
 			}
 			p.windows = append(p.windows, window{mem: b})
-			common := p.commonConfig(cfg, b)
-			if common == nil {
+			common, bells := capability(cfg, b, 1), capability(cfg, b, 2)
+			if common == nil || bells == nil {
 				continue
 			}
+			set := func(f int, v uint64) { store(common[f&0xff:], f>>8, v) }
+			step := load(cfg[capabilityAt(cfg, 2)+16:], 4) // notify_off_multiplier
 			p.rings = append(p.rings, func() {
 				store(cfg[4:], 2, 6)
-				p.drive(func(f int, v uint64) { store(common[f&0xff:], f>>8, v) }, pciFields)
+				p.drive(set, pciFields)
 				store(b[p.r.IntN(len(b)/4)*4:], 4, uint64(p.r.IntN(4))) // some doorbell
+			}, func() {
+				store(cfg[4:], 2, 6)
+				p.feed(set, pciFields, func() uint64 { return load(common[0x18:], 2) }, func(q uint64) {
+					set(pciFields.queueSel, q)
+					if at := load(common[0x1e:], 2) * step; at+2 <= uint64(len(bells)) {
+						store(bells[at:], 2, q)
+					}
+				})
 			})
 		}
 	}
@@ -394,15 +570,24 @@ var pciFields = driveFields{1<<8 | 0x14, 4<<8 | 8, 4<<8 | 0xc, 2<<8 | 0x16, 2<<8
 	{4<<8 | 0x20, 4<<8 | 0x24}, {4<<8 | 0x28, 4<<8 | 0x2c}, {4<<8 | 0x30, 4<<8 | 0x34},
 }}
 
-// commonConfig finds the common configuration in a BAR by its capability.
-func (p *poker) commonConfig(cfg, bar []byte) []byte {
+// capabilityAt finds a structure's capability in configuration space, 0 without.
+func capabilityAt(cfg []byte, kind uint64) uint64 {
 	for c, hops := load(cfg[0x34:], 1), 0; c >= 0x40 && hops < 48; c, hops = load(cfg[c+1:], 1), hops+1 {
-		if load(cfg[c:], 1) == 9 && load(cfg[c+3:], 1) == 1 {
-			off := load(cfg[c+8:], 4)
-			if off+0x40 <= uint64(len(bar)) {
-				return bar[off:]
-			}
+		if load(cfg[c:], 1) == 9 && load(cfg[c+3:], 1) == kind {
+			return c
 		}
+	}
+	return 0
+}
+
+// capability is the part of a BAR that a capability points to.
+func capability(cfg, bar []byte, kind uint64) []byte {
+	c := capabilityAt(cfg, kind)
+	if c == 0 {
+		return nil
+	}
+	if off := load(cfg[c+8:], 4); off+0x40 <= uint64(len(bar)) {
+		return bar[off:]
 	}
 	return nil
 }
