@@ -403,9 +403,11 @@ func (p *poker) feed(set func(field int, v uint64), fields driveFields, limit fu
 		q := p.r.IntN(queues)
 		size := sizes[q]
 		table, avail := p.ram[q*3*page:], p.ram[(q*3+1)*page:]
-		readable := p.r.IntN(5) // of the four descriptors of a chain
+		// How many of a chain's four descriptors are readable, and what the
+		// buffers pretend to hold.
+		readable, kind := p.r.IntN(5), p.r.IntN(4)
 		for i := range size {
-			p.descriptor(table[i*16:], readable, i, size)
+			p.descriptor(table[i*16:], readable, kind, i, size)
 		}
 		idx := binary.LittleEndian.Uint16(avail[2:])
 		for range 1 + p.r.IntN(size) {
@@ -418,11 +420,11 @@ func (p *poker) feed(set func(field int, v uint64), fields driveFields, limit fu
 }
 
 // descriptor fills entry i of a table: mostly what a driver might write.
-func (p *poker) descriptor(d []byte, readable, i, size int) {
+func (p *poker) descriptor(d []byte, readable, kind, i, size int) {
 	const fence = 9 // the pages of the rings
 	n := fence + p.r.IntN(len(p.owned)-fence)
 	addr, length := p.owned[n]+uint64(p.r.IntN(64)), uint32(p.r.IntN(4032))
-	p.header(p.ram[n*4096+int(addr%4096):])
+	p.header(kind, p.ram[n*4096+int(addr%4096):])
 	var flags uint16
 	if i%4 != 3 {
 		flags = 1 // NEXT
@@ -451,9 +453,9 @@ func (p *poker) descriptor(d []byte, readable, i, size int) {
 
 // header makes the start of a buffer look like a request: to a disk (VIRTIO
 // 1.2, 5.2.6), over a socket (5.10.6) or of an offloaded frame (5.1.6).
-func (p *poker) header(b []byte) {
+func (p *poker) header(kind int, b []byte) {
 	le := binary.LittleEndian
-	switch p.r.IntN(4) {
+	switch kind {
 	case 0:
 		le.PutUint32(b, uint32(p.r.IntN(16)))
 		le.PutUint64(b[8:], uint64(p.r.IntN(4096))) // the disk has 2048
