@@ -20,6 +20,26 @@ type Result struct {
 	Samples   []Sample          `json:"samples"`
 }
 
+// Add puts the samples of an earlier measurement before r's and numbers r's on.
+// It fails when the two were not made alike.
+func (r *Result) Add(earlier *Result) error {
+	made := func(r *Result) string {
+		return fmt.Sprintf("mode %s, kernel %q, image %q, %d CPUs, %d MiB, %v", r.Mode, r.Kernel, r.Image, r.CPUs, r.MemoryMiB, r.Env)
+	}
+	if was, is := made(earlier), made(r); was != is {
+		return fmt.Errorf("the samples do not belong together: the earlier ones were made with %s, these with %s", was, is)
+	}
+	count := map[string]int{}
+	for _, s := range earlier.Samples {
+		count[s.Target]++
+	}
+	for i := range r.Samples {
+		r.Samples[i].Iteration += count[r.Samples[i].Target]
+	}
+	r.Samples = append(slices.Clone(earlier.Samples), r.Samples...)
+	return nil
+}
+
 // Median returns the middle value of f over the good samples of a target, and
 // how many there are. It is the lower one of the two middle values.
 func (r *Result) Median(target string, f func(Sample) int64) (median int64, n int) {
