@@ -253,6 +253,7 @@ func TestBadInputIsRefused(t *testing.T) {
 		{"unknown kernel", []string{"run", "--rm", "--kernel", "nosuch", "debian:bookworm", "true"}, "nosuch"},
 		{"truncated kernel", []string{"run", "--rm", "--kernel", file("vmlinuz", "MZ short"), "debian:bookworm", "true"}, "vmlinuz"},
 		{"too little memory", append(base, "-m", "24M", "debian:bookworm", "true"), "24 MiB"},
+		{"memory without its unit", append(base, "-m", "256", "debian:bookworm", "true"), "write 256m"},
 		{"too many vCPUs", append(base, "--cpus", "1000", "debian:bookworm", "true"), "1000"},
 		{"command line too long", append(base, "--cmdline", strings.Repeat("x", 4000), "debian:bookworm", "true"), "command line"},
 		{"odd disk", append(base, "--disk", "path="+file("odd.img", "not 512 bytes"), "debian:bookworm", "true"), "512"},

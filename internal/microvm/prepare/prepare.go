@@ -102,7 +102,11 @@ func check(c *workload.Config) error {
 		errs = append(errs, fmt.Errorf("--cpus %g: a VM has 1 to %d", n, limits.MaxCPUs))
 	}
 	if m := c.Res.MemoryBytes; m < limits.MinMemory || m > limits.MaxMemory {
-		errs = append(errs, fmt.Errorf("--memory %d MiB: a VM has %d to %d MiB", m>>20, limits.MinMemory>>20, limits.MaxMemory>>20))
+		asked := fmt.Sprintf("%d MiB", m>>20)
+		if m < 1<<20 { // most likely a forgotten unit
+			asked = fmt.Sprintf("%d bytes (write %dm for MiB)", m, m)
+		}
+		errs = append(errs, fmt.Errorf("--memory %s: a VM has %d to %d MiB", asked, limits.MinMemory>>20, limits.MaxMemory>>20))
 	} else if m%4096 != 0 {
 		c.Res.MemoryBytes = m &^ 4095
 	}
