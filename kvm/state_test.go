@@ -231,7 +231,7 @@ func TestListsGrow(t *testing.T) {
 	g.ok(g.vcpu.SetCPUID(want))
 	kept, err := g.vcpu.CPUID()
 	g.ok(err)
-	if got, err := g.vcpu.cpuid(1); err != nil || len(got) != len(kept) || len(meaningful(got)) != len(meaningful(want)) {
+	if got, err := g.vcpu.cpuid(1); err != nil || len(got) != len(kept) {
 		t.Errorf("KVM_GET_CPUID2 with little room: %d entries, %v; want %d", len(got), err, len(kept))
 	}
 	msrs, err := g.sys.MSRIndexList()
