@@ -37,7 +37,6 @@ func (p *program) cmdBenchBoot() *cli.Command {
 			&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 10, Usage: "start every target `NUMBER` times"},
 			&cli.StringFlag{Name: "peer", Usage: "compare with QEMU: `PATH` of qemu-system-x86_64"},
 			&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
-			&cli.StringFlag{Name: "add", Usage: "add to the samples kept in `FILE`, which must have been made alike"},
 			&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
 			jsonFlag(),
 		},
@@ -56,12 +55,6 @@ func (p *program) benchBoot(c *cli.Context) error {
 	}
 	if n := c.Int("iterations"); n < 1 {
 		return usagef(c, "--iterations %d: want at least 1", n)
-	}
-	var earlier *boot.Result
-	if f := c.String("add"); f != "" {
-		if earlier, err = readResult(f); err != nil {
-			return err
-		}
 	}
 	root, err := os.MkdirTemp("", "hvbench") // instances of its own
 	if err != nil {
@@ -85,28 +78,10 @@ func (p *program) benchBoot(c *cli.Context) error {
 	if err != nil && len(r.Samples) == 0 {
 		return err
 	}
-	if earlier != nil {
-		if aerr := r.Add(earlier); aerr != nil {
-			return aerr
-		}
-	}
 	if kerr := p.keep(c, &r); kerr != nil {
 		return kerr
 	}
 	return err
-}
-
-// readResult reads what an earlier benchmark kept.
-func readResult(file string) (*boot.Result, error) {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	var r boot.Result
-	if err := json.Unmarshal(b, &r); err != nil {
-		return nil, fmt.Errorf("%s is no result of a benchmark: %w", file, err)
-	}
-	return &r, nil
 }
 
 // keep writes the result where the flags say.

@@ -20,29 +20,14 @@ type Result struct {
 	Samples   []Sample          `json:"samples"`
 }
 
-// Add puts the samples of an earlier measurement before r's and numbers r's on.
-// It fails when the two were not made alike.
-func (r *Result) Add(earlier *Result) error {
-	made := func(r *Result) string {
-		return fmt.Sprintf("mode %s, kernel %q, image %q, %d CPUs, %d MiB, %v", r.Mode, r.Kernel, r.Image, r.CPUs, r.MemoryMiB, r.Env)
-	}
-	if was, is := made(earlier), made(r); was != is {
-		return fmt.Errorf("the samples do not belong together: the earlier ones were made with %s, these with %s", was, is)
-	}
-	count := map[string]int{}
-	for _, s := range earlier.Samples {
-		count[s.Target]++
-	}
-	for i := range r.Samples {
-		r.Samples[i].Iteration += count[r.Samples[i].Target]
-	}
-	r.Samples = append(slices.Clone(earlier.Samples), r.Samples...)
-	return nil
+// Spread is what the good samples of a target say of one figure.
+type Spread struct {
+	Min, Median, Max int64 // of two middle values the median is the lower one
+	N                int   // how many samples; all else is 0 when there is none
 }
 
-// Median returns the middle value of f over the good samples of a target, and
-// how many there are. It is the lower one of the two middle values.
-func (r *Result) Median(target string, f func(Sample) int64) (median int64, n int) {
+// Spread looks at f over the good samples of a target.
+func (r *Result) Spread(target string, f func(Sample) int64) Spread {
 	var v []int64
 	for _, s := range r.Samples {
 		if s.Target == target && s.Error == "" {
@@ -50,10 +35,10 @@ func (r *Result) Median(target string, f func(Sample) int64) (median int64, n in
 		}
 	}
 	if len(v) == 0 {
-		return 0, 0
+		return Spread{}
 	}
 	slices.Sort(v)
-	return v[(len(v)-1)/2], len(v)
+	return Spread{Min: v[0], Median: v[(len(v)-1)/2], Max: v[len(v)-1], N: len(v)}
 }
 
 // Targets returns the targets in order of appearance.
@@ -67,16 +52,22 @@ func (r *Result) Targets() []string {
 	return t
 }
 
+// span says from what to what, in milliseconds.
+func (s Spread) span() string {
+	return fmt.Sprintf("%.0f-%.0f", float64(s.Min)/1e6, float64(s.Max)/1e6)
+}
+
 // Print writes the medians as a table, then the stages of each target.
 func (r *Result) Print(w io.Writer) error {
-	fmt.Fprintf(w, "boot to first output, execution mode %s: medians\n", r.Mode)
+	fmt.Fprintf(w, "boot to first output, execution mode %s: medians, and from the least to the most\n", r.Mode)
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "target\ttotal\tguest init\tVMM memory\tsamples\tfailed\t")
+	fmt.Fprintln(t, "target\ttotal\t\tguest init\t\tVMM memory\tsamples\tfailed\t")
 	for _, name := range r.Targets() {
-		total, n := r.Median(name, func(s Sample) int64 { return s.TotalNs })
-		guest, _ := r.Median(name, func(s Sample) int64 { return s.InitNs })
-		pss, _ := r.Median(name, func(s Sample) int64 { return s.PSSBytes })
-		fmt.Fprintf(t, "%s\t%s\t%s\t%.1f MiB\t%d\t%d\t\n", name, ms(total), ms(guest), float64(pss)/(1<<20), n, r.failed(name))
+		total := r.Spread(name, func(s Sample) int64 { return s.TotalNs })
+		guest := r.Spread(name, func(s Sample) int64 { return s.InitNs })
+		pss := r.Spread(name, func(s Sample) int64 { return s.PSSBytes })
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%.1f MiB\t%d\t%d\t\n", name, ms(total.Median), total.span(), ms(guest.Median), guest.span(),
+			float64(pss.Median)/(1<<20), total.N, r.failed(name))
 	}
 	if err := t.Flush(); err != nil {
 		return err
@@ -107,12 +98,12 @@ func (r *Result) printStages(w io.Writer, target string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	var before int64
 	for k, st := range r.Samples[i].Stages {
-		at, _ := r.Median(target, func(s Sample) int64 {
+		at := r.Spread(target, func(s Sample) int64 {
 			if k < len(s.Stages) {
 				return s.Stages[k].AtNs
 			}
 			return 0
-		})
+		}).Median
 		fmt.Fprintf(t, "  %s\t%s\t+%s\n", st.Name, ms(at), ms(at-before))
 		before = at
 	}
