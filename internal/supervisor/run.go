@@ -19,6 +19,9 @@ import (
 )
 
 const (
+	// signalGrace is what the stop signal has to be delivered in when the
+	// instance has less time than that to end.
+	signalGrace = 5 * time.Second
 	// shutdownGrace is how long the gentlest way of the backend may take
 	// after the stop signal did not work.
 	shutdownGrace = 5 * time.Second
