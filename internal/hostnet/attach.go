@@ -135,7 +135,7 @@ func (a *Attachment) join(ctx context.Context) (err error) {
 // serve starts the proxies and settles the guest's name servers.
 func (a *Attachment) serve(bound []*listener) error {
 	for _, l := range bound {
-		a.serving = append(a.serving, l.serve(a.IP.Addr(), a.o.Log))
+		a.serving = append(a.serving, l.serve(a.IP.Addr(), len(bound), a.o.Log))
 	}
 	if a.DNS = a.o.DNS; len(a.DNS) > 0 {
 		return nil
