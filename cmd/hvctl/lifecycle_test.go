@@ -176,6 +176,7 @@ func TestStopLadder(t *testing.T) {
 		{"gentlest way", nil, `trap "" TERM; trap "exit 7" HUP; ` + sleeper, []string{"-t", "1"}, "7"},
 		{"end", []string{"-e", "FAKE_IGNORE_SHUTDOWN=1"}, `trap "" TERM HUP; ` + sleeper, []string{"-t", "1"}, "137"},
 		{"at once", nil, `trap "" TERM HUP; ` + sleeper, []string{"-t", "0"}, "137"},
+		{"answers nothing", []string{"-e", "FAKE_IGNORE_SIGNALS=1"}, sleeper, []string{"-t", "1"}, "137"},
 		{"paused", []string{"-e", "PAUSE=1"}, `trap "exit 8" TERM; ` + sleeper, nil, "8"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

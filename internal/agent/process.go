@@ -179,6 +179,10 @@ func (p *Process) drain(ctx context.Context, st *stream) error {
 	select {
 	case <-st.done:
 		return nil
+	case <-p.s.closed:
+		// The session reads its streams to their end unless it was told to
+		// end: then a writer that takes nothing has no say any more.
+		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -43,6 +43,7 @@ type Counters struct {
 	BadStreams     atomic.Uint64 // stream connections with a bad header or token
 	Violations     atomic.Uint64 // control connections closed for ErrGuest
 	DroppedLogs    atomic.Uint64 // log lines over the rate limit
+	Impostors      atomic.Uint64 // control connections beside the agent's own
 }
 
 // Session is the conversation with one guest. It is made before the guest
@@ -113,8 +114,9 @@ func (s *Session) Serve(ctx context.Context) error {
 	return err
 }
 
-// serveControl runs one control connection at a time: a guest that dials again
-// has lost the one before.
+// serveControl runs one control connection at a time. Any process in the guest
+// can open one: while the agent's, the first that said hello, is alive, others
+// are closed. One that has not said hello makes way for the next.
 func (s *Session) serveControl(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -124,6 +126,11 @@ func (s *Session) serveControl(ctx context.Context) error {
 			s.disconnect(nil)
 			return err
 		}
+		if s.connected() {
+			s.counters.Impostors.Add(1)
+			conn.Close()
+			continue
+		}
 		s.disconnect(nil)
 		wg.Wait()
 		s.mu.Lock()
@@ -131,6 +138,13 @@ func (s *Session) serveControl(ctx context.Context) error {
 		s.mu.Unlock()
 		wg.Go(func() { s.control(ctx, conn) })
 	}
+}
+
+// connected reports whether the agent said hello and is there.
+func (s *Session) connected() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.client != nil
 }
 
 // control speaks on one connection until it ends.

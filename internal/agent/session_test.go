@@ -79,8 +79,11 @@ func (g *fakeGuest) dial() {
 
 func (g *fakeGuest) greet(procs ...guestproto.ProcessState) {
 	g.t.Helper()
-	g.dial()
-	g.say(guestproto.NotifyHello, guestproto.Hello{Version: guestproto.Version, Kernel: "6.1.0", Processes: procs})
+	hello := fmt.Sprintf(`{"jsonrpc":"2.0","method":%q,"params":%s}`, guestproto.NotifyHello,
+		marshal(guestproto.Hello{Version: guestproto.Version, Kernel: "6.1.0", Processes: procs}))
+	// As the agent does: it dials again until the host knows that its former
+	// connection is over.
+	waitFor(g.t, func() bool { g.dial(); return g.Send([]byte(hello)) == nil })
 	if _, err := g.s.Ready(g.t.Context()); err != nil {
 		g.t.Fatal(err)
 	}
@@ -437,6 +440,91 @@ func TestWaitEndsWithTheSession(t *testing.T) {
 	}
 	if _, err := g.s.Ping(t.Context()); !errors.Is(err, agent.ErrClosed) {
 		t.Errorf("Ping: %v", err)
+	}
+}
+
+// TestAWriterThatTakesNothingDoesNotHoldTheEnd: the process has exited, the
+// host's side of its output takes nothing, and the session is told to end.
+func TestAWriterThatTakesNothingDoesNotHoldTheEnd(t *testing.T) {
+	g := &fakeGuest{t: t, tr: pipeTransport{make(chan net.Conn), make(chan net.Conn)}, log: new(syncBuffer)}
+	g.s = agent.New(g.tr, agent.Options{})
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- g.s.Serve(ctx) }()
+	g.greet()
+	r, w := io.Pipe() // nobody reads it
+	t.Cleanup(func() { r.Close() })
+	p, tok := g.start(w)
+	g.open(append(header(1, tok), "output"...))
+	g.say(guestproto.NotifyExit, guestproto.Exit{ID: "p", Code: 3})
+	waited := make(chan error, 1)
+	go func() {
+		e, err := p.Wait(context.Background())
+		if err == nil && e.Status() != 3 {
+			err = fmt.Errorf("exit %+v", e)
+		}
+		waited <- err
+	}()
+	cancel()
+	<-served
+	select {
+	case err := <-waited:
+		if err != nil && !errors.Is(err, agent.ErrClosed) {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Wait hangs on a writer that takes nothing")
+	}
+}
+
+// TestSecondControlConnectionDoesNotReplaceALiveOne: any process in the guest
+// can connect to the host; it must not take the agent's place.
+func TestSecondControlConnectionDoesNotReplaceALiveOne(t *testing.T) {
+	g := newFakeGuest(t)
+	g.greet()
+	p, tok := g.start(io.Discard)
+	g.open(header(1, tok)).Close()
+	agentFrames, agentConn := g.Framer, g.conn
+	for range 3 {
+		g.dial() // an impostor
+		g.closedByHost(g.conn)
+	}
+	if n := g.s.Counters().Impostors.Load(); n != 3 {
+		t.Errorf("%d impostors were counted", n)
+	}
+	if _, err := g.s.Ping(t.Context()); err != nil {
+		t.Errorf("the agent was lost: %v", err)
+	}
+	g.Framer, g.conn = agentFrames, agentConn
+	g.say(guestproto.NotifyExit, guestproto.Exit{ID: "p", Code: 4})
+	if e, err := p.Wait(t.Context()); err != nil || e.Status() != 4 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	g.conn.Close()
+	g.dial() // closed, or silent: it makes way
+	g.greet()
+}
+
+// TestSilentStreamConnectionsDoNotKeepOthersOut: connections that do not say
+// which stream they are make way for those that do.
+func TestSilentStreamConnectionsDoNotKeepOthersOut(t *testing.T) {
+	g := newFakeGuest(t)
+	g.greet()
+	var out syncBuffer
+	p, tok := g.start(&out)
+	began := time.Now()
+	for range 100 {
+		g.open(nil)
+	}
+	conn := g.open(header(1, tok))
+	_, _ = conn.Write([]byte("heard"))
+	conn.Close()
+	g.say(guestproto.NotifyExit, guestproto.Exit{ID: "p"})
+	if _, err := p.Wait(t.Context()); err != nil || out.String() != "heard" {
+		t.Errorf("%v, output %q", err, out.String())
+	}
+	if took := time.Since(began); took > 5*time.Second { // a silent one is given 10 s
+		t.Errorf("it took %v", took)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +18,8 @@ const (
 	// headerWait bounds how long a stream connection may take to say which
 	// stream it is.
 	headerWait = 10 * time.Second
-	// maxGreeting bounds the stream connections that have not said so yet.
+	// maxGreeting bounds the stream connections that have not said so yet; the
+	// one that has been silent for longest makes way.
 	maxGreeting = 32
 	// strayWait is how long after a process's exit its streams may still
 	// connect.
@@ -184,22 +186,18 @@ func (s *Session) serveStreams(ctx, accept context.Context) error {
 		case <-ctx.Done():
 		}
 	}()
-	greeting := make(chan struct{}, maxGreeting)
+	var greeting greetings
 	for {
-		select {
-		case greeting <- struct{}{}:
-		case <-accept.Done():
-			return context.Cause(accept)
-		}
 		conn, err := s.transport.AcceptStream(accept)
 		if err != nil {
 			return err
 		}
+		greeting.add(conn)
 		wg.Go(func() {
 			stop := context.AfterFunc(ctx, func() { conn.Close() })
 			defer stop()
 			st := s.identify(conn)
-			<-greeting
+			greeting.remove(conn)
 			if st == nil {
 				s.counters.BadStreams.Add(1)
 				conn.Close()
@@ -208,6 +206,30 @@ func (s *Session) serveStreams(ctx, accept context.Context) error {
 			st.run(conn)
 		})
 	}
+}
+
+// greetings are the connections that have not said which stream they are, the
+// oldest first. Any process in the guest can open them.
+type greetings struct {
+	mu    sync.Mutex
+	conns []net.Conn
+}
+
+// add takes conn in and closes the oldest one when there are too many.
+func (g *greetings) add(conn net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.conns) == maxGreeting {
+		g.conns[0].Close() // whoever reads it takes care of the rest
+		g.conns = slices.Delete(g.conns, 0, 1)
+	}
+	g.conns = append(g.conns, conn)
+}
+
+func (g *greetings) remove(conn net.Conn) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.conns = slices.DeleteFunc(g.conns, func(c net.Conn) bool { return c == conn })
 }
 
 // identify reads a connection's header and takes the stream it names off the

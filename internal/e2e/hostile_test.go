@@ -6,20 +6,26 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 )
 
 // vmmOwnMiB is the bound of what the VMM may hold beyond guest RAM, whatever
 // the guest does. It is far above what it needs: a leak is what it catches.
 const vmmOwnMiB = 64
 
-// ownMemory is the VMM's anonymous memory in MiB, which guest RAM is not.
-func (h *host) ownMemory(name string) int {
+// owner is the process ID of the VMM.
+func (h *host) owner(name string) (pid int) {
 	h.t.Helper()
-	var pid int
 	if _, err := fmt.Sscan(h.ok("inspect", "--format", "{{.State.PID}}", name), &pid); err != nil || pid < 2 {
 		h.t.Fatal(pid, err)
 	}
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return pid
+}
+
+// ownMemory is the VMM's anonymous memory in MiB, which guest RAM is not.
+func (h *host) ownMemory(name string) int {
+	h.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.owner(name)))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -93,4 +99,57 @@ func TestProcessLimitAndFullDisk(t *testing.T) {
 		t.Errorf("the VMM holds %d MiB", mib)
 	}
 	h.ok("rm", "-f", "bomb")
+}
+
+// bombBound is how long the command line may take to end a guest that answers
+// nothing; the test host is slow, and what is caught here is an endless wait.
+const bombBound = 90 * time.Second
+
+// TestEndlessForkBomb: a workload that forks without end and without a limit
+// takes its guest down and nothing else. The VMM stays as it is, and stop and
+// rm -f end the VM although nobody in it answers any more.
+func TestEndlessForkBomb(t *testing.T) {
+	h := newHost(t)
+	for _, end := range [][]string{{"stop", "-t", "5", "bomb"}, {"rm", "-f", "bomb"}} {
+		t.Run(end[0], func(t *testing.T) {
+			h := h.in(t)
+			h.ok("run", "-d", "--name", "bomb", "--network", "none", "--kernel", fast, "-m", "256M", "debian:bookworm", "bash", "-c",
+				`echo lit; bomb() { bomb | bomb & }; bomb; exec sleep 100000`)
+			eventually(t, "the bomb is lit", func() bool { return strings.Contains(h.ok("logs", "bomb"), "lit") })
+			pid := h.owner("bomb")
+			// The guest is busy with itself once it has run for some seconds of
+			// its own time, however slow the host is.
+			began := cpuTime(t, pid)
+			eventually(t, "the bomb has gone off", func() bool { return cpuTime(t, pid)-began > 20*time.Second })
+			if mib := h.ownMemory("bomb"); mib > vmmOwnMiB {
+				t.Errorf("the VMM holds %d MiB", mib)
+			}
+			start := time.Now()
+			if r := h.hvctl(end...); r.code != 0 {
+				t.Errorf("%v: exit %d, %q", end, r.code, r.err)
+			}
+			took := time.Since(start)
+			t.Logf("%v took %v", end, took)
+			if took > bombBound {
+				t.Errorf("%v took %v", end, took)
+			}
+			h.hvctl("rm", "-f", "bomb")
+		})
+	}
+}
+
+// cpuTime is how long process pid has run, guest time included.
+func cpuTime(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The name, in parentheses, may have spaces in it.
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	var utime, stime int64
+	if _, err := fmt.Sscan(f[11]+" "+f[12], &utime, &stime); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(utime+stime) * time.Second / 100 // USER_HZ
 }

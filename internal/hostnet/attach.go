@@ -109,6 +109,17 @@ func (a *Attachment) join(ctx context.Context) (err error) {
 		}
 		return err
 	}
+	if a.MAC, err = net.ParseMAC(le.MAC); err != nil {
+		return err
+	}
+	if !a.o.NoNAT {
+		err := guard(a.o.Bridge, le.Link, a.MAC, le.IP)
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			a.o.Log.Warn("this kernel cannot keep guests from using each other's addresses (NF_TABLES_NETDEV)", "err", err)
+		} else if err != nil {
+			return err
+		}
+	}
 	if a.MTU, err = b.plug(le.Link); err != nil {
 		return err
 	}
@@ -118,14 +129,13 @@ func (a *Attachment) join(ctx context.Context) (err error) {
 	a.Tap, a.TapName = a.Queues[0], le.Link
 	a.IP = netip.PrefixFrom(le.IP, b.subnet.Bits())
 	a.Gateway = gateway(b.subnet)
-	a.MAC, err = net.ParseMAC(le.MAC)
-	return err
+	return nil
 }
 
 // serve starts the proxies and settles the guest's name servers.
 func (a *Attachment) serve(bound []*listener) error {
 	for _, l := range bound {
-		a.serving = append(a.serving, l.serve(a.IP.Addr(), a.o.Log))
+		a.serving = append(a.serving, l.serve(a.IP.Addr(), len(bound), a.o.Log))
 	}
 	if a.DNS = a.o.DNS; len(a.DNS) > 0 {
 		return nil

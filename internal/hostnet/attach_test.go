@@ -122,6 +122,99 @@ func TestTapReachesGateway(t *testing.T) {
 	}
 }
 
+// TestAnInstanceSpeaksForItselfOnly: what claims another's address, or is
+// neither IPv4 nor ARP, reaches neither host nor neighbours.
+func TestAnInstanceSpeaksForItselfOnly(t *testing.T) {
+	if !inNetns(t, testenv.NFTables) {
+		return
+	}
+	root := t.TempDir()
+	a, err := Attach(t.Context(), Options{Root: root, ID: "hostile"})
+	mustRun(t, "attach", err)
+	defer a.Close()
+	b, err := Attach(t.Context(), Options{Root: root, ID: "victim"})
+	mustRun(t, "attach", err)
+	defer b.Close()
+
+	ipv4 := func(mac net.HardwareAddr, from netip.Addr) []byte {
+		f := append(bytes.Clone(b.MAC), mac...)
+		f = append(f, 8, 0, 0x45, 0, 0, 50, 0, 0, 0, 0, 64, 253, 0, 0)
+		f = append(f, from.AsSlice()...)
+		f = append(f, b.IP.Addr().AsSlice()...)
+		var sum uint32 // the bridge may check it
+		for h := f[14:]; len(h) > 0; h = h[2:] {
+			sum += uint32(binary.BigEndian.Uint16(h))
+		}
+		sum = sum>>16 + sum&0xffff
+		binary.BigEndian.PutUint16(f[24:], ^uint16(sum+sum>>16))
+		return f
+	}
+	etherType := func(f []byte, typ ...byte) []byte { copy(f[12:], typ); return f }
+	senderMAC := func(f []byte, mac net.HardwareAddr) []byte { copy(f[22:], mac); return f }
+	gratuitous := func(ip netip.Addr) []byte { return arpRequest(a.MAC, ip, ip) }
+	odd := arpRequest(a.MAC, b.IP.Addr(), a.Gateway)
+	odd[18] = 8 // longer hardware addresses: the sender is elsewhere
+	frames := []struct {
+		name  string
+		frame []byte
+		pass  bool
+	}{
+		{"own ARP", gratuitous(a.IP.Addr()), true},
+		{"own IPv4", ipv4(a.MAC, a.IP.Addr()), true},
+		{"ARP probe", arpRequest(a.MAC, netip.IPv4Unspecified(), a.IP.Addr()), true},
+		{"the gateway's ARP", gratuitous(a.Gateway), false},
+		{"the victim's ARP", gratuitous(b.IP.Addr()), false},
+		{"ARP for another MAC", senderMAC(gratuitous(a.IP.Addr()), b.MAC), false},
+		{"odd ARP", odd, false},
+		{"the victim's IPv4", ipv4(a.MAC, b.IP.Addr()), false},
+		{"the gateway's IPv4", ipv4(a.MAC, a.Gateway), false},
+		{"IPv6", etherType(ipv4(a.MAC, a.IP.Addr()), 0x86, 0xdd), false},
+		{"VLAN", etherType(ipv4(a.MAC, a.IP.Addr()), 0x81, 0x00), false},
+		{"PPPoE", etherType(ipv4(a.MAC, a.IP.Addr()), 0x88, 0x63), false},
+		{"another MAC, which would take what is for it", ipv4(b.MAC, a.IP.Addr()), false},
+	}
+	pad := func(f []byte, mark byte) []byte {
+		f = append(bytes.Clone(f), make([]byte, 64-len(f))...)
+		f[63] = mark // behind what matters: tells the frames apart
+		return append(make([]byte, vnetHdrLen), f...)
+	}
+	seen := map[byte]bool{}
+	listen := func(until byte) bool {
+		buf := make([]byte, 2048)
+		mustRun(t, "deadline", b.Tap.SetReadDeadline(time.Now().Add(100*time.Millisecond)))
+		for !seen[until] {
+			n, err := b.Tap.Read(buf)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				return false
+			}
+			mustRun(t, "read", err)
+			if n == vnetHdrLen+64 {
+				seen[buf[vnetHdrLen+63]] = true
+			}
+		}
+		return true
+	}
+	const first, last = 200, 201
+	hear := func(mark byte) { // the bridge forwards after a while, and in order
+		eventually(t, "a frame gets through", func() bool {
+			_, err := a.Tap.Write(pad(frames[0].frame, mark))
+			mustRun(t, "write", err)
+			return listen(mark)
+		})
+	}
+	hear(first)
+	for i, f := range frames {
+		_, err := a.Tap.Write(pad(f.frame, byte(i+1)))
+		mustRun(t, "write", err)
+	}
+	hear(last)
+	for i, f := range frames {
+		if seen[byte(i+1)] != f.pass {
+			t.Errorf("%s: passed %v, want %v", f.name, !f.pass, f.pass)
+		}
+	}
+}
+
 func arpRequest(mac net.HardwareAddr, from, to netip.Addr) []byte {
 	f := bytes.Repeat([]byte{0xff}, 6)
 	f = append(f, mac...)

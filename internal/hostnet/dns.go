@@ -18,6 +18,7 @@ import (
 
 const (
 	maxQueries    = 128             // under way at once, UDP and TCP together
+	maxPerClient  = maxQueries / 4  // of these, for one guest: its neighbours have names to ask for, too
 	queryTimeout  = 5 * time.Second // one upstream server's time for an answer
 	maxDNSMessage = 65535           // RFC 1035 §4.2.2: a 16-bit length
 	dnsHeader     = 12              // RFC 1035 §4.1.1
@@ -40,6 +41,9 @@ type dnsForwarder struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu      sync.Mutex         // guards what follows
+	clients map[netip.Addr]int // queries under way
 }
 
 // forwardDNS serves port 53 of addr to the network from.
@@ -56,7 +60,7 @@ func forwardDNSPorts(at netip.AddrPort, upstream uint16, from netip.Prefix, p pa
 		return errors.Join(ctlErr, err)
 	}}
 	ctx, cancel := context.WithCancel(context.Background())
-	f := &dnsForwarder{from: from, paths: p, port: upstream, log: log, slots: make(chan struct{}, maxQueries), ctx: ctx, cancel: cancel}
+	f := &dnsForwarder{from: from, paths: p, port: upstream, log: log, slots: make(chan struct{}, maxQueries), ctx: ctx, cancel: cancel, clients: map[netip.Addr]int{}}
 	pc, err := lc.ListenPacket(ctx, "udp4", at.String())
 	if err != nil {
 		cancel()
@@ -75,11 +79,17 @@ func forwardDNSPorts(at netip.AddrPort, upstream uint16, from netip.Prefix, p pa
 	return f, nil
 }
 
-// begin takes a slot; a query that finds none is dropped and asked again by
-// its client.
-func (f *dnsForwarder) begin() bool {
+// begin takes a slot for a query or connection of client; a query that finds
+// none is dropped and asked again. end follows when it returned true.
+func (f *dnsForwarder) begin(client netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.clients[client] >= maxPerClient {
+		return false
+	}
 	select {
 	case f.slots <- struct{}{}:
+		f.clients[client]++
 		f.wg.Add(1)
 		return true
 	default:
@@ -87,7 +97,15 @@ func (f *dnsForwarder) begin() bool {
 	}
 }
 
-func (f *dnsForwarder) end() { <-f.slots; f.wg.Done() }
+func (f *dnsForwarder) end(client netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.clients[client]--; f.clients[client] == 0 {
+		delete(f.clients, client)
+	}
+	<-f.slots
+	f.wg.Done()
+}
 
 func (f *dnsForwarder) serveUDP() {
 	defer f.wg.Done()
@@ -100,12 +118,12 @@ func (f *dnsForwarder) serveUDP() {
 			}
 			continue // an ICMP error of some earlier answer
 		}
-		if n < dnsHeader || !f.from.Contains(client.Addr().Unmap()) || !f.begin() {
+		if n < dnsHeader || !f.from.Contains(client.Addr().Unmap()) || !f.begin(client.Addr()) {
 			continue
 		}
 		q := append([]byte(nil), buf[:n]...)
 		go func() {
-			defer f.end()
+			defer f.end(client.Addr())
 			if a, err := f.ask(q); err == nil {
 				_, _ = f.udp.WriteToUDPAddrPort(a, client)
 			}
@@ -174,12 +192,12 @@ func (f *dnsForwarder) serveTCP() {
 			continue
 		}
 		ap, perr := netip.ParseAddrPort(c.RemoteAddr().String())
-		if perr != nil || !f.from.Contains(ap.Addr().Unmap()) || !f.begin() {
+		if perr != nil || !f.from.Contains(ap.Addr().Unmap()) || !f.begin(ap.Addr()) {
 			_ = c.Close()
 			continue
 		}
 		go func() {
-			defer f.end()
+			defer f.end(ap.Addr())
 			defer c.Close()
 			stop := context.AfterFunc(f.ctx, func() { _ = c.Close() })
 			defer stop()

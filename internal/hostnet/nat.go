@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // natTable is the table of a bridge: family ip, named like the bridge.
@@ -80,18 +82,25 @@ func setNAT(bridge string, subnet netip.Prefix) error {
 	return nil
 }
 
-// delNAT removes the bridge's table; there need not be one.
+// delNAT removes the bridge's tables; there need not be any.
 func delNAT(bridge string) error {
-	c, err := nftables.New()
-	if err != nil {
-		return natErr(err)
+	var errs []error
+	for _, t := range []*nftables.Table{natTable(bridge), guardTable(bridge)} {
+		c, err := nftables.New()
+		if err != nil {
+			return natErr(err)
+		}
+		c.AddTable(t)
+		c.DelTable(t)
+		err = c.Flush()
+		if t.Family == nftables.TableFamilyNetdev && errors.Is(err, unix.EAFNOSUPPORT) {
+			err = nil // a kernel without it has no such table
+		}
+		if err != nil {
+			errs = append(errs, natErr(err))
+		}
 	}
-	c.AddTable(natTable(bridge))
-	c.DelTable(natTable(bridge))
-	if err := c.Flush(); err != nil {
-		return natErr(err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func natErr(err error) error {

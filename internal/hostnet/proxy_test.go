@@ -467,6 +467,44 @@ func TestDNSHostileClientsAreBounded(t *testing.T) {
 	f.close() // ends them without waiting for their time
 }
 
+// TestDNSOneGuestLeavesRoomForOthers: connections that say nothing take a guest's
+// own share and no more.
+func TestDNSOneGuestLeavesRoomForOthers(t *testing.T) {
+	port := dnsServer(t, "127.0.0.2:0")
+	f := dnsForward(t, "127.0.0.0/8", "nameserver 127.0.0.2\n", port)
+	for range 2 * maxQueries {
+		dialTCP(t, tcpAddr(f.tcp))
+	}
+	eventually(t, "the flood has its share", func() bool { return len(f.slots) >= maxPerClient })
+	d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9)}}
+	c, err := d.Dial("udp4", f.udp.LocalAddr().String())
+	mustRun(t, "dial", err)
+	defer c.Close()
+	q := make([]byte, 20)
+	mustRun(t, "deadline", c.SetReadDeadline(time.Now().Add(5*time.Second)))
+	_, err = c.Write(q)
+	mustRun(t, "write", err)
+	if n, err := c.Read(make([]byte, 100)); err != nil || n != len(q) {
+		t.Errorf("the neighbour's query: %d bytes, %v", n, err)
+	}
+	if len(f.slots) > maxPerClient+1 {
+		t.Errorf("one guest has %d of %d", len(f.slots), maxQueries)
+	}
+}
+
+// TestPortsShareTheDescriptors: however many ports are published, and whoever
+// floods them, half of the descriptors are for everything else.
+func TestPortsShareTheDescriptors(t *testing.T) {
+	var r unix.Rlimit
+	mustRun(t, "getrlimit", unix.Getrlimit(unix.RLIMIT_NOFILE, &r))
+	for _, ports := range []int{1, 2, 10, 100} {
+		tcp, udp := uint64(tcpLimit(ports)), uint64(udpLimit(ports))
+		if tcp < 1 || udp < 1 || r.Cur > 4096 && (tcp*fdsPerConn*uint64(ports) > r.Cur/2 || udp*uint64(ports) > r.Cur/2) {
+			t.Errorf("%d ports: %d connections or %d sessions each, of %d descriptors", ports, tcp, udp, r.Cur)
+		}
+	}
+}
+
 func FuzzBoundInodes(f *testing.F) {
 	f.Add([]byte("  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 12345 1\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {

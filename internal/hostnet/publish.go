@@ -121,12 +121,13 @@ func leaseHolder(o *Options, p Port) string {
 	return id
 }
 
-// serve hands the port's traffic to the instance until close.
-func (l *listener) serve(ip netip.Addr, log *slog.Logger) interface{ close() } {
+// serve hands the port's traffic to the instance until close. ports is how many
+// are published in all.
+func (l *listener) serve(ip netip.Addr, ports int, log *slog.Logger) interface{ close() } {
 	target := netip.AddrPortFrom(ip, l.port.Port)
 	log = log.With("port", l.port.String())
 	if l.udp != nil {
-		return serveUDP(l.udp, target, log)
+		return serveUDP(l.udp, target, log, ports)
 	}
-	return serveTCP(l.tcp, target, log)
+	return serveTCP(l.tcp, target, log, ports)
 }

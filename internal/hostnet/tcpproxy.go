@@ -14,7 +14,8 @@ import (
 
 const (
 	// maxTCP bounds the connections of one published port; more wait in the
-	// kernel's backlog. The process's descriptor limit may lower it.
+	// kernel's backlog. The process's descriptor limit, of which the ports
+	// share half, may lower it.
 	maxTCP = 4096
 	// fdsPerConn is what one connection costs: two sockets, and for each
 	// direction the pipe that splice goes through.
@@ -40,8 +41,8 @@ type tcpProxy struct {
 	conns map[*net.TCPConn]struct{}
 }
 
-func serveTCP(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger) *tcpProxy {
-	return serveTCPMax(ln, target, log, tcpLimit())
+func serveTCP(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger, ports int) *tcpProxy {
+	return serveTCPMax(ln, target, log, tcpLimit(ports))
 }
 
 func serveTCPMax(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger, limit int) *tcpProxy {
@@ -52,13 +53,17 @@ func serveTCPMax(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger, l
 	return p
 }
 
-// tcpLimit leaves half of the process's descriptors to everything else.
-func tcpLimit() int {
+// tcpLimit is how many connections each of the published ports may have.
+func tcpLimit(ports int) int { return max(1, min(descriptors(ports)/fdsPerConn, maxTCP)) }
+
+// descriptors is each port's share: half of the process's descriptors are for
+// everything else, whoever floods the ports.
+func descriptors(ports int) int {
 	var r unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
-		return maxTCP
+		return 16 * fdsPerConn
 	}
-	return int(max(16, min(r.Cur/2/fdsPerConn, maxTCP)))
+	return int(min(r.Cur, 1<<30)) / 2 / max(1, ports)
 }
 
 func (p *tcpProxy) accept() {

@@ -53,9 +53,12 @@ type udpSession struct {
 	oob  []byte // makes answers leave from the address that was asked
 }
 
-func serveUDP(conn *net.UDPConn, target netip.AddrPort, log *slog.Logger) *udpProxy {
-	return serveUDPMax(conn, target, log, maxUDP, udpIdle)
+func serveUDP(conn *net.UDPConn, target netip.AddrPort, log *slog.Logger, ports int) *udpProxy {
+	return serveUDPMax(conn, target, log, udpLimit(ports), udpIdle)
 }
+
+// udpLimit is how many sessions each of the published ports may have.
+func udpLimit(ports int) int { return max(1, min(descriptors(ports), maxUDP)) }
 
 func serveUDPMax(conn *net.UDPConn, target netip.AddrPort, log *slog.Logger, limit int, idle time.Duration) *udpProxy {
 	p := &udpProxy{

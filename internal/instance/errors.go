@@ -16,6 +16,8 @@ var (
 	// ErrLocked is wrapped when an owner (or a command that is about to start
 	// one) holds the instance.
 	ErrLocked = errors.New("instance is held by its owner")
+	// ErrUnsafe is wrapped when other users may change the store.
+	ErrUnsafe = errors.New("not safe")
 	// ErrBadName is wrapped when a name has characters it must not have.
 	ErrBadName = errors.New("bad name")
 	// ErrCorrupt is wrapped when a file of the store cannot be understood.

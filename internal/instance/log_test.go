@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hvctl/hvctl/internal/workload"
 )
@@ -201,6 +204,40 @@ func TestFollowEndsWithContextAndRemoval(t *testing.T) {
 	}
 	if err := <-done; err != nil {
 		t.Errorf("removed: %v", err)
+	}
+}
+
+// TestLogGoesOnAfterAFullDisk: what was half written when the disk was full does
+// not make the rest unreadable. The file size limit stands for the disk.
+func TestLogGoesOnAfterAFullDisk(t *testing.T) {
+	i, w := logInstance(t, workload.Log{})
+	if err := w.Append(time.Now(), Stdout, []byte("before")); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(unix.SIGXFSZ)
+	defer signal.Reset(unix.SIGXFSZ)
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &old); err != nil {
+		t.Fatal(err)
+	}
+	full := old
+	full.Cur = uint64(w.size) + 10
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &full); err != nil {
+		t.Fatal(err)
+	}
+	err := w.Append(time.Now(), Stdout, []byte("too much"))
+	if rerr := unix.Setrlimit(unix.RLIMIT_FSIZE, &old); rerr != nil {
+		t.Fatal(rerr)
+	}
+	if err == nil {
+		t.Fatal("nothing was refused")
+	}
+	if err := w.Append(time.Now(), Stdout, []byte("after")); err != nil {
+		t.Fatal(err)
+	}
+	got := readAll(t, i)
+	if len(got) != 2 || string(got[0].Data()) != "before" || string(got[1].Data()) != "after" {
+		t.Errorf("entries %+v", got)
 	}
 }
 

@@ -88,6 +88,13 @@ func (w *LogWriter) Append(t time.Time, stream string, p []byte) error {
 		}
 	}
 	n, err := w.f.Write(w.buf)
+	if err != nil && n > 0 {
+		// Half a line, for the disk is full: what comes when it no longer is
+		// must not continue it.
+		if terr := w.f.Truncate(w.size); terr == nil {
+			n = 0
+		}
+	}
 	w.size += int64(n)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/workload"
@@ -44,10 +45,33 @@ func OpenStore(root string) (*Store, error) {
 	if err := os.MkdirAll(abs, 0o700); err != nil {
 		return nil, fmt.Errorf("state directory: %w; use --root DIR", err)
 	}
+	if err := checkOwner(abs); err != nil {
+		return nil, err
+	}
 	if err := os.Mkdir(filepath.Join(abs, namesDir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("state directory: %w; use --root DIR", err)
 	}
 	return &Store{root: abs}, nil
+}
+
+// checkOwner refuses a root that another user has made, or may change: whoever
+// can rename what is in it decides what an owner, maybe root, reads and writes.
+func checkOwner(root string) error {
+	for _, look := range []func(string) (fs.FileInfo, error){os.Lstat, os.Stat} { // a link, and where it leads
+		fi, err := look(root)
+		if err != nil {
+			return fmt.Errorf("state directory: %w; use --root DIR", err)
+		}
+		st, ok := fi.Sys().(*syscall.Stat_t)
+		if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+			return fmt.Errorf("%w: state directory %s belongs to user %d; use --root with a directory of your own", ErrUnsafe, root, st.Uid)
+		}
+		if fi.IsDir() && fi.Mode().Perm()&0o022 != 0 {
+			return fmt.Errorf("%w: state directory %s can be changed by other users (mode %#o); chmod go-w it, or use another --root",
+				ErrUnsafe, root, fi.Mode().Perm())
+		}
+	}
+	return nil
 }
 
 // Root is the store's absolute path.

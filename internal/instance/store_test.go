@@ -278,6 +278,40 @@ func TestSocketUnderLongPath(t *testing.T) {
 	}
 }
 
+func TestRootOfAnotherUserIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	refused := []string{open}
+	if os.Geteuid() == 0 { // nobody else can give a directory away
+		theirs, link := filepath.Join(dir, "theirs"), filepath.Join(dir, "link")
+		if err := errors.Join(os.Mkdir(theirs, 0o700), os.Chown(theirs, 1000, 1000), os.Symlink(dir, link), os.Lchown(link, 1000, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		refused = append(refused, theirs, link)
+	}
+	for _, root := range refused {
+		if _, err := OpenStore(root); !errors.Is(err, ErrUnsafe) {
+			t.Errorf("%s: %v", root, err)
+		}
+		if _, err := os.Lstat(filepath.Join(root, namesDir)); err == nil {
+			t.Errorf("%s: something was made in it", root)
+		}
+	}
+	own := filepath.Join(dir, "own")
+	if err := os.Symlink(t.TempDir(), own); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenStore(own); err != nil {
+		t.Errorf("a link of one's own: %v", err)
+	}
+}
+
 func TestHostileFilesAreRefused(t *testing.T) {
 	s := newStore(t)
 	i := create(t, s, "web", CreateOptions{})

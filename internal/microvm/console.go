@@ -45,28 +45,33 @@ func (c *console) Write(p []byte) (int, error) {
 	if c.f == nil {
 		return len(p), nil
 	}
+	var err error
 	if c.size+len(p) > consoleMax {
-		c.rotate()
+		err = c.rotate()
 	}
-	n, err := c.f.Write(p)
-	c.size += n
-	if err != nil { // a full disk: keep the tail only
+	if err == nil {
+		var n int
+		n, err = c.f.Write(p)
+		c.size += n
+	}
+	if err != nil { // a full disk, a directory that is gone: keep the tail only
 		_ = c.f.Close()
 		c.f = nil
 	}
 	return len(p), nil
 }
 
-func (c *console) rotate() {
+func (c *console) rotate() error {
 	if err := os.Rename(c.path, c.path+".1"); err != nil {
-		return
+		return err
 	}
 	f, err := os.OpenFile(c.path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return
+		return err
 	}
 	_ = c.f.Close()
 	c.f, c.size = f, 0
+	return nil
 }
 
 // Tail returns the last bytes the guest wrote.

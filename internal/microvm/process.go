@@ -29,6 +29,8 @@ func (p *process) Wait(ctx context.Context) (workload.Exit, error) {
 	}
 	select {
 	case <-p.guest.ended: // a session ends by itself only when the machine has
+	case <-p.guest.stuck:
+		return stuckExit(), nil
 	case <-ctx.Done():
 		return workload.Exit{}, context.Cause(ctx)
 	}
@@ -36,6 +38,11 @@ func (p *process) Wait(ctx context.Context) (workload.Exit, error) {
 		Code: workload.SignalExitCode(int(unix.SIGKILL)), At: time.Now(),
 		Err: lostProcess(p.guest.end, p.vm.console.Tail()),
 	}, nil
+}
+
+// stuckExit is how a VM ended that was killed and did not stop.
+func stuckExit() workload.Exit {
+	return workload.Exit{Code: workload.SignalExitCode(int(unix.SIGKILL)), At: time.Now(), Err: errStuck.Error()}
 }
 
 // Signal sends sig to the process.

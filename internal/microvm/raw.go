@@ -68,6 +68,8 @@ type rawProcess struct {
 func (p *rawProcess) Wait(ctx context.Context) (workload.Exit, error) {
 	select {
 	case <-p.guest.ended:
+	case <-p.guest.stuck:
+		return stuckExit(), nil
 	case <-ctx.Done():
 		return workload.Exit{}, context.Cause(ctx)
 	}

@@ -33,6 +33,9 @@ const (
 	// offTimeout is how long a guest may take to sync its disks and power
 	// off after its workload has ended.
 	offTimeout = 10 * time.Second
+	// endTimeout is how long the machine, and then its devices, may take to
+	// stop. Only host I/O that does not return takes longer.
+	endTimeout = 10 * time.Second
 	// clockTimeout is how long Resume waits for the guest to set its clock.
 	clockTimeout = 2 * time.Second
 )
@@ -59,6 +62,8 @@ type VM struct {
 
 	closing sync.Once
 	err     error
+
+	endTimeout time.Duration // endTimeout, but for tests
 }
 
 // guest is a machine that was launched. Its fields do not change, but for end,
@@ -70,18 +75,22 @@ type guest struct {
 	stop    context.CancelCauseFunc // ends machine.Run and the session
 	serving chan struct{}           // closed when the session has ended
 	ended   chan struct{}           // closed when the machine has stopped
+	stuck   chan struct{}           // closed when it was to end and did not in time
 	end     machine.End
 }
 
 var (
 	errKilled = errors.New("killed")
 	errClosed = errors.New("instance closed")
+	// errStuck says that host I/O of a device does not return. What it uses
+	// cannot be freed; it goes with the process.
+	errStuck = errors.New("the VM did not stop in time: a read or write of one of its disks does not return on the host")
 )
 
 // New prepares the runtime of the instance whose state directory is dir. It
 // starts and holds nothing yet.
 func New(cfg *workload.Config, dir string, log *slog.Logger) *VM {
-	return &VM{cfg: cfg, dir: dir, log: log, times: &timeline{}}
+	return &VM{cfg: cfg, dir: dir, log: log, times: &timeline{}, endTimeout: endTimeout}
 }
 
 // running returns the guest while it runs.
@@ -166,14 +175,27 @@ func (v *VM) build(ctx context.Context, io workload.Stdio) (err error) {
 
 // launch lets the machine run; done is called when it has stopped.
 func (v *VM) launch(session *agent.Session, done func()) *guest {
-	g := &guest{machine: v.machine, session: session, ended: make(chan struct{}), serving: make(chan struct{})}
-	g.ctx, g.stop = context.WithCancelCause(context.Background())
+	g := v.newGuest(session)
+	g.machine = v.machine
 	go func() {
 		defer close(g.ended)
 		g.end = g.machine.Run(g.ctx)
 		done()
 	}()
 	v.live.Store(g)
+	return g
+}
+
+func (v *VM) newGuest(session *agent.Session) *guest {
+	g := &guest{session: session, ended: make(chan struct{}), stuck: make(chan struct{}), serving: make(chan struct{})}
+	g.ctx, g.stop = context.WithCancelCause(context.Background())
+	context.AfterFunc(g.ctx, func() {
+		select {
+		case <-g.ended:
+		case <-time.After(v.endTimeout):
+			close(g.stuck)
+		}
+	})
 	return g
 }
 
@@ -336,6 +358,7 @@ func (v *VM) close() error {
 	if v.cfg.VM.Timeline {
 		errs = append(errs, v.times.save(v.dir))
 	}
+	stuck := false
 	if g := v.live.Load(); g != nil {
 		if v.begun && v.writesDisks() {
 			select {
@@ -348,13 +371,18 @@ func (v *VM) close() error {
 			v.serial.abandon()
 		}
 		g.stop(errClosed)
-		<-g.ended
+		select {
+		case <-g.ended:
+		case <-g.stuck:
+			stuck = true
+			errs = append(errs, errStuck)
+		}
 		if g.session != nil {
 			<-g.serving
 		}
 	}
-	if v.machine != nil {
-		errs = append(errs, v.machine.Close())
+	if v.machine != nil && !stuck {
+		errs = append(errs, v.bounded(v.machine.Close))
 	}
 	if v.net != nil {
 		errs = append(errs, v.net.Close())
@@ -366,6 +394,19 @@ func (v *VM) close() error {
 		errs = append(errs, v.image.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// bounded runs end, which may find that host I/O does not return; then it goes
+// on by itself, as long as the process does.
+func (v *VM) bounded(end func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- end() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(v.endTimeout):
+		return errStuck
+	}
 }
 
 // holdImage marks the root file system image as in use for as long as the VM

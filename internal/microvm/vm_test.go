@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -153,6 +154,64 @@ func TestLostProcess(t *testing.T) {
 	} {
 		if got := lostProcess(machine.End{Reason: end}, "oops\n"); got != want {
 			t.Errorf("%v: %q, want %q", end, got, want)
+		}
+	}
+}
+
+// TestAVMThatDoesNotStopIsGivenUp: the machine never ends, as when a disk's host
+// I/O does not return. Kill, Wait and Close are bounded all the same.
+func TestAVMThatDoesNotStopIsGivenUp(t *testing.T) {
+	v := newVM(t, nil)
+	v.endTimeout = time.Millisecond
+	g := v.newGuest(nil)
+	v.live.Store(g)
+	if err := v.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	e, err := (&rawProcess{v, g}).Wait(ctx)
+	if err != nil || e.Code != 137 || !strings.Contains(e.Err, "did not stop in time") {
+		t.Errorf("%+v, %v", e, err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- v.Close() }()
+	select {
+	case err := <-closed:
+		if !errors.Is(err, errStuck) {
+			t.Errorf("Close: %v", err)
+		}
+	case <-ctx.Done():
+		t.Error("Close hangs")
+	}
+	if err := v.bounded(func() error { select {} }); !errors.Is(err, errStuck) {
+		t.Errorf("bounded: %v", err)
+	}
+}
+
+// TestAConsoleThatCannotBeRotatedStaysBounded: say, because somebody removed the
+// state directory; the open file would grow unseen.
+func TestAConsoleThatCannotBeRotatedStaysBounded(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "state")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, err := newConsole(filepath.Join(dir, "console.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	line := []byte(strings.Repeat("y", 4095) + "\n")
+	for range 3 * consoleMax / len(line) {
+		_, _ = c.Write(line)
+		if c.f == nil {
+			return // it keeps the tail only
+		}
+		if st, err := c.f.Stat(); err != nil || st.Size() > consoleMax {
+			t.Fatalf("the file has %d bytes (%v), at most %d are allowed", st.Size(), err, consoleMax)
 		}
 	}
 }

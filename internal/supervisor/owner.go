@@ -179,14 +179,16 @@ func (o *owner) ladder(ctx context.Context, r control.StopRequest) error {
 		sig = unix.SIGTERM
 	}
 	o.event(control.EventStop, map[string]string{"signal": fmt.Sprint(int(sig)), "timeout": timeout.String()})
-	if err := o.Resume(ctx); err != nil {
-		o.log.Info("stop: resuming first", "err", err) // no pauser, or ended
-	}
-	if err := o.proc.Signal(ctx, sig); err != nil {
+	asked := time.Now()
+	if err := o.stopSignal(ctx, sig, timeout); err != nil {
 		o.log.Info("stop: signal", "signal", sig, "err", err)
 		timeout = 0 // nobody heard it: no use in waiting
 	}
-	if o.endedWithin(timeout) {
+	left := timeout
+	if left > 0 {
+		left = max(left-time.Since(asked), 0)
+	}
+	if o.endedWithin(left) {
 		return nil
 	}
 	if timeout != 0 {
@@ -204,6 +206,32 @@ func (o *owner) ladder(ctx context.Context, r control.StopRequest) error {
 	}
 	<-o.ended
 	return nil
+}
+
+// stopSignal resumes what is paused and sends sig. It is bounded, for an
+// instance that answers nothing, or whose pause does not end, has to be stopped
+// too: by the time it has to end anyway, but signalGrace at least.
+func (o *owner) stopSignal(ctx context.Context, sig unix.Signal, timeout time.Duration) error {
+	if timeout >= 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, max(timeout, signalGrace))
+		defer cancel()
+	}
+	sent := make(chan error, 1)
+	go func() {
+		if err := o.Resume(ctx); err != nil {
+			o.log.Info("stop: resuming first", "err", err) // no pauser, or ended
+		}
+		sent <- o.proc.Signal(ctx, sig)
+	}()
+	select {
+	case err := <-sent:
+		return err
+	case <-o.ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("not delivered in time: %w", context.Cause(ctx))
+	}
 }
 
 // endedWithin waits for the first process; d < 0: for ever.

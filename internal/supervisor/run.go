@@ -19,6 +19,9 @@ import (
 )
 
 const (
+	// signalGrace is what the stop signal has to be delivered in when the
+	// instance has less time than that to end.
+	signalGrace = 5 * time.Second
 	// shutdownGrace is how long the gentlest way of the backend may take
 	// after the stop signal did not work.
 	shutdownGrace = 5 * time.Second
@@ -77,11 +80,12 @@ func Run(ctx context.Context, dir string, newRuntime func(*workload.Config) (wor
 }
 
 // NewLogger is what an owner logs with: to standard error, which is owner.log,
-// from the level its starter asked for.
+// from the level its starter asked for. The file is bounded: some of what is
+// logged is the guest's doing.
 func NewLogger() *slog.Logger {
 	var l slog.Level
 	_ = l.UnmarshalText([]byte(os.Getenv(instance.LogLevelEnv))) // INFO it stays
-	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l}))
+	return slog.New(slog.NewTextHandler(&boundedLog{f: os.Stderr, max: maxOwnerLog}, &slog.HandlerOptions{Level: l}))
 }
 
 // open takes possession of the instance.

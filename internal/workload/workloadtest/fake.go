@@ -26,6 +26,9 @@ const (
 	HangStart = "FAKE_HANG_START"
 	// IgnoreShutdown makes Shutdown do nothing.
 	IgnoreShutdown = "FAKE_IGNORE_SHUTDOWN"
+	// IgnoreSignals makes Signal wait until its context ends, as a guest does
+	// that answers nothing. Kill works.
+	IgnoreSignals = "FAKE_IGNORE_SIGNALS"
 	// DieAt makes the owner kill itself with SIGKILL at a step: "new",
 	// "start", "started", "close".
 	DieAt = "FAKE_DIE_AT"
@@ -277,7 +280,11 @@ func (p *process) Wait(ctx context.Context) (workload.Exit, error) {
 }
 
 // Signal implements workload.Process.
-func (p *process) Signal(_ context.Context, sig unix.Signal) error {
+func (p *process) Signal(ctx context.Context, sig unix.Signal) error {
+	if lookup(p.rt.cfg.Spec.Process.Env, IgnoreSignals) != "" {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
 	return p.cmd.Process.Signal(sig)
 }
 
