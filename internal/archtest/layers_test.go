@@ -46,6 +46,7 @@ var layers = map[string]string{
 	"internal/metrics": "",
 	"internal/pci":     "memory internal/bus internal/state",
 	"internal/state":   "",
+	"internal/vhost":   "",
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
 	"internal/machine/limits": "",
