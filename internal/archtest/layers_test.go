@@ -25,7 +25,7 @@ var layers = map[string]string{
 	// Devices.
 	"virtio":            "memory internal/state internal/bus internal/eventfd internal/metrics",
 	"virtio/mmio":       "virtio memory internal/state internal/bus",
-	"virtio/pci":        "virtio memory internal/state internal/bus internal/pci",
+	"virtio/pci":        "virtio memory internal/state internal/bus internal/eventfd internal/pci",
 	"virtio/balloon":    "virtio memory internal/state internal/metrics",
 	"virtio/blk":        "virtio memory internal/state internal/metrics",
 	"virtio/console":    "virtio memory internal/state internal/metrics",
