@@ -32,7 +32,7 @@ var layers = map[string]string{
 	"virtio/fs":         "virtio memory internal/state internal/metrics",
 	"virtio/net":        "virtio memory internal/state internal/metrics",
 	"virtio/rng":        "virtio memory internal/state internal/metrics",
-	"virtio/vsock":      "virtio memory internal/state internal/metrics",
+	"virtio/vsock":      "virtio memory internal/eventfd internal/state internal/metrics internal/vhost",
 	"virtio/devices":    "virtio virtio/...",
 	"virtio/virtiotest": "virtio virtio/mmio virtio/pci memory internal/state internal/bus internal/eventfd internal/pci",
 
