@@ -25,14 +25,14 @@ var layers = map[string]string{
 	// Devices.
 	"virtio":            "memory internal/state internal/bus internal/eventfd internal/metrics",
 	"virtio/mmio":       "virtio memory internal/state internal/bus",
-	"virtio/pci":        "virtio memory internal/state internal/bus internal/pci",
+	"virtio/pci":        "virtio memory internal/state internal/bus internal/eventfd internal/pci",
 	"virtio/balloon":    "virtio memory internal/state internal/metrics",
 	"virtio/blk":        "virtio memory internal/state internal/metrics",
 	"virtio/console":    "virtio memory internal/state internal/metrics",
 	"virtio/fs":         "virtio memory internal/state internal/metrics",
 	"virtio/net":        "virtio memory internal/state internal/metrics",
 	"virtio/rng":        "virtio memory internal/state internal/metrics",
-	"virtio/vsock":      "virtio memory internal/state internal/metrics",
+	"virtio/vsock":      "virtio memory internal/eventfd internal/state internal/metrics internal/vhost",
 	"virtio/devices":    "virtio virtio/...",
 	"virtio/virtiotest": "virtio virtio/mmio virtio/pci memory internal/state internal/bus internal/eventfd internal/pci",
 
@@ -46,6 +46,7 @@ var layers = map[string]string{
 	"internal/metrics": "",
 	"internal/pci":     "memory internal/bus internal/state",
 	"internal/state":   "",
+	"internal/vhost":   "",
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
 	"internal/machine/limits": "",
