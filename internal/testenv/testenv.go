@@ -33,6 +33,11 @@ const (
 	// kernels they boot (HVCTL_TEST_STORE, made by scripts/test-store), and the
 	// programs (HVCTL_BIN).
 	Images Need = "images"
+	// Cgroup is a cgroup file system, of any version, that lets us make groups.
+	Cgroup Need = "cgroup"
+	// CgroupV2 is a pure cgroup v2 tree with the cpu, io, memory and pids
+	// controllers, that lets us make groups.
+	CgroupV2 Need = "cgroup2"
 	// NFTables is a kernel with nf_tables and the program nft.
 	NFTables Need = "nftables"
 	// MkfsErofs is the program mkfs.erofs.
@@ -95,6 +100,8 @@ func probe(n Need) error {
 			return fmt.Errorf("effective uid is %d, not 0", os.Geteuid())
 		}
 		return nil
+	case Cgroup, CgroupV2:
+		return probeCgroup(n == CgroupV2)
 	case NFTables:
 		if _, err := exec.LookPath("nft"); err != nil {
 			return err

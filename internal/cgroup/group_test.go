@@ -1,0 +1,284 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/testenv"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+var background = context.Background()
+
+func ptr[T any](v T) *T { return &v }
+
+func TestGroupHoldsAProcessAndGoes(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{Resources: &specs.LinuxResources{
+		Pids:   &specs.LinuxPids{Limit: ptr(int64(50))},
+		Memory: &specs.LinuxMemory{Limit: ptr(int64(256 << 20))},
+		CPU:    &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000))},
+	}})
+	h := start(t, g, "spin")
+	h.goOn(t)
+	pids, err := g.Procs()
+	if err != nil || !slices.Contains(pids, h.Process.Pid) {
+		t.Fatalf("processes %v, %v; want %d", pids, err, h.Process.Pid)
+	}
+	b, err := os.ReadFile(filepath.Join("/proc", "self", "cgroup"))
+	if err != nil || strings.Contains(string(b), g.String()+"\n") {
+		t.Errorf("we are in the group: %q, %v", b, err)
+	}
+	waitFor(t, func() bool { s, _ := g.Stats(); return s.CPU.Usage > 0 })
+	s, err := g.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Memory may be 0: on v1 a process that is moved leaves its pages behind.
+	if g.Mode() == V2 && s.Memory.Usage == 0 || s.PIDs.Current == 0 || s.Memory.Limit != 256<<20 || s.PIDs.Limit != 50 {
+		t.Errorf("stats: %+v", s)
+	}
+	if err := g.Set(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(60))}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := g.Stats(); s.PIDs.Limit != 60 {
+		t.Errorf("pids limit after an update: %d", s.PIDs.Limit)
+	}
+	again, err := Load(g.Paths())
+	if err != nil || again.String() != g.String() {
+		t.Fatalf("Load: %v, %v", again, err)
+	}
+	if err := again.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Wait(); err == nil {
+		t.Error("the helper was not killed")
+	}
+	if err := again.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if g.Exists() {
+		t.Error("it still exists")
+	}
+	if _, err := g.Procs(); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Procs: %v", err)
+	}
+	if _, err := g.Stats(); !errors.Is(err, ErrNotFound) {
+		t.Errorf("Stats: %v", err)
+	}
+	if err := g.Kill(t.Context()); err != nil {
+		t.Errorf("Kill: %v", err)
+	}
+	if err := g.Delete(t.Context()); err != nil {
+		t.Errorf("Delete: %v", err)
+	}
+}
+
+func TestDeleteKillsWhatIsLeft(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{})
+	c, err := g.Child("a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range c.dirs {
+		if d != "" {
+			if err := os.MkdirAll(d, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// Only hierarchies that need no preparation (a cpuset does): enough to keep
+	// the groups busy.
+	h := start(t, g, "block")
+	if err := g.Delete(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Wait(); err == nil {
+		t.Error("the helper was not killed")
+	}
+	if g.Exists() || c.Exists() {
+		t.Error("something is left")
+	}
+}
+
+func TestFreezeStopsAndThawGoesOn(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{})
+	h := start(t, g, "spin")
+	h.goOn(t)
+	for range 2 {
+		if err := g.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := g.Frozen(); !f || err != nil {
+			t.Fatalf("frozen %v, %v", f, err)
+		}
+		a, _ := g.Stats()
+		time.Sleep(50 * time.Millisecond) // the thing measured: that nothing happens
+		b, _ := g.Stats()
+		if d := b.CPU.Usage - a.CPU.Usage; d > 2*time.Millisecond {
+			t.Errorf("used %v while frozen", d)
+		}
+		if err := g.Thaw(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := g.Frozen(); f || err != nil {
+			t.Fatalf("frozen %v, %v", f, err)
+		}
+		waitFor(t, func() bool { c, _ := g.Stats(); return c.CPU.Usage > b.CPU.Usage })
+	}
+	if err := g.Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Delete(t.Context()); err != nil { // frozen processes are killed, too
+		t.Fatal(err)
+	}
+}
+
+func waitFor(t *testing.T, cond func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !cond(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it did not happen within 10 seconds")
+		}
+	}
+}
+
+func TestForkBombEndsAtItsLimit(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(60))}}})
+	h := start(t, g, "fork")
+	h.goOn(t)
+	if l := h.line(t); !strings.HasPrefix(l, "children ") || l == "children 0" {
+		t.Errorf("helper says %q", l)
+	}
+	if s, err := g.Stats(); err != nil || s.PIDs.Current > 60 {
+		t.Errorf("%d tasks, %v", s.PIDs.Current, err)
+	}
+	if err := g.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { p, _ := g.Procs(); return len(p) == 0 })
+}
+
+func TestMemoryLimitKillsAndIsTold(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(64 << 20))}}})
+	told := make(chan uint64, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- g.WatchOOM(ctx, func(n uint64) { told <- n }) }()
+	h := start(t, g, "memory")
+	h.goOn(t)
+	if err := h.Wait(); err == nil {
+		t.Fatal("it used a gigabyte under a limit of 64 MiB")
+	}
+	select {
+	case <-told:
+	case <-time.After(10 * time.Second):
+		t.Error("nobody was told")
+	}
+	if n, err := g.OOMKills(); n == 0 || err != nil {
+		t.Errorf("kills %d, %v", n, err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("WatchOOM: %v", err)
+	}
+}
+
+func TestDeviceRulesBind(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	devs := func(minors ...int64) []specs.LinuxDeviceCgroup {
+		l := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+		for _, m := range minors {
+			l = append(l, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(1)), Minor: ptr(m), Access: "rw"})
+		}
+		return l
+	}
+	g := newGroup(t, Options{Resources: &specs.LinuxResources{Devices: devs(3)}})
+	try := func(want ...string) {
+		t.Helper()
+		h := start(t, g, "device", "/dev/null", "/dev/zero")
+		h.goOn(t)
+		for _, w := range want {
+			if l := h.line(t); l != w {
+				t.Errorf("got %q, want %q", l, w)
+			}
+		}
+	}
+	try("/dev/null <nil>", "/dev/zero operation not permitted")
+	if err := g.Set(&specs.LinuxResources{Devices: devs(5)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	try("/dev/null operation not permitted", "/dev/zero <nil>")
+	if err := g.Set(&specs.LinuxResources{Devices: devs(3, 5)}, nil); err != nil {
+		t.Fatal(err)
+	}
+	try("/dev/null <nil>", "/dev/zero <nil>")
+}
+
+func TestCreateRefusesAGroupInUse(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{})
+	p := g.String()
+	if _, err := Create(Options{Path: p}); err != nil {
+		t.Errorf("an empty group that is left over: %v", err)
+	}
+	start(t, g, "block")
+	if _, err := Create(Options{Path: p}); !errors.Is(err, ErrInUse) {
+		t.Errorf("a group with a process: %v", err)
+	}
+	if _, err := Create(Options{Path: p, Join: true}); err != nil {
+		t.Errorf("joining: %v", err)
+	}
+	if _, err := Open(p); err != nil {
+		t.Errorf("opening: %v", err)
+	}
+}
+
+func TestErrorsNameTheFieldAndLeaveNothing(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	for _, tc := range []struct {
+		name string
+		r    specs.LinuxResources
+		is   error
+		says string
+	}{
+		{"kernel refuses", specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}}, ErrValue, "linux.resources.cpu.cpus"},
+		{"no such controller", specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_0": {HcaHandles: ptr(uint32(3))}}}, nil, "linux.resources.rdma"},
+		{"bad value", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-2))}}, ErrValue, "linux.resources.pids.limit"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := testPath()
+			g, err := Create(Options{Path: p, Resources: &tc.r})
+			if err == nil {
+				_ = g.Delete(background)
+				t.Fatal("no error")
+			}
+			if !strings.Contains(err.Error(), tc.says) || tc.is != nil && !errors.Is(err, tc.is) {
+				t.Errorf("error %v, want %q (%v)", err, tc.says, tc.is)
+			}
+			t.Log(err)
+			if _, err := Open(p); !errors.Is(err, ErrNotFound) {
+				t.Errorf("the group is left: %v", err)
+			}
+		})
+	}
+}
+
+func TestAddOfAnEndedProcess(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{})
+	if err := g.Add(1<<22 - 1); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("got %v", err)
+	}
+}
