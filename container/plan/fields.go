@@ -112,6 +112,7 @@ func (p *Process) code(c *coder) {
 	c.bool(&p.HasMemoryPolicy)
 	c.u32s(&p.Affinity)
 	c.u32(&p.KeepFDs)
+	c.u32(&p.KeepBase)
 }
 
 func (s *Scheduler) code(c *coder) {

@@ -131,7 +131,8 @@ type Process struct {
 	MemoryPolicy    MemoryPolicy
 	HasMemoryPolicy bool
 	Affinity        []uint32 // processors, empty: as it is
-	KeepFDs         uint32   // descriptors from 3 on that the program keeps
+	KeepFDs         uint32   // how many further descriptors the program gets, from 3 on
+	KeepBase        uint32   // where they begin in the stage
 }
 
 // Caps are the five capability sets.
