@@ -146,9 +146,11 @@ func list[T any](c *coder, v *[]T, each func(*coder, *T)) {
 	}
 }
 
-func (c *coder) strs(v *[]string)  { list(c, v, (*coder).str) }
-func (c *coder) u32s(v *[]uint32)  { list(c, v, (*coder).u32) }
-func (c *coder) u64s(v *[]uint64)  { list(c, v, (*coder).u64) }
-func (c *coder) pairs(v *[]Pair)   { list(c, v, func(c *coder, p *Pair) { c.str(&p.Key); c.str(&p.Value) }) }
+func (c *coder) strs(v *[]string) { list(c, v, (*coder).str) }
+func (c *coder) u32s(v *[]uint32) { list(c, v, (*coder).u32) }
+func (c *coder) u64s(v *[]uint64) { list(c, v, (*coder).u64) }
+func (c *coder) pairs(v *[]Pair) {
+	list(c, v, func(c *coder, p *Pair) { c.str(&p.Key); c.str(&p.Value) })
+}
 func (c *coder) hooks(v *[]Hook)   { list(c, v, func(c *coder, h *Hook) { h.code(c) }) }
 func (c *coder) mounts(v *[]Mount) { list(c, v, func(c *coder, m *Mount) { m.code(c) }) }
