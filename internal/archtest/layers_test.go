@@ -14,6 +14,7 @@ var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
+	"cmd/hvctl-oci": "container container/stage internal/seccomp",
 	"cmd/hvinit":    "internal/guestproto",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -57,7 +58,12 @@ var layers = map[string]string{
 	"images/erofs":                   "",
 	"images/kernel":                  "",
 	"images/rootfs":                  "images/erofs",
-	"container":                      "images internal/workload internal/cgroup internal/seccomp",
+	"container":                      "container/plan container/seal container/spawn internal/workload internal/cgroup internal/seccomp",
+	"container/inroot":               "",
+	"container/plan":                 "",
+	"container/seal":                 "",
+	"container/spawn":                "",
+	"container/stage":                "container/inroot container/plan internal/seccomp",
 	"internal/workload":              "images",
 	"internal/workload/workloadtest": "internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory internal/agent internal/cgroup internal/guestproto internal/hostnet " +
