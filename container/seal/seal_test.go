@@ -17,6 +17,9 @@ func TestCannotBeWritten(t *testing.T) {
 	for name, open := range map[string]func() (*os.File, error){"overlay": overlay, "memfd": memfd} {
 		t.Run(name, func(t *testing.T) {
 			f, err := open()
+			if name == "overlay" && errors.Is(err, unix.EINVAL) {
+				t.Skip("this kernel makes no overlay through its new mount interface (Linux 6.5 does): Self takes the memfd here")
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
