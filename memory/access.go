@@ -34,6 +34,17 @@ func (g *Guest) Slice(a GPA, n uint64) ([]byte, error) {
 	return r.Bytes[off : off+n : off+n], nil
 }
 
+// HVA returns the address in this process of n bytes at a, which must lie in
+// one region, for the kernel (vhost). It stays valid until Close. Errors wrap
+// ErrOutOfRange.
+func (g *Guest) HVA(a GPA, n uint64) (uintptr, error) {
+	r, off, err := g.find(a, n)
+	if err != nil {
+		return 0, err
+	}
+	return r.HVA() + uintptr(off), nil
+}
+
 // ReadAt copies len(p) bytes at a into p. Errors wrap ErrOutOfRange; then p is
 // as it was.
 func (g *Guest) ReadAt(p []byte, a GPA) error {

@@ -264,3 +264,14 @@ func FuzzGuestBounds(f *testing.F) {
 		_, _ = g.LoadUint64(memory.GPA(a))
 	})
 }
+
+func TestHVAIsWhereTheBytesAre(t *testing.T) {
+	g := newGuest(t, memory.Options{Size: 1 << 20})
+	r := g.Regions()[0]
+	if at, err := g.HVA(r.GPA+0x123, 16); err != nil || at != r.HVA()+0x123 {
+		t.Errorf("HVA = %#x, %v; the region is at %#x", at, err, r.HVA())
+	}
+	if _, err := g.HVA(r.GPA+memory.GPA(r.Size)-8, 16); !errors.Is(err, memory.ErrOutOfRange) {
+		t.Errorf("HVA past the end: %v", err)
+	}
+}

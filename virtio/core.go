@@ -97,7 +97,7 @@ func NewCore(o CoreOptions) (*Core, error) {
 // Info returns the device's description with the core's features added.
 func (c *Core) Info() Info {
 	i := c.info
-	i.Features |= coreFeatures
+	i.Features |= coreFeatures &^ i.Lacks
 	return i
 }
 

@@ -12,6 +12,7 @@ import (
 type Info struct {
 	ID         DeviceID
 	Features   Features // the type's own bits; the core adds VERSION_1, INDIRECT_DESC and EVENT_IDX
+	Lacks      Features // of the core's bits, those that whoever serves the rings (RingTaker) cannot do
 	QueueSizes []uint16 // largest size of each queue, powers of two
 	ConfigLen  uint32   // bytes of device configuration space; 0 without ConfigSpace
 }
@@ -66,9 +67,11 @@ type FeatureChecker interface {
 
 // RingTaker is implemented by devices that have some queues served elsewhere
 // (vhost): the core starts no worker for a queue it takes. Such a device hands
-// Queue.Rings and Queue.KickFD over in Activate, forwards the other side's
-// call eventfd to Env.Interrupt from a goroutine of Env.Go, and before that
-// goroutine returns takes the rings back with Queue.SetNext.
+// Queue.Rings and Queue.KickFD over in Activate, gives the other side's call
+// eventfds to Env.Forward, and from a goroutine of Env.Go, before that returns,
+// takes the rings back with Queue.SetNext. When the driver takes such a queue
+// back, the core does as for a pause, and activates the device again without
+// the queue.
 type RingTaker interface {
 	TakesQueue(index int) bool
 }
@@ -90,11 +93,10 @@ type Interrupt interface {
 // Activate ends; the functions may be called from any goroutine and do nothing
 // after that.
 type Env struct {
-	Mem       *memory.Guest
-	Queues    []*Queue // by index; those the driver did not enable have Enabled false
-	Features  Features // negotiated, with the core's own bits
-	Log       *slog.Logger
-	Interrupt Interrupt // only for RingTaker devices: the core raises interrupts for Push
+	Mem      *memory.Guest
+	Queues   []*Queue // by index; those the driver did not enable have Enabled false
+	Features Features // negotiated, with the core's own bits
+	Log      *slog.Logger
 
 	run *run
 }

@@ -1,6 +1,10 @@
 package virtio
 
-import "github.com/hvctl/hvctl/memory"
+import (
+	"context"
+
+	"github.com/hvctl/hvctl/memory"
+)
 
 // NumQueues returns how many queues the device has.
 func (c *Core) NumQueues() int { return len(c.queues) }
@@ -84,8 +88,17 @@ func (c *Core) DisableQueue(i int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	q := c.queues[i]
-	if c.run != nil {
-		c.run.joinQueue(q)
+	if c.run == nil || !q.state.Enabled || !c.taken(q) {
+		if c.run != nil {
+			c.run.joinQueue(q)
+		}
+		q.state.Enabled = false
+		return
 	}
+	// What serves it elsewhere is the device's to stop.
+	_ = c.join(context.Background())
 	q.state.Enabled = false
+	if c.Status().running() && !c.paused {
+		c.start()
+	}
 }

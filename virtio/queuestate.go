@@ -80,6 +80,20 @@ func (s *QueueState) part(p RingPart) *memory.GPA {
 	}
 }
 
+// Part returns the place of a part of the queue and its length in bytes, with
+// the event index words.
+func (s QueueState) Part(p RingPart) (memory.GPA, uint64) {
+	n := s.descLen()
+	switch p {
+	case PartAvail:
+		n = s.availLen()
+	case PartUsed:
+		n = s.usedLen()
+	case PartDesc:
+	}
+	return *s.part(p), n
+}
+
 // String names the part for messages.
 func (p RingPart) String() string {
 	if p < PartDesc || p > PartUsed {

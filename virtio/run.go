@@ -64,7 +64,7 @@ func (c *Core) deactivate() {
 func (c *Core) start() {
 	r := &run{core: c, ended: map[int]worker{}, done: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.env = &Env{Mem: c.mem, Queues: c.queues, Features: c.driver, Log: c.log, Interrupt: c.irq, run: r}
+	r.env = &Env{Mem: c.mem, Queues: c.queues, Features: c.driver, Log: c.log, run: r}
 	c.run = r
 	for _, q := range c.queues {
 		q.stop.Store(false)
@@ -78,9 +78,8 @@ func (c *Core) start() {
 		r.halt()
 		return
 	}
-	taker, _ := c.dev.(RingTaker)
 	for _, q := range c.queues {
-		if q.state.Enabled && (taker == nil || !taker.TakesQueue(q.index)) {
+		if q.state.Enabled && !c.taken(q) {
 			ctx, cancel := context.WithCancel(r.ctx)
 			w := worker{cancel, make(chan struct{})}
 			r.ended[q.index] = w

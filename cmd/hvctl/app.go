@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -70,11 +71,20 @@ func (p *program) run(args []string) int {
 		return int(status)
 	}
 	// One line: an error joined of several has a line each.
-	fmt.Fprintf(p.stderr, "hvctl: %s\n", strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintf(p.stderr, "hvctl: %s%s\n", strings.ReplaceAll(err.Error(), "\n", "; "), permissionHint(err, os.Geteuid()))
 	if start, ok := errors.AsType[*workload.StartError](err); ok {
 		return start.Code
 	}
 	return workload.ExitOwnFailure
+}
+
+// permissionHint says what a user who is not root can do about a file that is
+// another user's.
+func permissionHint(err error, uid int) string {
+	if uid == 0 || !errors.Is(err, fs.ErrPermission) {
+		return ""
+	}
+	return fmt.Sprintf(" (as user %d: be root, or choose a --store and --root of your own; `hvctl doctor` tells what else is missing)", uid)
 }
 
 func (p *program) app() *cli.App {

@@ -19,7 +19,11 @@ func (p *program) cmdBoot() *cli.Command {
 		Name:  "boot",
 		Usage: "boot any kernel and disks in a VM, without image or agent",
 		Description: "The terminal is the VM's serial console; ctrl-p ctrl-q leaves it running. The exit\n" +
-			"status is 0 after a power-off, 1 after a reboot and 2 after a crash.",
+			"status is 0 after a power-off, 1 after a reboot and 2 after a crash.\n" +
+			"--vsock with backend=user opens the unix socket path: a program that sends CONNECT PORT\n" +
+			"and a newline reaches that port of the guest, and the guest's connections to the host's\n" +
+			"port P go to path_P. With backend=vhost the host's kernel serves the device: programs\n" +
+			"on both sides use AF_VSOCK, the CID is this VM's alone on the host, and no path is given.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "the kernel `NAME|FILE`: bzImage or ELF vmlinux", DefaultText: "the default of the kernel store"},
 			&cli.StringFlag{Name: "initrd", Usage: "the initramfs `FILE`"},
@@ -28,6 +32,7 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.Float64Flag{Name: "cpus", Value: 1, Usage: "`NUMBER` of processors"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Value: "512M", Usage: "memory: `SIZE`"},
 			&cli.StringFlag{Name: "transport", Usage: "attach devices by `BUS` pci or mmio"},
+			&cli.StringFlag{Name: "vsock", Usage: "a socket device, `cid=N[,backend=user|vhost][,path=SOCKET]`"},
 			&cli.StringFlag{Name: "network", Value: workload.NetNone, Usage: "`MODE` none or bridge"},
 			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
 			&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`"},
@@ -105,6 +110,11 @@ func (p *program) bootConfig(c *cli.Context) (*workload.Config, error) {
 		d, err := parseDisk(s)
 		errs = append(errs, err)
 		cfg.VM.Disks = append(cfg.VM.Disks, d)
+	}
+	if s := c.String("vsock"); c.IsSet("vsock") {
+		v, err := parseVsock(s)
+		errs = append(errs, err)
+		cfg.VM.Vsock = v
 	}
 	if f := c.String("initrd"); f != "" {
 		abs, err := filepath.Abs(f)

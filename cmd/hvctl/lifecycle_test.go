@@ -173,9 +173,9 @@ func TestStopLadder(t *testing.T) {
 		{"signal", nil, `trap "exit 4" TERM; ` + sleeper, nil, "4"},
 		{"own signal", []string{"--stop-signal", "USR1"}, `trap "exit 5" USR1; ` + sleeper, nil, "5"},
 		{"signal of the call", nil, `trap "exit 6" INT; ` + sleeper, []string{"-s", "INT"}, "6"},
-		{"gentlest way", nil, `trap "" TERM; trap "exit 7" HUP; ` + sleeper, []string{"-t", "1"}, "7"},
-		{"end", []string{"-e", "FAKE_IGNORE_SHUTDOWN=1"}, `trap "" TERM HUP; ` + sleeper, []string{"-t", "1"}, "137"},
-		{"at once", nil, `trap "" TERM HUP; ` + sleeper, []string{"-t", "0"}, "137"},
+		{"gentlest way", nil, `trap "" TERM; trap "exit 7" USR2; ` + sleeper, []string{"-t", "1"}, "7"},
+		{"end", []string{"-e", "FAKE_IGNORE_SHUTDOWN=1"}, `trap "" TERM USR2; ` + sleeper, []string{"-t", "1"}, "137"},
+		{"at once", nil, `trap "" TERM USR2; ` + sleeper, []string{"-t", "0"}, "137"},
 		{"answers nothing", []string{"-e", "FAKE_IGNORE_SIGNALS=1"}, sleeper, []string{"-t", "1"}, "137"},
 		{"paused", []string{"-e", "PAUSE=1"}, `trap "exit 8" TERM; ` + sleeper, nil, "8"},
 	} {

@@ -158,6 +158,41 @@ func parseDisk(s string) (workload.Disk, error) {
 	return d, nil
 }
 
+// parseVsock reads cid=N[,backend=user|vhost][,path=SOCKET].
+func parseVsock(s string) (*workload.Vsock, error) {
+	v := &workload.Vsock{Backend: workload.VsockUser}
+	for kv := range strings.SplitSeq(s, ",") {
+		k, val, has := strings.Cut(kv, "=")
+		switch {
+		case k == "cid" && has:
+			n, err := strconv.ParseUint(val, 10, 32)
+			if err != nil || n < 3 || n > math.MaxUint32-1 {
+				return nil, fmt.Errorf("vsock %q: cid %q: want a number from 3 to %d", s, val, uint32(math.MaxUint32-1))
+			}
+			v.CID = uint32(n)
+		case k == "backend" && (val == workload.VsockUser || val == workload.VsockVhost):
+			v.Backend = val
+		case k == "backend":
+			return nil, fmt.Errorf("vsock %q: backend %q: use user or vhost", s, val)
+		case k == "path" && val != "":
+			p, err := filepath.Abs(val)
+			if err != nil {
+				return nil, err
+			}
+			v.Path = p
+		default:
+			return nil, fmt.Errorf("vsock %q: %q is not understood; want cid=N[,backend=user|vhost][,path=SOCKET]", s, kv)
+		}
+	}
+	switch {
+	case v.CID == 0:
+		return nil, fmt.Errorf("vsock %q: no cid given", s)
+	case v.Path != "" && v.Backend == workload.VsockVhost:
+		return nil, fmt.Errorf("vsock %q: path goes with backend=user; with backend=vhost programs on the host use AF_VSOCK, CID %d", s, v.CID)
+	}
+	return v, nil
+}
+
 // parseHost reads NAME:IP as docker's --add-host.
 func parseHost(s string) (string, error) {
 	name, ip, ok := strings.Cut(s, ":")

@@ -228,3 +228,36 @@ func TestImagesAndConfig(t *testing.T) {
 		t.Errorf("kernel ls: %q", got)
 	}
 }
+
+func TestVsock(t *testing.T) {
+	for in, want := range map[string]workload.Vsock{
+		"cid=3":                       {CID: 3, Backend: "user"},
+		"cid=77,backend=vhost":        {CID: 77, Backend: "vhost"},
+		"backend=user,path=/s,cid=99": {CID: 99, Backend: "user", Path: "/s"},
+		"cid=4294967294":              {CID: 1<<32 - 2, Backend: "user"},
+	} {
+		if v, err := parseVsock(in); err != nil || *v != want {
+			t.Errorf("%q: %+v, %v", in, v, err)
+		}
+	}
+	if v, err := parseVsock("cid=3,path=s"); err != nil || !filepath.IsAbs(v.Path) {
+		t.Errorf("relative path: %+v, %v", v, err)
+	}
+	for in, want := range map[string]string{
+		"":                             "want cid=N",
+		"backend=vhost":                "no cid",
+		"cid=2":                        "from 3 to 4294967294",
+		"cid=4294967295":               "from 3",
+		"cid=x":                        "from 3",
+		"cid":                          "not understood",
+		"cid=3,backend=tcp":            "use user or vhost",
+		"cid=3,path=":                  "not understood",
+		"cid=3,port=1":                 "not understood",
+		"cid=3,backend=vhost,path=/s":  "AF_VSOCK",
+		"cid=3,path=/s,backend=vhost,": "not understood",
+	} {
+		if v, err := parseVsock(in); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %+v, %v; want an error with %q", in, v, err, want)
+		}
+	}
+}

@@ -14,6 +14,7 @@ var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
+	"cmd/hvctl-oci": "container container/stage internal/seccomp",
 	"cmd/hvinit":    "internal/guestproto",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -25,14 +26,14 @@ var layers = map[string]string{
 	// Devices.
 	"virtio":            "memory internal/state internal/bus internal/eventfd internal/metrics",
 	"virtio/mmio":       "virtio memory internal/state internal/bus",
-	"virtio/pci":        "virtio memory internal/state internal/bus internal/pci",
+	"virtio/pci":        "virtio memory internal/state internal/bus internal/eventfd internal/pci",
 	"virtio/balloon":    "virtio memory internal/state internal/metrics",
 	"virtio/blk":        "virtio memory internal/state internal/metrics",
 	"virtio/console":    "virtio memory internal/state internal/metrics",
 	"virtio/fs":         "virtio memory internal/state internal/metrics",
 	"virtio/net":        "virtio memory internal/state internal/metrics",
 	"virtio/rng":        "virtio memory internal/state internal/metrics",
-	"virtio/vsock":      "virtio memory internal/state internal/metrics",
+	"virtio/vsock":      "virtio memory internal/eventfd internal/state internal/metrics internal/vhost",
 	"virtio/devices":    "virtio virtio/...",
 	"virtio/virtiotest": "virtio virtio/mmio virtio/pci memory internal/state internal/bus internal/eventfd internal/pci",
 
@@ -46,6 +47,7 @@ var layers = map[string]string{
 	"internal/metrics": "",
 	"internal/pci":     "memory internal/bus internal/state",
 	"internal/state":   "",
+	"internal/vhost":   "",
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
 	"internal/machine/limits": "",
@@ -56,7 +58,12 @@ var layers = map[string]string{
 	"images/erofs":                   "",
 	"images/kernel":                  "",
 	"images/rootfs":                  "images/erofs",
-	"container":                      "images internal/workload internal/cgroup internal/seccomp",
+	"container":                      "container/plan container/seal container/spawn internal/workload internal/cgroup internal/seccomp",
+	"container/inroot":               "",
+	"container/plan":                 "",
+	"container/seal":                 "",
+	"container/spawn":                "",
+	"container/stage":                "container/inroot container/plan internal/seccomp",
 	"internal/workload":              "images",
 	"internal/workload/workloadtest": "internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory internal/agent internal/cgroup internal/guestproto internal/hostnet " +

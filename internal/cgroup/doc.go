@@ -21,7 +21,7 @@
 //
 // The package knows no policy: which devices are allowed, or where groups live,
 // is said by its callers. Why it is our own and not a library is in
-// docs/adr/0007-own-cgroup-layer.md. Interfaces are those of the kernel's
+// docs/adr/0008-own-cgroup-layer.md. Interfaces are those of the kernel's
 // Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/; the meaning of the
 // limits is that of the OCI runtime specification 1.3, config-linux.md.
 package cgroup

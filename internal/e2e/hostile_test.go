@@ -153,3 +153,26 @@ func cpuTime(t *testing.T, pid int) time.Duration {
 	}
 	return time.Duration(utime+stime) * time.Second / 100 // USER_HZ
 }
+
+// TestNobodyInTheGuestPosesAsItsAgent: a process without privileges dials the
+// host as the agent does, says hello, and claims that the workload has ended
+// well. How it really ends is what counts.
+func TestNobodyInTheGuestPosesAsItsAgent(t *testing.T) {
+	h := newHost(t)
+	r := h.hvctl("run", "--rm", "--network", "none", "--kernel", fast, "-u", "65534:65534", "python", "python3", "-u", "-c", `
+import json, socket, struct
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+s.connect((2, 1024))
+print("connected")
+try:
+    for m, p in (("hello", {"version": 1, "kernel": "evil", "boot_ns": 1}), ("exit", {"id": "main", "code": 0})):
+        b = json.dumps({"jsonrpc": "2.0", "method": m, "params": p}).encode()
+        s.sendall(struct.pack("<I", len(b)) + b)
+    s.recv(1000)
+except OSError as e:
+    pass
+raise SystemExit(7)`)
+	if r.out != "connected\n" || r.code != 7 {
+		t.Errorf("exit %d, stdout %q, stderr %q; want 7", r.code, r.out, r.err)
+	}
+}

@@ -4,6 +4,7 @@
 package eventfd
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"os"
@@ -66,6 +67,23 @@ func (e *EventFD) Interrupt() {
 
 // Rearm undoes Interrupt.
 func (e *EventFD) Rearm() { _ = e.f.SetReadDeadline(time.Time{}) }
+
+// Until undoes Interrupt and makes every Wait return ErrInterrupted once ctx has
+// ended. Call stop when there will be no more Waits for ctx: after that ctx no
+// longer has an effect, so that the next Until is not undone by the last one.
+func (e *EventFD) Until(ctx context.Context) (stop func()) {
+	e.Rearm()
+	done := make(chan struct{})
+	cancel := context.AfterFunc(ctx, func() {
+		defer close(done)
+		e.Interrupt()
+	})
+	return func() {
+		if !cancel() {
+			<-done
+		}
+	}
+}
 
 // Close releases the descriptor and wakes a waiter.
 func (e *EventFD) Close() error { return e.f.Close() }

@@ -1,6 +1,7 @@
 package eventfd_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -62,5 +63,26 @@ func TestCloseWakesWaiterAndSignalIsHarmless(t *testing.T) {
 	}
 	if err := e.Signal(); err != nil {
 		t.Errorf("Signal after Close = %v", err)
+	}
+}
+
+func TestUntilEndsWithItsContextAlone(t *testing.T) {
+	e := newFD(t)
+	for range 100 {
+		ctx, cancel := context.WithCancel(t.Context())
+		stop := e.Until(ctx)
+		go cancel()
+		if err := e.Wait(); !errors.Is(err, eventfd.ErrInterrupted) {
+			t.Fatalf("Wait = %v, want ErrInterrupted", err)
+		}
+		stop()
+		stop = e.Until(t.Context()) // the context before has no say any more
+		if err := e.Signal(); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.Wait(); err != nil {
+			t.Fatalf("Wait = %v", err)
+		}
+		stop()
 	}
 }

@@ -67,7 +67,7 @@ func checkOwner(root string) error {
 			return fmt.Errorf("%w: state directory %s belongs to user %d; use --root with a directory of your own", ErrUnsafe, root, st.Uid)
 		}
 		if fi.IsDir() && fi.Mode().Perm()&0o022 != 0 {
-			return fmt.Errorf("%w: state directory %s can be changed by other users (mode %#o); chmod go-w it, or use another --root",
+			return fmt.Errorf("%w: state directory %s can be changed by other users (mode %#o); use --root with a directory of your own",
 				ErrUnsafe, root, fi.Mode().Perm())
 		}
 	}

@@ -10,9 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 
-	"golang.org/x/sys/unix"
+	"github.com/hvctl/hvctl/kvm"
 )
 
 // VM is what the controller needs of KVM.
@@ -22,6 +21,13 @@ type VM interface {
 	// SignalMSI delivers one message (KVM_SIGNAL_MSI); delivered is false when
 	// the guest blocks it.
 	SignalMSI(addr uint64, data uint32) (delivered bool, err error)
+	// SetGSIRouting replaces the routing table (KVM_SET_GSI_ROUTING); after an
+	// error the old one is in force.
+	SetGSIRouting(routes []kvm.IRQRoute) error
+	// AssignIRQFD makes signals of an eventfd edges on a GSI (KVM_IRQFD);
+	// DeassignIRQFD undoes it and waits for those under way.
+	AssignIRQFD(eventfd int, gsi uint32) error
+	DeassignIRQFD(eventfd int, gsi uint32) error
 }
 
 // Pins of the I/O APIC. The first FirstFree belong to legacy devices.
@@ -38,13 +44,18 @@ var ErrNoPin = errors.New("no free interrupt line")
 type Controller struct {
 	vm VM
 
-	mu   sync.Mutex
-	next uint32 // next free pin
+	metrics Metrics
+
+	mu     sync.Mutex         // guards what follows
+	next   uint32             // next free pin
+	routes map[uint32]message // by GSI, those beside the pins', as KVM has them
 }
 
 // New returns a controller for vm, whose irqchip must exist before the first
 // Signal.
-func New(vm VM) *Controller { return &Controller{vm: vm, next: FirstFree} }
+func New(vm VM) *Controller {
+	return &Controller{vm: vm, next: FirstFree, routes: map[uint32]message{}}
+}
 
 // Pin returns the line of a pin with a fixed number (COM1's is 4).
 func (c *Controller) Pin(gsi uint32) *Line { return &Line{vm: c.vm, gsi: gsi} }
@@ -81,46 +92,3 @@ func (l *Line) Signal() error {
 	}
 	return l.vm.SetIRQLine(l.gsi, false)
 }
-
-// MSI is one message-signalled interrupt, such as an MSI-X table entry.
-type MSI struct {
-	vm  VM
-	msg atomic.Pointer[message]
-}
-
-type message struct {
-	addr uint64
-	data uint32
-}
-
-// NewMSI returns an interrupt that is masked until it has a route.
-func (c *Controller) NewMSI() *MSI { return &MSI{vm: c.vm} }
-
-// Route sets the message and unmasks.
-func (m *MSI) Route(addr uint64, data uint32) error {
-	m.msg.Store(&message{addr, data})
-	return nil
-}
-
-// Mask stops Signal from having an effect until the next Route.
-func (m *MSI) Mask() error {
-	m.msg.Store(nil)
-	return nil
-}
-
-// Signal delivers the message. On a masked interrupt it does nothing: the
-// transport keeps the pending bit. A message that makes no sense to KVM is lost,
-// as on a real bus: the guest wrote it.
-func (m *MSI) Signal() error {
-	msg := m.msg.Load()
-	if msg == nil {
-		return nil
-	}
-	if _, err := m.vm.SignalMSI(msg.addr, msg.data); err != nil && !errors.Is(err, unix.EINVAL) {
-		return err
-	}
-	return nil
-}
-
-// Close masks the interrupt for good.
-func (m *MSI) Close() error { return m.Mask() }

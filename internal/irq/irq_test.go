@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hvctl/hvctl/internal/irq"
+	"github.com/hvctl/hvctl/kvm"
 )
 
 type recorder []string
@@ -28,6 +29,10 @@ func (r *recorder) SignalMSI(addr uint64, data uint32) (bool, error) {
 	*r = append(*r, fmt.Sprintf("%#x=%#x", addr, data))
 	return true, nil
 }
+
+func (*recorder) SetGSIRouting([]kvm.IRQRoute) error { return nil }
+func (*recorder) AssignIRQFD(int, uint32) error      { return nil }
+func (*recorder) DeassignIRQFD(int, uint32) error    { return nil }
 
 func TestLineIsAnEdge(t *testing.T) {
 	var r recorder

@@ -26,6 +26,7 @@ var guestModes = map[string]func() error{
 	"view":   guestView,
 	"talk":   guestTalk,
 	"poke":   guestPoke,
+	"vsock":  guestVsock,
 }
 
 func say(key string, value any) { fmt.Printf("HV %s %v\n", key, value) }

@@ -24,8 +24,8 @@ import (
 // crash itself; the VMM may not fail, hang or grow.
 func TestAHostileGuestHarmsOnlyItself(t *testing.T) {
 	testenv.Require(t, testenv.Linux)
-	length := 8 * time.Second
-	if os.Getenv("HVCTL_TEST_FULL") != "" {
+	length, full := 8*time.Second, os.Getenv("HVCTL_TEST_FULL") != ""
+	if full {
 		length = 5 * time.Minute // on each transport
 	}
 	for _, tr := range []Transport{MMIO, PCI} {
@@ -86,7 +86,12 @@ func TestAHostileGuestHarmsOnlyItself(t *testing.T) {
 				t.Errorf("the VMM had %d goroutines, and has %d", tasks, n)
 			}
 			for _, d := range []string{"rng0", "disk0", "net0", "console0", "vsock"} {
-				if len(g.said("pokes")) == 1 && g.Counters()[d+".chains_total"] == 0 {
+				// In the short form a device may have refused all that it got.
+				fed := g.Counters()[d+".chains_total"]
+				if !full {
+					fed += g.Counters()[d+".guest_errors_total"]
+				}
+				if len(g.said("pokes")) == 1 && fed == 0 {
 					t.Errorf("%s was never fed a chain", d)
 				}
 			}

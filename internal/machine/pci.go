@@ -50,3 +50,6 @@ func (m *Machine) attachPCI(dev virtio.Device, id string, log *slog.Logger) erro
 type messages struct{ irqs *irq.Controller }
 
 func (m messages) NewMSI() (virtiopci.MSI, error) { return m.irqs.NewMSI(), nil }
+
+// The kernel can raise them, too.
+var _ virtiopci.KernelMSI = (*irq.MSI)(nil)

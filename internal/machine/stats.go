@@ -6,9 +6,12 @@ import (
 	"github.com/hvctl/hvctl/virtio"
 )
 
-// registerMetrics names the counters of every device: those the core keeps as
-// "<id>.<name>", the device's own beside them.
+// registerMetrics names the counters of interrupts ("irq.<name>") and of every
+// device: those the core keeps as "<id>.<name>", the device's own beside them.
 func (m *Machine) registerMetrics() error {
+	if err := m.metrics.Register("irq", m.irqs.Metrics()); err != nil {
+		return err
+	}
 	for _, d := range m.devices {
 		if err := m.metrics.Register(d.id, d.core.Metrics()); err != nil {
 			return fmt.Errorf("device %s: %w", d.id, err)

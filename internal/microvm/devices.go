@@ -1,6 +1,7 @@
 package microvm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -53,12 +54,11 @@ func (v *VM) attachNetwork(ctx context.Context) error {
 
 // devices lists the VM's devices in the order the guest discovers them.
 func (v *VM) devices() ([]machine.Device, error) {
-	vs, err := vsock.New(vsock.Options{CID: guestCID, Log: v.log})
+	socket, err := v.socketDevice()
 	if err != nil {
 		return nil, err
 	}
-	v.vsock = vs
-	devs := []machine.Device{{Device: vs, Args: virtio.Args{ID: "vsock"}}}
+	devs := []machine.Device{socket}
 	if !v.cfg.VM.Raw {
 		devs = append(devs, disk(rootSerial, workload.Disk{Path: v.cfg.Rootfs.ImagePath, ReadOnly: true}))
 	}
@@ -73,6 +73,21 @@ func (v *VM) devices() ([]machine.Device, error) {
 		}})
 	}
 	return append(devs, machine.Device{Kind: "rng", Args: virtio.Args{ID: "rng0"}}), nil
+}
+
+// socketDevice is the one the agent is reached by, or what a raw VM was given.
+func (v *VM) socketDevice() (machine.Device, error) {
+	args := virtio.Args{ID: "vsock"}
+	if s := v.cfg.VM.Vsock; v.cfg.VM.Raw && s != nil {
+		args.Values = map[string]string{"cid": fmt.Sprint(s.CID), "backend": cmp.Or(s.Backend, workload.VsockUser)}
+		if s.Path != "" {
+			args.Values["path"] = s.Path
+		}
+		return machine.Device{Kind: vsock.Kind.Name, Args: args}, nil
+	}
+	var err error
+	v.vsock, err = vsock.New(vsock.Options{CID: guestCID, Log: v.log})
+	return machine.Device{Device: v.vsock, Args: args}, err
 }
 
 // serialOf is the serial number by which the guest finds the i-th further disk.

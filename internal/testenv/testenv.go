@@ -45,6 +45,8 @@ const (
 	// Busybox is a static busybox, for tests that need a small root file
 	// system (package busybox-static).
 	Busybox Need = "busybox"
+	// VhostVsock is a /dev/vhost-vsock that opens (module vhost_vsock, root).
+	VhostVsock Need = "vhost-vsock"
 	// IASL is ACPICA's compiler iasl, and its interpreter acpiexec with it.
 	IASL Need = "iasl"
 )
@@ -80,11 +82,9 @@ func TestStore() string { return os.Getenv("HVCTL_TEST_STORE") }
 func probe(n Need) error {
 	switch n {
 	case KVM:
-		fd, err := unix.Open("/dev/kvm", unix.O_RDWR|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open /dev/kvm: %w", err)
-		}
-		return unix.Close(fd)
+		return probeDevice("/dev/kvm")
+	case VhostVsock:
+		return probeDevice("/dev/vhost-vsock")
 	case Linux:
 		if TestKernels() == "" {
 			return fmt.Errorf("HVCTL_TEST_KERNELS is not set: run it with scripts/testhost")
@@ -118,4 +118,12 @@ func probe(n Need) error {
 		return err
 	}
 	return fmt.Errorf("unknown need %q", n)
+}
+
+func probeDevice(path string) error {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	return unix.Close(fd)
 }

@@ -102,6 +102,9 @@ type VM struct {
 	Transport   string `json:"transport,omitempty"` // "pci" or "mmio"
 	Disks       []Disk `json:"disks,omitempty"`     // beside the root file system
 	HugePages   bool   `json:"hugePages,omitempty"`
+	// Vsock is the socket device of a Raw VM; without it the guest has one that
+	// nobody listens to. Other VMs have one for the agent.
+	Vsock *Vsock `json:"vsock,omitempty"`
 	// Raw boots Kernel, Initrd, Cmdline and Disks as they are, with no agent
 	// and no image: the serial console is the first process's terminal, and
 	// Cmdline is the whole command line (hvctl boot).
@@ -109,6 +112,21 @@ type VM struct {
 	// Timeline asks the VMM to record when each stage of the start was
 	// reached (hvctl bench boot).
 	Timeline bool `json:"timeline,omitempty"`
+}
+
+// Vsock backends.
+const (
+	VsockUser  = "user"  // sockets of the VMM: the VM alone knows the CID
+	VsockVhost = "vhost" // the host's AF_VSOCK, served by its kernel
+)
+
+// Vsock is the socket device of a VM.
+type Vsock struct {
+	CID     uint32 `json:"cid"`
+	Backend string `json:"backend,omitempty"` // empty: VsockUser
+	// Path, only with VsockUser, is the unix socket that leads to the guest's
+	// ports; what the guest dials goes to Path_PORT. Empty: there is no way in.
+	Path string `json:"path,omitempty"`
 }
 
 // Disk is one block device of a VM.

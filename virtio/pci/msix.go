@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/hvctl/hvctl/internal/eventfd"
 	pcibus "github.com/hvctl/hvctl/internal/pci"
 	"github.com/hvctl/hvctl/virtio"
 )
@@ -22,6 +23,19 @@ type MSI interface {
 	Mask() error
 	Signal() error
 	Close() error
+}
+
+// KernelMSI is implemented by interrupts that the kernel can raise by itself.
+type KernelMSI interface {
+	MSI
+	// Bind makes signals of ev deliver the message without a call of Signal
+	// for as long as there is a route; at other times they stay in ev. Several
+	// eventfds may be bound, each to one interrupt. After an error ev is not
+	// bound, and Signal is the way. It does not overlap Route and the others.
+	Bind(ev *eventfd.EventFD) error
+	// Unbind undoes Bind: when it returns the kernel delivers nothing for ev
+	// any more. One that is not bound is no error.
+	Unbind(ev *eventfd.EventFD) error
 }
 
 // MSIAllocator makes interrupts, masked at first.
@@ -48,7 +62,7 @@ type msix struct {
 	on  atomic.Bool // enabled, whether or not masked
 	log *slog.Logger
 
-	warned sync.Once
+	warned, unbound sync.Once
 
 	mu      sync.RWMutex // guards what follows; taken before the function's lock
 	entries []entry
@@ -124,6 +138,37 @@ func (m *msix) signal(v uint16) error {
 		return nil
 	}
 	return e.msi.Signal()
+}
+
+// bind has the kernel raise vector v for signals of call, where it can. With
+// NO_VECTOR and where it cannot, whoever waits on call signals instead.
+func (m *msix) bind(v uint16, call *eventfd.EventFD) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if k := m.kernel(v); k != nil {
+		if err := k.Bind(call); err != nil {
+			m.unbound.Do(func() { m.log.Warn("interrupts pass through the VMM", "err", err) })
+		}
+	}
+}
+
+func (m *msix) unbind(v uint16, call *eventfd.EventFD) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if k := m.kernel(v); k != nil {
+		if err := k.Unbind(call); err != nil {
+			m.unbound.Do(func() { m.log.Warn("interrupt not taken back from the kernel", "err", err) })
+		}
+	}
+}
+
+// kernel returns vector v if the kernel can raise it, else nil. mu is held.
+func (m *msix) kernel(v uint16) KernelMSI {
+	if int(v) >= len(m.entries) {
+		return nil
+	}
+	k, _ := m.entries[v].msi.(KernelMSI)
+	return k
 }
 
 // BeforeRead has nothing to refresh.

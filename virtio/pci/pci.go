@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/hvctl/hvctl/internal/eventfd"
 	pcibus "github.com/hvctl/hvctl/internal/pci"
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/virtio"
@@ -60,9 +61,10 @@ type Transport struct {
 	isr                            atomic.Uint32
 	access                         accessCap
 
-	mu           sync.Mutex // guards what follows; a leaf
+	mu           sync.Mutex // guards what follows; taken before msix's lock, but for that a leaf
 	configVector uint16
 	queueVector  []uint16
+	calls        []*eventfd.EventFD // by queue: bound to its vector; nil when it is served here
 }
 
 // New makes the transport and takes the device over: Close closes both.
@@ -78,6 +80,7 @@ func New(o Options) (*Transport, error) {
 	}
 	t.core = core
 	t.queueVector = make([]uint16, core.NumQueues())
+	t.calls = make([]*eventfd.EventFD, core.NumQueues())
 	t.bells = bells{to: o.Doorbells, core: core, log: log}
 	if err := t.build(o, log); err != nil {
 		return nil, errors.Join(err, t.Close())
@@ -136,8 +139,8 @@ func (t *Transport) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.configVector = noVector
-	for i := range t.queueVector {
-		t.queueVector[i] = noVector
+	for q := range t.queueVector {
+		t.wire(q, noVector, t.calls[q])
 	}
 }
 
@@ -158,6 +161,14 @@ func (i interrupt) Queue(q int) error {
 		i.t.isr.Or(isrQueue) // for a driver that polls (§4.1.4.5.1)
 	}
 	return i.t.msix.signal(v)
+}
+
+// BindQueue implements virtio.KernelInterrupt. The ISR status is not for a
+// driver that uses MSI-X, and without MSI-X no vector has a route.
+func (i interrupt) BindQueue(q int, call *eventfd.EventFD) {
+	i.t.mu.Lock()
+	defer i.t.mu.Unlock()
+	i.t.wire(q, i.t.queueVector[q], call)
 }
 
 func (i interrupt) Config() error {

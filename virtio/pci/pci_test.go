@@ -37,10 +37,15 @@ type rig struct {
 
 func newRig(t testing.TB) *rig {
 	t.Helper()
+	return rigOf(t, rng.New())
+}
+
+func rigOf(t testing.TB, dev virtio.Device) *rig {
+	t.Helper()
 	r := &rig{t: t}
 	mem, err := memory.New(memory.Options{Size: 1 << 20})
 	must(t, err)
-	r.dev, err = pci.New(pci.Options{Device: rng.New(), Name: "rng0", Mem: mem, Doorbells: &r.bells, MSI: &r.msi})
+	r.dev, err = pci.New(pci.Options{Device: dev, Name: "rng0", Mem: mem, Doorbells: &r.bells, MSI: &r.msi})
 	must(t, err)
 	root := pcibus.New(pcibus.Options{MMIO: &r.mmio, Window64: memory.Span{GPA: window, Size: 1 << 30}})
 	slot, err := root.Add(r.dev.Function())
@@ -55,6 +60,9 @@ func newRig(t testing.TB) *rig {
 		}
 		if n := r.bells.Len(); n != 0 {
 			t.Errorf("%d doorbells left", n)
+		}
+		if n := r.msi.Bound(); n != 0 {
+			t.Errorf("%d eventfds left bound", n)
 		}
 	})
 	r.set(cfg(4), 2, 6)

@@ -3,6 +3,7 @@ package pci
 import (
 	"encoding/binary"
 
+	"github.com/hvctl/hvctl/internal/eventfd"
 	"github.com/hvctl/hvctl/virtio"
 )
 
@@ -217,7 +218,19 @@ func (t *Transport) setVector(q int, v uint16) {
 	switch {
 	case q == -1:
 		t.configVector = v
-	case q < len(t.queueVector):
-		t.queueVector[q] = v
+	case q < len(t.queueVector) && v != t.queueVector[q]:
+		t.wire(q, v, t.calls[q])
+	}
+}
+
+// wire gives queue q the vector v, and has the kernel raise it for signals of
+// call if there is one. mu is held.
+func (t *Transport) wire(q int, v uint16, call *eventfd.EventFD) {
+	if old := t.calls[q]; old != nil {
+		t.msix.unbind(t.queueVector[q], old)
+	}
+	t.queueVector[q], t.calls[q] = v, call
+	if call != nil {
+		t.msix.bind(v, call)
 	}
 }

@@ -6,7 +6,10 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hvctl/hvctl/internal/bus"
+	"github.com/hvctl/hvctl/internal/eventfd"
 	pcibus "github.com/hvctl/hvctl/internal/pci"
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/memory"
@@ -205,11 +208,12 @@ func (l *pciLink) LoadState(d state.Decoder) error {
 
 // MSIs is a pci.MSIAllocator that counts what is delivered, by message data.
 type MSIs struct {
-	mu     sync.Mutex // guards counts
+	mu     sync.Mutex // guards counts and bound
 	counts map[uint32]uint64
 	Routes atomic.Uint64 // calls of Route
 	Masks  atomic.Uint64 // calls of Mask
 	Open   atomic.Int64  // made, not closed
+	bound  map[*eventfd.EventFD]*msi
 }
 
 // NewMSI makes one interrupt.
@@ -223,6 +227,26 @@ func (m *MSIs) Count(data uint32) uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.counts[data]
+}
+
+// Leads returns the data of the message that the kernel would deliver for
+// signals of ev; ok is false when it would deliver none.
+func (m *MSIs) Leads(ev *eventfd.EventFD) (data uint32, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i := m.bound[ev]; i != nil {
+		if p := i.data.Load(); p != nil {
+			return *p, true
+		}
+	}
+	return 0, false
+}
+
+// Bound returns how many eventfds are bound, whether or not there is a route.
+func (m *MSIs) Bound() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.bound)
 }
 
 type msi struct {
@@ -250,6 +274,31 @@ func (i *msi) Signal() error {
 			i.m.counts = map[uint32]uint64{}
 		}
 		i.m.counts[*p]++
+	}
+	return nil
+}
+
+// Bind keeps the books only: what waits on ev signals, as it does wherever a
+// kernel refuses.
+func (i *msi) Bind(ev *eventfd.EventFD) error {
+	i.m.mu.Lock()
+	defer i.m.mu.Unlock()
+	if i.m.bound[ev] != nil {
+		return fmt.Errorf("%w: eventfd is bound twice", unix.EBUSY) // as KVM says
+	}
+	if i.m.bound == nil {
+		i.m.bound = map[*eventfd.EventFD]*msi{}
+	}
+	i.m.bound[ev] = i
+	return nil
+}
+
+// Unbind undoes Bind.
+func (i *msi) Unbind(ev *eventfd.EventFD) error {
+	i.m.mu.Lock()
+	defer i.m.mu.Unlock()
+	if i.m.bound[ev] == i {
+		delete(i.m.bound, ev)
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ type Suite struct {
 	// Idle lists queues that the device pops only when its host side has
 	// something: a malformed chain there need not be noticed.
 	Idle []int
+	// Taken lists queues that are served elsewhere (virtio.RingTaker): the core
+	// cannot tell when they were.
+	Taken []int
 }
 
 // Run is the suite for a device whose options can be used many times.
@@ -204,7 +207,7 @@ func features(t testing.TB, s Suite, link func() Link) {
 // configBounds reads and writes around and beyond configuration space.
 func configBounds(t testing.TB, s Suite, link func() Link) {
 	d := s.start(t, link)
-	n := s.device(t).Info().ConfigLen
+	n := d.Link.Core().Info().ConfigLen
 	whole := d.Config(0, int(n))
 	for off := uint32(0); off < n+16; off++ {
 		for _, size := range []int{1, 2, 4, 8} {
@@ -293,7 +296,7 @@ func request(t testing.TB, s Suite, link func() Link) {
 				break
 			}
 		}
-		if d.Link.Core().Metrics().Chains.Load() == 0 {
+		if len(s.Taken) == 0 && d.Link.Core().Metrics().Chains.Load() == 0 {
 			t.Error("the request used no chain")
 		}
 	}

@@ -98,19 +98,29 @@ func (q *Queue) fill(idx uint16) {
 }
 
 // malformedChains sends the corpus to every queue. The device must notice, and
-// must work after a reset; an idle queue may also wait for its host side.
+// must work after a reset; an idle queue may also wait for its host side, and
+// when that is elsewhere, too, there is nothing to see.
 func malformedChains(t testing.TB, s Suite, link func() Link) {
 	d := s.start(t, link)
 	for i := range d.NumQueues() {
+		idle, taken := slices.Contains(s.Idle, i), slices.Contains(s.Taken, i)
+		if idle && taken {
+			continue
+		}
 		for _, m := range Corpus() {
 			d.Renew()
 			seen := d.Link.ConfigInterrupts()
 			m.Break(d.Queue(i))
-			d.Queue(i).Settle()
+			if taken {
+				d.Queue(i).Kick()
+				Poll(d.needsReset)
+			} else {
+				d.Queue(i).Settle()
+			}
 			switch {
 			case d.needsReset():
 				d.WaitConfigInterrupt(seen) // §2.1.2
-			case !slices.Contains(s.Idle, i):
+			case !idle:
 				t.Errorf("queue %d, %s: not noticed, status %#02x", i, m.Name, uint8(d.Link.Status()))
 			case d.Queue(i).UsedIdx() != 0:
 				t.Errorf("queue %d, %s: the device used it", i, m.Name)

@@ -5,7 +5,11 @@
 // its two directions apart, *Listener a net.Listener. A Bridge opens the same
 // to other programs on the host through unix sockets.
 //
-// Not here: datagrams, and sequenced packets (the feature is not offered).
+// Vhost is the same device with the kernel in the owner's place: guest and host
+// meet as AF_VSOCK sockets (docs/adr/0007-vhost-vsock.md).
+//
+// Not here: datagrams; and sequenced packets, a feature that only Vhost offers,
+// where the kernel does.
 //
 // Flow control goes both ways by credit (§5.10.6.3). Each connection promises
 // the guest a window, and all windows together are bounded, so a guest never

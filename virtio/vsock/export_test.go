@@ -15,6 +15,14 @@ const (
 	QueueSize = queueSize
 )
 
+// Kernel is what NewVhostWith makes a Vhost from.
+type Kernel = kernel
+
+// NewVhostWith is NewVhost with another kernel.
+func NewVhostWith(cid uint64, open func() (Kernel, error)) (*Vhost, error) {
+	return newVhost(Options{CID: cid}, open)
+}
+
 // SetCloseTimeout replaces the 8 seconds.
 func (d *Device) SetCloseTimeout(t time.Duration) { d.closeTimeout = t }
 

@@ -86,8 +86,8 @@ type Device struct {
 
 // New makes a device. Errors wrap virtio.ErrArgs.
 func New(o Options) (*Device, error) {
-	if o.CID <= hostCID || o.CID >= 1<<32-1 {
-		return nil, fmt.Errorf("%w: guest CID %d; 3 to %d are possible", virtio.ErrArgs, o.CID, uint32(1<<32-2))
+	if err := checkCID(o.CID); err != nil {
+		return nil, err
 	}
 	d := &Device{
 		cid: o.CID, log: o.Log, closeTimeout: closeTimeout,
@@ -102,6 +102,13 @@ func New(o Options) (*Device, error) {
 	return d, nil
 }
 
+func checkCID(cid uint64) error {
+	if cid <= hostCID || cid >= 1<<32-1 {
+		return fmt.Errorf("%w: guest CID %d; 3 to %d are possible", virtio.ErrArgs, cid, uint32(1<<32-2))
+	}
+	return nil
+}
+
 // Info describes the three queues (§5.10.2). Without feature bits the device
 // has stream sockets only (§5.10.3).
 func (d *Device) Info() virtio.Info {
@@ -109,11 +116,7 @@ func (d *Device) Info() virtio.Info {
 }
 
 // ReadConfig implements virtio.ConfigSpace: the guest's CID (§5.10.4).
-func (d *Device) ReadConfig(p []byte, off uint32) {
-	var b [configSize]byte
-	binary.LittleEndian.PutUint64(b[:], d.cid)
-	copy(p, b[off:])
-}
+func (d *Device) ReadConfig(p []byte, off uint32) { readCID(d.cid, p, off) }
 
 // WriteConfig ignores the write: the CID is ours.
 func (d *Device) WriteConfig([]byte, uint32) {}
@@ -170,15 +173,29 @@ func (d *Device) SaveState() (any, error) { return stateV1{d.cid}, nil }
 
 // LoadState makes the driver drop the connections it remembers.
 func (d *Device) LoadState(dec state.Decoder) error {
-	var s stateV1
-	if err := dec.Into(&s); err != nil {
+	if err := loadCID(dec, d.cid); err != nil {
 		return err
-	}
-	if s.CID != d.cid {
-		return fmt.Errorf("%w: the guest knew itself as CID %d, this device is %d", virtio.ErrState, s.CID, d.cid)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.event, d.gated = true, true
 	return nil
+}
+
+// loadCID checks that the saved device was the one with cid.
+func loadCID(dec state.Decoder, cid uint64) error {
+	var s stateV1
+	if err := dec.Into(&s); err != nil {
+		return err
+	}
+	if s.CID != cid {
+		return fmt.Errorf("%w: the guest knew itself as CID %d, this device is %d", virtio.ErrState, s.CID, cid)
+	}
+	return nil
+}
+
+func readCID(cid uint64, p []byte, off uint32) {
+	var b [configSize]byte
+	binary.LittleEndian.PutUint64(b[:], cid)
+	copy(p, b[off:])
 }

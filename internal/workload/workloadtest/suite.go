@@ -336,7 +336,7 @@ func testStop(b *bench) {
 }
 
 func testStopForce(b *bench) {
-	h, _ := b.mustStart(nil, "sh", "-c", `trap "" TERM HUP INT; `+trapLoop)
+	h, _ := b.mustStart(nil, "sh", "-c", `trap "" TERM USR2 INT; `+trapLoop)
 	b.await(h, "up")
 	zero := 0
 	e, err := h.Stop(b.ctx, control.StopRequest{TimeoutSeconds: &zero})

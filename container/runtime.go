@@ -1,0 +1,198 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// Runtime manages the containers below one state root.
+type Runtime struct {
+	Root string
+	Log  *slog.Logger
+	// Cgroups makes and finds the containers' groups; nil: they have none.
+	Cgroups Cgroups
+	// Sealed says that the process already runs from a protected binary.
+	Sealed bool
+}
+
+// Cgroups is what the runtime needs of a host's cgroups.
+type Cgroups interface {
+	// Create makes the group path (OCI's linux.cgroupsPath) with its limits.
+	Create(path string, res *specs.LinuxResources, warn func(string)) (Cgroup, error)
+	// Load finds a group that Create made, by its Paths.
+	Load(paths map[string]string) (Cgroup, error)
+	// Open finds a group by its path.
+	Open(path string) (Cgroup, error)
+}
+
+// Cgroup is one container's group.
+type Cgroup interface {
+	// Paths are its directories by controller, the v2 tree's by "".
+	Paths() map[string]string
+	// File opens it for a child to be born in; nil where there is no v2 tree.
+	File() (*os.File, error)
+	// Add moves a process into it, where File was not enough.
+	Add(pid int) error
+	NeedsAdd() bool
+	// Child is a group below it.
+	Child(name string) (Cgroup, error)
+	Set(res *specs.LinuxResources, warn func(string)) error
+	Procs() ([]int, error)
+	Freeze(ctx context.Context) error
+	Thaw(ctx context.Context) error
+	Frozen() (bool, error)
+	Kill(ctx context.Context) error
+	Delete(ctx context.Context) error
+	// Stats is what the group used, ready to be encoded as JSON.
+	Stats() (any, error)
+}
+
+// cgroup finds a container's group; nil without error when it has none.
+func (r *Runtime) cgroup(rec *record) (Cgroup, error) {
+	switch {
+	case r.Cgroups == nil:
+		return nil, nil
+	case len(rec.Cgroup) > 0:
+		return r.Cgroups.Load(rec.Cgroup)
+	case rec.CgroupPath != "": // died between making the group and saying so
+		return r.Cgroups.Open(rec.CgroupPath)
+	}
+	return nil, nil
+}
+
+func (r *Runtime) paused(rec *record) bool {
+	g, err := r.cgroup(rec)
+	if err != nil || g == nil {
+		return false
+	}
+	frozen, err := g.Frozen()
+	return err == nil && frozen
+}
+
+// cgroupPath is where a container's group lives when its configuration does
+// not say: one level below the root, so that all of ours are found.
+func cgroupPath(s *specs.Spec, id string) string {
+	if s.Linux != nil && s.Linux.CgroupsPath != "" {
+		return s.Linux.CgroupsPath
+	}
+	return "/hvctl-oci/" + id
+}
+
+// rootfs is a bundle's root file system, without symbolic links.
+func rootfs(bundle string, s *specs.Spec) (string, error) {
+	p := s.Root.Path
+	if !filepath.IsAbs(p) {
+		p = filepath.Join(bundle, p)
+	}
+	p, err := filepath.EvalSymlinks(p)
+	if err != nil {
+		return "", fmt.Errorf("root.path: %w", err)
+	}
+	st, err := os.Stat(p)
+	if err != nil {
+		return "", fmt.Errorf("root.path: %w", err)
+	}
+	if !st.IsDir() {
+		return "", fmt.Errorf("root.path: %s is not a directory", p)
+	}
+	return p, nil
+}
+
+// listen makes the socket on which the first process waits for its start. The
+// name is given through the directory's descriptor: paths can be longer than
+// a socket's name may be.
+func (d *dir) listen() (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err = unix.Bind(fd, &unix.SockaddrUnix{Name: d.socketName()}); err == nil {
+		err = unix.Listen(fd, 16)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, os.NewSyscallError("listen for the start", err)
+	}
+	return os.NewFile(uintptr(fd), startSocket), nil
+}
+
+func (d *dir) socketName() string {
+	return "/proc/self/fd/" + strconv.Itoa(d.fd) + "/" + startSocket
+}
+
+// dial connects to the waiting first process.
+func (d *dir) dial() (*net.UnixConn, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), startSocket)
+	defer f.Close()
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: d.socketName()}); err != nil {
+		return nil, os.NewSyscallError("connect", err)
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
+}
+
+// connectUnix connects to somebody's socket, such as --console-socket.
+func connectUnix(what, path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("%s %s: %w", what, path, err)
+	}
+	return os.NewFile(uintptr(fd), what), nil
+}
+
+// writePIDFile writes the number alone, complete or not at all.
+func writePIDFile(name string, pid int) error {
+	if name == "" {
+		return nil
+	}
+	tmp := filepath.Join(filepath.Dir(name), "."+filepath.Base(name)+".tmp")
+	if err := os.WriteFile(tmp, []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	if err := os.Rename(tmp, name); err != nil {
+		return fmt.Errorf("--pid-file: %w", err)
+	}
+	return nil
+}
+
+// pidfd opens the recorded process, verified to be still the one.
+func (rec *record) pidfd() (int, error) {
+	fd, err := unix.PidfdOpen(rec.PID, 0)
+	if err != nil {
+		return -1, fmt.Errorf("container %q: %w", rec.ID, ErrNotRunning)
+	}
+	if !rec.alive() {
+		unix.Close(fd)
+		return -1, fmt.Errorf("container %q: %w", rec.ID, ErrNotRunning)
+	}
+	return fd, nil
+}
+
+// environment of a stage: short, and a Go runtime that stays small.
+func stageEnv() []string { return []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"} }
+
+// isGone says that there is nothing left of what was to be removed.
+func isGone(err error) bool {
+	return errors.Is(err, os.ErrNotExist) || err != nil && strings.Contains(err.Error(), "no such cgroup")
+}
