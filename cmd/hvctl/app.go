@@ -194,7 +194,13 @@ func storeDir(c *cli.Context) (string, error) {
 }
 
 func (p *program) instances(c *cli.Context) (*instance.Store, error) {
-	return instance.OpenStore(rootDir(c))
+	s, err := instance.OpenStore(rootDir(c))
+	if err != nil {
+		return nil, err
+	}
+	// Best effort: rm says why the one it is about could not be removed.
+	_ = launch.Sweep(c.Context, s)
+	return s, nil
 }
 
 func (p *program) images(c *cli.Context) (*images.Store, error) {

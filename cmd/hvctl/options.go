@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/hvctl/hvctl/images"
+	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -35,7 +36,9 @@ func workloadFlags() []cli.Flag {
 		&cli.StringFlag{Name: "entrypoint", Usage: "run `PROGRAM` in place of the image's; empty clears it"},
 		&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors; a VM has it rounded up"},
 		&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M", DefaultText: "512M for a VM, no limit for a container"},
+		&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000", DefaultText: "100"},
 		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
+		&cli.StringFlag{Name: "cgroup-parent", Usage: "make the instance's cgroup below `PATH`", DefaultText: "/hvctl"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Value: workload.NetBridge, Usage: "`MODE` none, bridge or host (containers only)"},
 		&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`", DefaultText: "made from the ID"},
@@ -164,6 +167,21 @@ func resources(c *cli.Context, cfg *workload.Config) error {
 		errs = append(errs, fmt.Errorf("--pids-limit %d: want a number above 0", n))
 	} else {
 		cfg.Res.PIDs = n
+	}
+	if n := c.Uint64("cpu-weight"); c.IsSet("cpu-weight") && (n < 1 || n > 10000) {
+		errs = append(errs, fmt.Errorf("--cpu-weight %d: want 1 to 10000", n))
+	} else {
+		cfg.Res.CPUWeight = n
+	}
+	if s := c.String("cgroup-parent"); s != "" {
+		p, err := cgroup.CleanPath(s)
+		if err == nil && p[0] != '/' {
+			err = fmt.Errorf("%q: want an absolute path, such as /machines", s)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("--cgroup-parent: %w", err))
+		}
+		cfg.Res.CgroupParent = p
 	}
 	if s := c.String("memory"); s != "" {
 		n, err := parseSize(s)

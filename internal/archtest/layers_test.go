@@ -68,7 +68,7 @@ var layers = map[string]string{
 	"internal/workload/workloadtest": "internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory internal/agent internal/cgroup internal/guestproto internal/hostnet " +
 		"internal/initrd internal/machine internal/metrics internal/seccomp internal/workload",
-	"internal/microvm/prepare":   "images images/kernel internal/initrd internal/machine/limits internal/workload",
+	"internal/microvm/prepare":   "internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
 	"internal/agent":             "internal/guestproto",
 	"internal/guestproto":        "",
 	"internal/initrd":            "",
@@ -79,8 +79,8 @@ var layers = map[string]string{
 	"internal/instance":          "internal/workload",
 	"internal/control":           "internal/workload",
 	"internal/doctor":            "kvm",
-	"internal/supervisor":        "internal/control internal/instance internal/workload",
-	"internal/supervisor/launch": "internal/control internal/instance internal/workload",
+	"internal/supervisor":        "internal/cgroup internal/control internal/instance internal/workload",
+	"internal/supervisor/launch": "internal/cgroup internal/control internal/instance internal/workload",
 
 	// Tests and tools.
 	"internal/archtest":   "",

@@ -73,7 +73,7 @@ func (g *Group) Prune(keep string) {
 			continue
 		}
 		stop := below(g.sys.trees[i].dir, keep)
-		for at := path.Dir(dir); at != stop && within(stop, at); at = path.Dir(at) {
+		for at := path.Dir(dir); at != stop && Within(stop, at); at = path.Dir(at) {
 			if unix.Rmdir(at) != nil {
 				break
 			}

@@ -86,7 +86,7 @@ func (s *System) load(paths map[string]string) (*Group, error) {
 		switch {
 		case i < 0:
 			return nil, fmt.Errorf("%w: %s: no hierarchy %q is mounted now", ErrPath, dir, name)
-		case dir != path.Clean(dir) || !within(s.trees[i].dir, dir) || dir == s.trees[i].dir:
+		case dir != path.Clean(dir) || !Within(s.trees[i].dir, dir) || dir == s.trees[i].dir:
 			return nil, fmt.Errorf("%w: %q is not below %s", ErrPath, dir, s.trees[i].dir)
 		case g.dirs[i] != "" && g.dirs[i] != dir:
 			return nil, fmt.Errorf("%w: %q and %q are of one hierarchy", ErrPath, dir, g.dirs[i])
@@ -187,6 +187,21 @@ func (g *Group) Add(pid int) error {
 		}
 		if err := write(dir, "cgroup.procs", strconv.Itoa(pid)); err != nil {
 			return g.addError(pid, err)
+		}
+	}
+	return nil
+}
+
+// Leave moves the calling process out of the group, to the root of each
+// hierarchy, so that it can delete the group that it lived in. That needs more
+// rights than living in a group does.
+func (g *Group) Leave() error {
+	for i, dir := range g.dirs {
+		if dir == "" {
+			continue
+		}
+		if err := write(g.sys.trees[i].dir, "cgroup.procs", "0"); err != nil {
+			return explain(g.sys.trees[i].dir, err)
 		}
 	}
 	return nil

@@ -60,8 +60,8 @@ func JoinPath(parent, name string) (string, error) {
 // below is dir/rel, both checked before.
 func below(dir, rel string) string { return path.Join(dir, rel) }
 
-// within tells whether dir is root or below it, by whole elements: /a/b is
-// not within /a/bc, nor /a/bc within /a/b.
-func within(root, dir string) bool {
+// Within tells whether dir is root or below it, by whole elements: /a/b is not
+// within /a/bc, nor /a/bc within /a/b. Both are clean.
+func Within(root, dir string) bool {
 	return dir == root || root == "/" || strings.HasPrefix(dir, strings.TrimSuffix(root, "/")+"/")
 }

@@ -279,5 +279,9 @@ func (o *owner) Stats(ctx context.Context) (workload.Stats, error) {
 	if err := o.running(); err != nil {
 		return workload.Stats{}, err
 	}
-	return o.rt.Stats(ctx)
+	s, err := o.rt.Stats(ctx)
+	if err == nil {
+		s.Cgroup = o.groupStats()
+	}
+	return s, err
 }

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/control"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -39,6 +40,8 @@ type owner struct {
 	log  *slog.Logger
 	out  *hub // of the first process
 	bus  broker
+
+	group *cgroup.Group // this process lives in it; nil: none
 
 	rt   workload.Runtime
 	proc workload.Process // set with mu held, before started is closed
@@ -120,6 +123,7 @@ func open(dir string, h instance.Handover) (*owner, *control.Peer, error) {
 		started:  make(chan struct{}), ended: make(chan struct{}), cleaned: make(chan struct{}),
 	}
 	o.out = newHub(logw, o.cfg.OpenStdin, o.log)
+	o.group = o.openGroup()
 	if h.Attach == 0 {
 		return o, nil, nil
 	}
@@ -249,6 +253,7 @@ func (o *owner) finish(exit workload.Exit) {
 		}
 	}
 	o.endSessions()
+	o.leaveGroup()
 	o.out.closeLog()
 	o.mu.Lock()
 	o.exit = exit

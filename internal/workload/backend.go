@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,6 +21,14 @@ type Backend interface {
 	// started with the instance's state directory as last argument, a session
 	// of its own, and the ready pipe as descriptor 3.
 	Command() ([]string, error)
+}
+
+// OwnerLimiter is a Backend whose owners are the instance, as the host sees it
+// (a VMM), and so have to live in the instance's cgroup. The owner is started
+// in a group with these limits; required says that c asks for something that
+// nothing but the group can give.
+type OwnerLimiter interface {
+	OwnerLimits(c *Config) (limits *specs.LinuxResources, required bool)
 }
 
 // Cleaner is a Backend that can take back what killed owners of instances

@@ -64,7 +64,13 @@ type Resources struct {
 	MemoryBytes uint64  `json:"memoryBytes,omitempty"` // VM: guest RAM, default 512 MiB
 	PIDs        int64   `json:"pids,omitempty"`
 	CPUWeight   uint64  `json:"cpuWeight,omitempty"` // cgroup v2 cpu.weight, 1 to 10000
+	// CgroupParent is the cgroup to make the instance's group in, an absolute
+	// path; empty: DefaultCgroupParent.
+	CgroupParent string `json:"cgroupParent,omitempty"`
 }
+
+// DefaultCgroupParent is where instances' cgroups are.
+const DefaultCgroupParent = "/hvctl"
 
 // Network modes.
 const (

@@ -112,4 +112,17 @@ type Stats struct {
 	BlockReadBytes   uint64            `json:"blockReadBytes"`
 	BlockWriteBytes  uint64            `json:"blockWriteBytes"`
 	Counters         map[string]uint64 `json:"counters,omitempty"` // backend's own, e.g. exits by reason
+	Cgroup           *CgroupStats      `json:"cgroup,omitempty"`   // nil: it is in none of its own
+}
+
+// CgroupStats is what the host charges an instance's cgroup with: all of its
+// processes, the owner of a VM included.
+type CgroupStats struct {
+	Path                 string `json:"path"`
+	CPUNanoseconds       uint64 `json:"cpuNanoseconds"`
+	ThrottledNanoseconds uint64 `json:"throttledNanoseconds"` // kept from running by --cpus
+	MemoryBytes          uint64 `json:"memoryBytes"`          // file pages that it brought in included
+	MemoryPeakBytes      uint64 `json:"memoryPeakBytes"`      // 0: the kernel does not tell
+	Tasks                uint64 `json:"tasks"`                // threads on the host
+	OOMKills             uint64 `json:"oomKills"`
 }

@@ -101,6 +101,9 @@ func check(c *workload.Config) error {
 	if n := c.Res.CPUs; n < 0 || n > limits.MaxCPUs {
 		errs = append(errs, fmt.Errorf("--cpus %g: a VM has 1 to %d", n, limits.MaxCPUs))
 	}
+	if n := c.Res.CPUs; n > 0 && n < minCPUs {
+		errs = append(errs, fmt.Errorf("--cpus %g: the kernel gives no less than %g of a processor", n, minCPUs))
+	}
 	if m := c.Res.MemoryBytes; m < limits.MinMemory || m > limits.MaxMemory {
 		asked := fmt.Sprintf("%d MiB", m>>20)
 		if m < 1<<20 { // most likely a forgotten unit

@@ -121,8 +121,17 @@ func (h *Handle) settled(ctx context.Context) error {
 
 // Delete implements workload.Instance. It fails with instance.ErrLocked while
 // the instance lives.
-func (h *Handle) Delete(context.Context) error {
+func (h *Handle) Delete(ctx context.Context) error {
 	if err := h.TryLock(); err != nil {
+		return err
+	}
+	return h.remove(ctx)
+}
+
+// remove deletes an instance that is locked by us.
+func (h *Handle) remove(ctx context.Context) error {
+	if err := dropGroup(ctx, h.Instance); err != nil {
+		h.Unlock()
 		return err
 	}
 	return h.Remove()
@@ -144,7 +153,7 @@ func (h *Handle) ForceDelete(ctx context.Context) error {
 		}
 		return err
 	}
-	return h.Remove()
+	return h.remove(ctx)
 }
 
 // killGrace is how long an owner may take to end its instance.

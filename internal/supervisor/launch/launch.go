@@ -11,9 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/control"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -51,6 +51,27 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 	if err != nil {
 		return nil, err
 	}
+	group, err := newGroup(b, i)
+	if err != nil {
+		return nil, err
+	}
+	r, err := start(ctx, argv, group, i, o)
+	if err == nil {
+		return r, nil
+	}
+	if i.LockFile() == nil { // an owner was there; if it still is, it cleans up
+		if i.TryLock() != nil {
+			return nil, err
+		}
+		defer i.Unlock()
+	}
+	if derr := dropGroup(context.WithoutCancel(ctx), i); derr != nil {
+		err = fmt.Errorf("%w (and %w)", err, derr)
+	}
+	return nil, err
+}
+
+func start(ctx context.Context, argv []string, group *cgroup.Group, i *instance.Instance, o Options) (*Running, error) {
 	readyR, readyW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -69,7 +90,7 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 		h.Attach = len(files)
 		files = append(files, theirs)
 	}
-	proc, err := spawn(append(argv, i.Dir()), i.Dir(), o.LogLevel, h, files)
+	proc, err := spawn(group, append(argv, i.Dir()), i.Dir(), o.LogLevel, h, files)
 	for _, f := range files[3:] { // the lock, too: from now on it is the owner's alone
 		if f != i.LockFile() {
 			f.Close()
@@ -93,9 +114,9 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 	return r, nil
 }
 
-// spawn starts argv in a session of its own, away from our terminal and its
-// signals. files[0:3] are set here.
-func spawn(argv []string, dir, level string, h instance.Handover, files []*os.File) (*os.Process, error) {
+// spawn starts argv in group and in a session of its own. files[0:3] are set
+// here.
+func spawn(group *cgroup.Group, argv []string, dir, level string, h instance.Handover, files []*os.File) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -113,9 +134,7 @@ func spawn(argv []string, dir, level string, h instance.Handover, files []*os.Fi
 		env = append(env, instance.LogLevelEnv+"="+level)
 	}
 	files[0], files[1], files[2] = null, log, log
-	p, err := os.StartProcess(argv[0], argv, &os.ProcAttr{
-		Dir: "/", Env: env, Files: files, Sys: &syscall.SysProcAttr{Setsid: true},
-	})
+	p, err := startIn(group, argv, &os.ProcAttr{Dir: "/", Env: env, Files: files, Sys: detached()})
 	if err != nil {
 		return nil, fmt.Errorf("owner process: %w", err)
 	}

@@ -1,0 +1,70 @@
+package supervisor
+
+import (
+	"context"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// groupGrace is how long the removal of our own cgroup may take.
+const groupGrace = 5 * time.Second
+
+// openGroup finds the cgroup that the starter put this process into; nil
+// without one.
+func (o *owner) openGroup() *cgroup.Group {
+	path := o.inst.Group()
+	if path == "" {
+		return nil
+	}
+	g, err := cgroup.Open(path)
+	if err != nil {
+		o.log.Warn("the instance's cgroup", "path", path, "err", err)
+		return nil
+	}
+	return g
+}
+
+// leaveGroup ends the group that this process lives in: by moving out of it
+// first. Where that is not allowed (a delegated tree), the next command removes
+// the group when we are gone.
+func (o *owner) leaveGroup() {
+	g := o.group
+	if g == nil {
+		return
+	}
+	if err := g.Leave(); err != nil {
+		o.log.Debug("leaving the cgroup", "err", err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), groupGrace)
+	defer cancel()
+	if err := g.Delete(ctx); err != nil {
+		o.log.Warn("removing the cgroup", "err", err)
+		return
+	}
+	if o.cfg.Res.CgroupParent == "" {
+		g.Prune("/")
+	}
+	if err := o.inst.ForgetGroup(); err != nil {
+		o.log.Warn("removing the cgroup's note", "err", err)
+	}
+}
+
+// groupStats is what the host charges the instance's group with; nil without
+// one.
+func (o *owner) groupStats() *workload.CgroupStats {
+	if o.group == nil {
+		return nil
+	}
+	s, err := o.group.Stats()
+	if err != nil {
+		o.log.Debug("statistics of the cgroup", "err", err)
+		return nil
+	}
+	return &workload.CgroupStats{
+		Path: o.group.String(), CPUNanoseconds: uint64(s.CPU.Usage), ThrottledNanoseconds: uint64(s.CPU.ThrottledTime),
+		MemoryBytes: s.Memory.Usage, MemoryPeakBytes: s.Memory.Peak, Tasks: s.PIDs.Current, OOMKills: s.Memory.OOMKill,
+	}
+}

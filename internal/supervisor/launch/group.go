@@ -1,0 +1,134 @@
+package launch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// groupGrace is how long the removal of a dead owner's cgroup may take.
+const groupGrace = 5 * time.Second
+
+// newGroup makes the cgroup that the owner of i will live in, if its backend
+// has one: nil without. Where groups cannot be made, that is an error only when
+// the user asked for something that needs one.
+func newGroup(b workload.Backend, i *instance.Instance) (*cgroup.Group, error) {
+	l, ok := b.(workload.OwnerLimiter)
+	if !ok {
+		return nil, nil
+	}
+	limits, required := l.OwnerLimits(i.Config())
+	path, err := groupPath(i.Config())
+	if err != nil {
+		return nil, err
+	}
+	if err := i.NoteGroup(path); err != nil { // first: what is made must be found again
+		return nil, err
+	}
+	g, err := cgroup.Create(cgroup.Options{Path: path, Resources: limits})
+	if err == nil {
+		return g, nil
+	}
+	if ferr := i.ForgetGroup(); ferr != nil {
+		err = errors.Join(err, ferr)
+	}
+	if required {
+		return nil, fmt.Errorf("%s: %w", i.Name(), err)
+	}
+	return nil, nil
+}
+
+// groupPath is where an instance's group is.
+func groupPath(c *workload.Config) (string, error) {
+	parent := c.Res.CgroupParent
+	if parent == "" {
+		parent = workload.DefaultCgroupParent
+	}
+	return cgroup.JoinPath(parent, c.Backend+"-"+c.ID)
+}
+
+// startIn starts a process in g, or where we are when g is nil.
+func startIn(g *cgroup.Group, argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	if g == nil {
+		return os.StartProcess(argv[0], argv, attr)
+	}
+	f, err := g.File()
+	if err != nil {
+		return nil, err
+	}
+	if f != nil {
+		defer f.Close()
+		sys := *attr.Sys
+		sys.UseCgroupFD, sys.CgroupFD = true, int(f.Fd())
+		attr = &os.ProcAttr{Dir: attr.Dir, Env: attr.Env, Files: attr.Files, Sys: &sys}
+	}
+	p, err := os.StartProcess(argv[0], argv, attr)
+	if err != nil || !g.NeedsAdd() {
+		return p, err
+	}
+	if err := g.Add(p.Pid); err != nil {
+		_ = p.Kill()
+		_, _ = p.Wait()
+		return nil, err
+	}
+	return p, nil
+}
+
+// dropGroup removes the cgroup of an instance without owner, and what may
+// still run in it. The caller holds the instance's lock.
+func dropGroup(ctx context.Context, i *instance.Instance) error {
+	path := i.Group()
+	if path == "" {
+		return nil
+	}
+	if err := removeGroup(ctx, path); err != nil {
+		return fmt.Errorf("%s: %w", i.Name(), err)
+	}
+	return i.ForgetGroup()
+}
+
+func removeGroup(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, groupGrace)
+	defer cancel()
+	g, err := cgroup.Open(path)
+	if errors.Is(err, cgroup.ErrNotFound) || errors.Is(err, cgroup.ErrNotMounted) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.Delete(ctx); err != nil {
+		return err
+	}
+	if cgroup.Within(workload.DefaultCgroupParent, path) {
+		g.Prune("/")
+	}
+	return nil
+}
+
+// Sweep removes the cgroups of owners that were killed.
+func Sweep(ctx context.Context, s *instance.Store) error {
+	stray, err := s.StrayGroups()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for id, path := range stray {
+		if err := removeGroup(ctx, path); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		errs = append(errs, s.ForgetGroup(id))
+	}
+	return errors.Join(errs...)
+}
+
+// detached is a session of its own, away from our terminal and its signals.
+func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
