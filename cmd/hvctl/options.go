@@ -222,6 +222,11 @@ func network(c *cli.Context, cfg *workload.Config) error {
 	if len(n.Publish) > 0 && n.Mode != workload.NetBridge {
 		errs = append(errs, fmt.Errorf("--publish needs --network bridge, not %s", n.Mode))
 	}
+	for _, f := range []string{"ip", "mac-address"} {
+		if c.IsSet(f) && n.Mode != workload.NetBridge {
+			errs = append(errs, fmt.Errorf("--%s needs --network bridge, not %s", f, n.Mode))
+		}
+	}
 	if s := c.String("mac-address"); s != "" {
 		m, err := parseMAC(s)
 		errs = append(errs, err)

@@ -40,7 +40,7 @@ func (v *VM) request() (guestproto.Run, error) {
 		r.Disks = append(r.Disks, guestproto.Device{Serial: serialOf(i, d)})
 	}
 	for _, m := range spec.Mounts {
-		if slices.Contains(guestMounts, m.Destination) {
+		if slices.Contains(guestMounts, m.Destination) && !ownShm(m) {
 			continue // hvinit makes these itself, for the guest it is in
 		}
 		r.Mounts = append(r.Mounts, guestproto.Mount{Destination: m.Destination, Type: m.Type, Source: m.Source, Options: m.Options})
@@ -50,6 +50,10 @@ func (v *VM) request() (guestproto.Run, error) {
 
 // guestMounts are what every workload finds mounted.
 var guestMounts = []string{"/proc", "/sys", "/sys/fs/cgroup", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"}
+
+// ownShm tells whether m is a user's own /dev/shm, with a size of its own say.
+// The one that every OCI configuration has is called "shm".
+func ownShm(m specs.Mount) bool { return m.Destination == "/dev/shm" && m.Source != "shm" }
 
 // guestProcess puts an OCI process into the agent's terms.
 func guestProcess(id string, p *specs.Process) guestproto.Process {

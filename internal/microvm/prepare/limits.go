@@ -30,20 +30,19 @@ var _ workload.OwnerLimiter = (*Backend)(nil)
 func (b *Backend) OwnerLimits(c *workload.Config) (*specs.LinuxResources, bool) {
 	r := &specs.LinuxResources{}
 	res := c.Res
-	if res.CPUWeight > 0 || res.CPUs > 0 {
-		r.CPU = &specs.LinuxCPU{}
-	}
+	cpu := &specs.LinuxCPU{}
 	if res.CPUWeight > 0 {
-		r.CPU.Shares = new(cgroup.SharesFromWeight(res.CPUWeight))
+		cpu.Shares, r.CPU = new(cgroup.SharesFromWeight(res.CPUWeight)), cpu
 	}
-	if res.CPUs > 0 {
-		r.CPU.Quota = new(int64(math.Ceil(res.CPUs * cpuPeriod)))
-		r.CPU.Period = new(uint64(cpuPeriod))
+	// A machine that is booted as it is has processors, not a share of them.
+	whole := res.CPUs == math.Trunc(res.CPUs)
+	if res.CPUs > 0 && !(c.VM.Raw && whole) {
+		cpu.Quota, cpu.Period, r.CPU = new(int64(math.Ceil(res.CPUs*cpuPeriod))), new(uint64(cpuPeriod)), cpu
 	}
 	if res.PIDs > 0 {
 		r.Pids = &specs.LinuxPids{Limit: new(res.PIDs + ownThreads)}
 	}
 	// A whole number of processors is a number of vCPUs, which needs no group.
-	required := res.CPUWeight > 0 || res.CgroupParent != "" || res.CPUs != math.Trunc(res.CPUs)
+	required := res.CPUWeight > 0 || res.CgroupParent != "" || !whole
 	return r, required
 }

@@ -119,6 +119,7 @@ func check(c *workload.Config) error {
 	if t := c.VM.Transport; t != "mmio" && t != "pci" {
 		errs = append(errs, fmt.Errorf("--transport %s: there are mmio and pci", t))
 	}
+	errs = append(errs, refuse(c.Spec)...)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, err)
 	}
