@@ -15,27 +15,28 @@ import (
 type bpfLoad struct {
 	progType, insnCount uint32
 	insns, license      uint64
-	logLevel, logSize   uint32
-	logBuf              uint64
-	kernVersion, flags  uint32
+	_                   [24]byte // the verifier's log, kern_version, prog_flags
 	name                [16]byte
 }
 
 type bpfAttach struct {
-	target, prog, attachType, flags, replace uint32
+	target, prog, attachType, flags uint32
+	_                               uint32 // replace_bpf_fd
 }
 
 // bpfQuery goes on to the revision that kernels 6.17 to 7.1 write even when
 // the caller's struct ends before it.
 type bpfQuery struct {
-	target, attachType, queryFlags, attachFlags           uint32
-	ids                                                   uint64
-	count, _                                              uint32
-	progAttachFlags, linkIDs, linkAttachFlags, revisionNo uint64
+	target, attachType uint32
+	_                  [8]byte // query_flags, attach_flags
+	ids                uint64
+	count, _           uint32
+	_                  [32]byte // prog_attach_flags, link_ids, link_attach_flags, revision
 }
 
 type bpfByID struct {
-	id, next, flags uint32
+	id uint32
+	_  [8]byte // next_id, open_flags
 }
 
 // bpf calls bpf(2). The kernel answers EAGAIN when a signal came during

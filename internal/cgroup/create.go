@@ -218,7 +218,7 @@ func enable(t hierarchy, dir string, controllers []string, account bool) error {
 		return nil
 	}
 	at := t.dir
-	for _, e := range strings.Split(strings.TrimPrefix(path.Dir(dir), t.dir), "/") {
+	for e := range strings.SplitSeq(strings.TrimPrefix(path.Dir(dir), t.dir), "/") {
 		at = path.Join(at, e)
 		if err := passOn(at, controllers, want); err != nil {
 			return err

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,8 +59,8 @@ func deviceProgram(rules []deviceRule) []insn {
 		{op: opLoad, dst: regMajor, src: regCtx, off: ctxMajor},
 		{op: opLoad, dst: regMinor, src: regCtx, off: ctxMinor},
 	}
-	for i := len(rules) - 1; i >= 0; i-- {
-		p = append(p, ruleProgram(rules[i])...)
+	for _, r := range slices.Backward(rules) {
+		p = append(p, ruleProgram(r)...)
 	}
 	return append(p, insn{op: opMove, dst: regAnswer, imm: 0}, insn{op: opExit})
 }

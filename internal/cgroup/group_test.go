@@ -17,14 +17,12 @@ import (
 
 var background = context.Background()
 
-func ptr[T any](v T) *T { return &v }
-
 func TestGroupHoldsAProcessAndGoes(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Cgroup)
 	g := newGroup(t, Options{Resources: &specs.LinuxResources{
-		Pids:   &specs.LinuxPids{Limit: ptr(int64(50))},
-		Memory: &specs.LinuxMemory{Limit: ptr(int64(256 << 20))},
-		CPU:    &specs.LinuxCPU{Shares: ptr(uint64(512)), Quota: ptr(int64(50000)), Period: ptr(uint64(100000))},
+		Pids:   &specs.LinuxPids{Limit: new(int64(50))},
+		Memory: &specs.LinuxMemory{Limit: new(int64(256 << 20))},
+		CPU:    &specs.LinuxCPU{Shares: new(uint64(512)), Quota: new(int64(50000)), Period: new(uint64(100000))},
 	}})
 	h := start(t, g, "spin")
 	h.goOn(t)
@@ -45,7 +43,7 @@ func TestGroupHoldsAProcessAndGoes(t *testing.T) {
 	if g.Mode() == V2 && s.Memory.Usage == 0 || s.PIDs.Current == 0 || s.Memory.Limit != 256<<20 || s.PIDs.Limit != 50 {
 		t.Errorf("stats: %+v", s)
 	}
-	if err := g.Set(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(60))}}, nil); err != nil {
+	if err := g.Set(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(60))}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	if s, _ := g.Stats(); s.PIDs.Limit != 60 {
@@ -154,7 +152,7 @@ func waitFor(t *testing.T, cond func() bool) {
 
 func TestForkBombEndsAtItsLimit(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Cgroup)
-	g := newGroup(t, Options{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(60))}}})
+	g := newGroup(t, Options{Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(60))}}})
 	h := start(t, g, "fork")
 	h.goOn(t)
 	if l := h.line(t); !strings.HasPrefix(l, "children ") || l == "children 0" {
@@ -171,7 +169,7 @@ func TestForkBombEndsAtItsLimit(t *testing.T) {
 
 func TestMemoryLimitKillsAndIsTold(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Cgroup)
-	g := newGroup(t, Options{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(64 << 20)), Swap: ptr(int64(64 << 20))}}})
+	g := newGroup(t, Options{Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20)), Swap: new(int64(64 << 20))}}})
 	told := make(chan uint64, 10)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -200,7 +198,7 @@ func TestDeviceRulesBind(t *testing.T) {
 	devs := func(minors ...int64) []specs.LinuxDeviceCgroup {
 		l := []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
 		for _, m := range minors {
-			l = append(l, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(1)), Minor: ptr(m), Access: "rw"})
+			l = append(l, specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(1)), Minor: new(m), Access: "rw"})
 		}
 		return l
 	}
@@ -254,8 +252,8 @@ func TestErrorsNameTheFieldAndLeaveNothing(t *testing.T) {
 		says string
 	}{
 		{"kernel refuses", specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}}, ErrValue, "linux.resources.cpu.cpus"},
-		{"no such controller", specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_0": {HcaHandles: ptr(uint32(3))}}}, nil, "linux.resources.rdma"},
-		{"bad value", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-2))}}, ErrValue, "linux.resources.pids.limit"},
+		{"no such controller", specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"mlx5_0": {HcaHandles: new(uint32(3))}}}, nil, "linux.resources.rdma"},
+		{"bad value", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(-2))}}, ErrValue, "linux.resources.pids.limit"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := testPath()

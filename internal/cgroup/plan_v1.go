@@ -145,16 +145,15 @@ func (p *plan) blkioV1(b *specs.LinuxBlockIO) {
 // planFor is the plan for what is mounted: v2 files for controllers of a v2
 // tree, v1 files for the others.
 func planFor(s *System, r *specs.LinuxResources, memory *int64) (*plan, error) {
-	switch s.mode {
-	case V2:
+	switch {
+	case s.mode == V2:
 		return planV2(r, memory)
-	case V1:
-		if len(r.Unified) > 0 {
-			return nil, unsupported("linux.resources.unified", "this host has cgroup v1 only; use the fields of their own")
-		}
-		return planV1(r)
+	case s.mode == Hybrid:
+		return planHybrid(s, r, memory)
+	case len(r.Unified) > 0:
+		return nil, unsupported("linux.resources.unified", "this host has cgroup v1 only; use the fields of their own")
 	}
-	return planHybrid(s, r, memory)
+	return planV1(r)
 }
 
 // onV2 are the fields of one controller, moved out of r into a v2 request.

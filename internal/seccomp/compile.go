@@ -187,10 +187,15 @@ func (c cond) code() []insn {
 		return []insn{high, test(opAbove, h, toFail, 0), test(opEqual, h, 0, toPass), low, test(opAbove, l, toFail, 0)}
 	case specs.OpLessThan:
 		return []insn{high, test(opAbove, h, toFail, 0), test(opEqual, h, 0, toPass), low, test(opFrom, l, toFail, 0)}
-	}
-	return []insn{ // masked; read() knows no other
-		high, {op: opAnd, k: h}, test(opEqual, uint32(c.want>>32), 0, toFail),
-		low, {op: opAnd, k: l}, test(opEqual, uint32(c.want), 0, toFail),
+	default: // masked; readArgs knows no other
+		return []insn{
+			high,
+			{op: opAnd, k: h},
+			test(opEqual, uint32(c.want>>32), 0, toFail),
+			low,
+			{op: opAnd, k: l},
+			test(opEqual, uint32(c.want), 0, toFail),
+		}
 	}
 }
 

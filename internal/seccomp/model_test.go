@@ -122,8 +122,9 @@ func model(s *specs.LinuxSeccomp, c call) uint32 {
 			return x > v
 		case specs.OpGreaterEqual:
 			return x >= v
+		default:
+			return x&v == w
 		}
-		return x&v == w
 	}
 	var conditional, plain *uint32
 	highest := -1
@@ -131,15 +132,15 @@ func model(s *specs.LinuxSeccomp, c call) uint32 {
 		r := ret(e.Action, e.ErrnoRet)
 		fits := len(e.Args) > 0
 		var seen [6]bool
-		either, any := false, false
+		either, one := false, false
 		for _, a := range e.Args {
 			either = either || seen[a.Index]
 			seen[a.Index] = true
-			any = any || holds(a)
+			one = one || holds(a)
 			fits = fits && holds(a)
 		}
 		if either {
-			fits = any
+			fits = one
 		}
 		for _, name := range e.Names {
 			n := numbers(name)
