@@ -3,10 +3,14 @@ package cgroup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -278,5 +282,115 @@ func TestAddOfAnEndedProcess(t *testing.T) {
 	g := newGroup(t, Options{})
 	if err := g.Add(1<<22 - 1); !errors.Is(err, unix.ESRCH) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestWithoutPermissionItIsSaid(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	self, err := os.Open("/proc/self/exe") // nobody may not enter the directory it is in
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	c := exec.Command("/proc/self/fd/3", testPath())
+	c.ExtraFiles = []*os.File{self}
+	c.Env = []string{"HVCTL_CGROUP_TEST=create"}
+	c.Dir = "/"
+	c.SysProcAttr = &unix.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	out, err := c.CombinedOutput()
+	if err != nil || !strings.HasPrefix(string(out), "true false ") || !strings.Contains(string(out), "delegated") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+func TestParentWithProcessesIsExplained(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.CgroupV2)
+	parent := newGroup(t, Options{})
+	start(t, parent, "block")
+	_, err := Create(Options{Path: parent.String() + "/child", Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(1 << 30))}}})
+	if !errors.Is(err, ErrNoController) || !strings.Contains(err.Error(), "processes of its own") || !strings.Contains(err.Error(), parent.String()) {
+		t.Errorf("got %v", err)
+	}
+	g, err := Create(Options{Path: parent.String() + "/child"}) // without limits it can be had
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Delete(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestManyAtOnceLeaveNothing(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	parent := testPath()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 10 {
+				g, err := Create(Options{Path: fmt.Sprintf("%s/%d-%d", parent, i, j), Resources: &specs.LinuxResources{
+					Memory: &specs.LinuxMemory{Limit: new(int64(1 << 30))}, Pids: &specs.LinuxPids{Limit: new(int64(5))},
+				}})
+				if err == nil {
+					if err = g.Delete(t.Context()); err == nil {
+						g.Prune("/") // while others make theirs below the same parent
+					}
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := Open(parent); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the parent is left: %v", err)
+	}
+}
+
+// A limit can be raised above, and lowered below, what another one was.
+func TestLimitsChangeInAnyOrder(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	g := newGroup(t, Options{})
+	for _, mib := range []int64{100, 300, 50, 200} {
+		n := mib << 20
+		q := mib * 1000
+		err := g.Set(&specs.LinuxResources{
+			Memory: &specs.LinuxMemory{Limit: &n, Swap: new(n + 1<<20)},
+			CPU:    &specs.LinuxCPU{Quota: &q, Period: new(uint64(100000)), Burst: new(uint64(q / 2))},
+		}, nil)
+		if err != nil {
+			t.Fatalf("%d MiB: %v", mib, err)
+		}
+		if s, err := g.Stats(); err != nil || s.Memory.Limit != uint64(n) || s.Memory.SwapLimit != 1<<20 {
+			t.Errorf("limits %d and %d, %v", s.Memory.Limit, s.Memory.SwapLimit, err)
+		}
+	}
+	if err := g.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Swap: new(int64(201 << 20))}}, nil); err != nil {
+		t.Errorf("swap alone: %v", err)
+	}
+	start(t, g, "block")
+	err := g.Set(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(1)), CheckBeforeUpdate: new(true)}}, nil)
+	if s, _ := g.Stats(); s.Memory.Usage > 1 && !errors.Is(err, ErrValue) {
+		t.Errorf("less than is in use: %v", err)
+	}
+}
+
+func BenchmarkCreateDelete(b *testing.B) {
+	testenv.Require(b, testenv.Root, testenv.Cgroup)
+	parent := testPath()
+	r := &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: new(int64(1 << 30))}, Pids: &specs.LinuxPids{Limit: new(int64(50))}, CPU: &specs.LinuxCPU{Shares: new(uint64(1024))},
+	}
+	for b.Loop() {
+		g, err := Create(Options{Path: parent + "/x", Resources: r})
+		if err == nil {
+			err = g.Delete(b.Context())
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	if g, err := Open(parent); err == nil {
+		_ = g.Delete(background)
 	}
 }

@@ -2,6 +2,7 @@ package cgroup
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/hvctl/hvctl/internal/testenv"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -57,6 +59,11 @@ func TestMain(m *testing.M) {
 			if err == nil {
 				unix.Close(fd)
 			}
+		}
+	case "create": // tries to make the groups that the arguments name
+		for _, path := range os.Args[1:] {
+			g, err := Create(Options{Path: path, Resources: &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(5))}}})
+			fmt.Println(errors.Is(err, ErrPermission), g != nil, err)
 		}
 	case "spin": // waits for a line, then burns processor time
 		fmt.Println("ready")
