@@ -64,6 +64,7 @@ const (
 	EventPause     = "pause"
 	EventResume    = "resume"
 	EventSignal    = "signal"
+	EventUpdate    = "update"
 	EventStop      = "stop"
 	EventExecStart = "exec_start"
 	EventExecExit  = "exec_exit"

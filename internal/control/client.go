@@ -61,6 +61,11 @@ func (c *Client) Pause(ctx context.Context) error { return c.do(ctx, "POST", "/v
 // Resume undoes Pause.
 func (c *Client) Resume(ctx context.Context) error { return c.do(ctx, "POST", "/v1/resume", nil, nil) }
 
+// Update changes limits.
+func (c *Client) Update(ctx context.Context, u workload.Update) error {
+	return c.do(ctx, "POST", "/v1/update", u, nil)
+}
+
 // Resize sets the size of a terminal.
 func (c *Client) Resize(ctx context.Context, r ResizeRequest) error {
 	return c.do(ctx, "POST", "/v1/resize", r, nil)

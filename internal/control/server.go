@@ -32,6 +32,8 @@ type Owner interface {
 	Kill(ctx context.Context) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Update changes limits, all that u names or none.
+	Update(ctx context.Context, u workload.Update) error
 	// Wait returns when the instance has ended and was cleaned up.
 	Wait(ctx context.Context) (workload.Exit, error)
 	Resize(ctx context.Context, r ResizeRequest) error
@@ -69,6 +71,7 @@ var Routes = []Route{
 	{"POST", "/v1/kill", (*Server).kill},
 	{"POST", "/v1/pause", (*Server).pause},
 	{"POST", "/v1/resume", (*Server).resume},
+	{"POST", "/v1/update", (*Server).update},
 	{"GET", "/v1/wait", (*Server).wait},
 	{"POST", "/v1/exec", (*Server).exec},
 	{"POST", "/v1/attach", (*Server).attach},
@@ -168,6 +171,17 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) resume(w http.ResponseWriter, r *http.Request) error {
 	return done(w, s.owner.Resume(r.Context()))
+}
+
+func (s *Server) update(w http.ResponseWriter, r *http.Request) error {
+	var u workload.Update
+	if err := decode(r, &u); err != nil {
+		return err
+	}
+	if err := u.Check(); err != nil {
+		return fmt.Errorf("%w: %w", ErrBadRequest, err)
+	}
+	return done(w, s.owner.Update(r.Context(), u))
 }
 
 func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {

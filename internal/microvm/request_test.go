@@ -1,7 +1,9 @@
 package microvm
 
 import (
+	"errors"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/hvctl/hvctl/internal/workload"
@@ -39,5 +41,26 @@ func TestRequestNamesTheDisks(t *testing.T) {
 	r, err := v.request()
 	if err != nil || len(r.Disks) != 2 || r.Disks[0].Serial != "disk0" || r.Disks[1].Serial != "mine" {
 		t.Errorf("disks %+v, %v", r.Disks, err)
+	}
+}
+
+func TestUpdateOfAVM(t *testing.T) {
+	v := &VM{cfg: &workload.Config{Res: workload.Resources{CPUs: 1.5}}} // two processors
+	for _, tc := range []struct {
+		name string
+		u    workload.Update
+		says string
+	}{
+		{"less", workload.Update{CPUs: new(0.5), CPUWeight: new(uint64(7))}, ""},
+		{"all", workload.Update{CPUs: new(2.0)}, ""},
+		{"more", workload.Update{CPUs: new(2.5)}, "2 processors"},
+		{"next to nothing", workload.Update{CPUs: new(0.001)}, "0.01"},
+		{"memory", workload.Update{MemoryBytes: new(uint64(1 << 30))}, "--memory"},
+		{"processes", workload.Update{PIDs: new(int64(5))}, "--pids-limit"},
+	} {
+		err := v.CheckUpdate(tc.u)
+		if (err == nil) != (tc.says == "") || err != nil && (!errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), tc.says)) {
+			t.Errorf("%s: %v", tc.name, err)
+		}
 	}
 }

@@ -46,6 +46,7 @@ type owner struct {
 	rt   workload.Runtime
 	proc workload.Process // set with mu held, before started is closed
 
+	updating sync.Mutex // one change of limits at a time; before mu
 	freezing sync.Mutex // held while the status changes between running and paused; before mu
 	mu       sync.Mutex
 	st       workload.State

@@ -58,4 +58,7 @@ type State struct {
 	Exit     *Exit     `json:"exit,omitempty"`
 	IP       string    `json:"ip,omitempty"`
 	Ports    []Port    `json:"ports,omitempty"` // published, with the chosen host ports
+	// Limits are those in force, once update has changed them; nil: the
+	// configuration's.
+	Limits *Resources `json:"limits,omitempty"`
 }

@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -85,6 +86,61 @@ type Runtime interface {
 type Pauser interface {
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+}
+
+// Update is what hvctl update changes; nil stays as it is.
+type Update struct {
+	CPUs        *float64 `json:"cpus,omitempty"`
+	CPUWeight   *uint64  `json:"cpuWeight,omitempty"`
+	MemoryBytes *uint64  `json:"memoryBytes,omitempty"`
+	PIDs        *int64   `json:"pids,omitempty"`
+}
+
+// Apply is r with u's changes.
+func (u Update) Apply(r Resources) Resources {
+	if u.CPUs != nil {
+		r.CPUs = *u.CPUs
+	}
+	if u.CPUWeight != nil {
+		r.CPUWeight = *u.CPUWeight
+	}
+	if u.MemoryBytes != nil {
+		r.MemoryBytes = *u.MemoryBytes
+	}
+	if u.PIDs != nil {
+		r.PIDs = *u.PIDs
+	}
+	return r
+}
+
+// Check refuses values that no backend has.
+func (u Update) Check() error {
+	switch {
+	case u == Update{}:
+		return errors.New("no limit given")
+	case u.CPUs != nil && !(*u.CPUs > 0 && *u.CPUs <= 4096):
+		return fmt.Errorf("%v processors: want a number above 0", *u.CPUs)
+	case u.CPUWeight != nil && (*u.CPUWeight < 1 || *u.CPUWeight > 10000):
+		return fmt.Errorf("a weight of %d: want 1 to 10000", *u.CPUWeight)
+	case u.MemoryBytes != nil && *u.MemoryBytes == 0:
+		return errors.New("no memory: want more than nothing")
+	case u.PIDs != nil && *u.PIDs < 1:
+		return fmt.Errorf("%d processes: want a number above 0", *u.PIDs)
+	}
+	return nil
+}
+
+// Updater is a Runtime that changes its limits while it runs, all of u or
+// nothing.
+type Updater interface {
+	Update(ctx context.Context, u Update) error
+}
+
+// OwnerUpdater is a Runtime whose limits are those of its owner's cgroup (see
+// OwnerLimiter), which the supervisor changes. CheckUpdate refuses what the
+// group cannot give.
+type OwnerUpdater interface {
+	CheckUpdate(u Update) error
 }
 
 // Inspector is a Runtime with more to say in `inspect`: addresses, devices,

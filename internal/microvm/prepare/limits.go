@@ -13,12 +13,6 @@ import (
 // vCPU and for each request that waits for a disk.
 const ownThreads = 256
 
-// cpuPeriod is the kernel's default of cpu.max, in microseconds.
-const cpuPeriod = 100000
-
-// minCPUs is the least of cpu.max, a millisecond, in that period.
-const minCPUs = 0.01
-
 var _ workload.OwnerLimiter = (*Backend)(nil)
 
 // OwnerLimits implements workload.OwnerLimiter: the limits that a container
@@ -28,21 +22,16 @@ var _ workload.OwnerLimiter = (*Backend)(nil)
 // by the guest's kernel; the VM's own tree starts none for them, and gets a
 // bound all the same.
 func (b *Backend) OwnerLimits(c *workload.Config) (*specs.LinuxResources, bool) {
-	r := &specs.LinuxResources{}
 	res := c.Res
-	cpu := &specs.LinuxCPU{}
-	if res.CPUWeight > 0 {
-		cpu.Shares, r.CPU = new(cgroup.SharesFromWeight(res.CPUWeight)), cpu
-	}
-	// A machine that is booted as it is has processors, not a share of them.
+	l := cgroup.Limits{CPUs: res.CPUs, Weight: res.CPUWeight}
 	whole := res.CPUs == math.Trunc(res.CPUs)
-	if res.CPUs > 0 && !(c.VM.Raw && whole) {
-		cpu.Quota, cpu.Period, r.CPU = new(int64(math.Ceil(res.CPUs*cpuPeriod))), new(uint64(cpuPeriod)), cpu
+	if c.VM.Raw && whole { // a machine booted as it is has processors, not a share of them
+		l.CPUs = 0
 	}
 	if res.PIDs > 0 {
-		r.Pids = &specs.LinuxPids{Limit: new(res.PIDs + ownThreads)}
+		l.Tasks = res.PIDs + ownThreads
 	}
 	// A whole number of processors is a number of vCPUs, which needs no group.
 	required := res.CPUWeight > 0 || res.CgroupParent != "" || !whole
-	return r, required
+	return l.Resources(), required
 }

@@ -12,7 +12,7 @@ import (
 )
 
 func TestOwnerLimits(t *testing.T) {
-	cpu := func(q int64) *specs.LinuxCPU { return &specs.LinuxCPU{Quota: &q, Period: new(uint64(cpuPeriod))} }
+	cpu := func(q int64) *specs.LinuxCPU { return &specs.LinuxCPU{Quota: &q, Period: new(uint64(100000))} }
 	for _, tc := range []struct {
 		name     string
 		res      workload.Resources

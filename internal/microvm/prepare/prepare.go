@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/hvctl/hvctl/images/kernel"
+	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/initrd"
 	"github.com/hvctl/hvctl/internal/machine/limits"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -101,8 +102,8 @@ func check(c *workload.Config) error {
 	if n := c.Res.CPUs; n < 0 || n > limits.MaxCPUs {
 		errs = append(errs, fmt.Errorf("--cpus %g: a VM has 1 to %d", n, limits.MaxCPUs))
 	}
-	if n := c.Res.CPUs; n > 0 && n < minCPUs {
-		errs = append(errs, fmt.Errorf("--cpus %g: the kernel gives no less than %g of a processor", n, minCPUs))
+	if n := c.Res.CPUs; n > 0 && n < cgroup.MinCPUs {
+		errs = append(errs, fmt.Errorf("--cpus %g: the kernel gives no less than %g of a processor", n, cgroup.MinCPUs))
 	}
 	if m := c.Res.MemoryBytes; m < limits.MinMemory || m > limits.MaxMemory {
 		asked := fmt.Sprintf("%d MiB", m>>20)

@@ -48,7 +48,17 @@ var (
 	_ workload.Pauser          = (*Runtime)(nil)
 	_ workload.Inspector       = (*Runtime)(nil)
 	_ workload.NetworkReporter = (*Runtime)(nil)
+	_ workload.OwnerUpdater    = (*Runtime)(nil)
 )
+
+// CheckUpdate implements workload.OwnerUpdater: the fake's memory is as fixed
+// as a VM's.
+func (r *Runtime) CheckUpdate(u workload.Update) error {
+	if u.MemoryBytes != nil {
+		return fmt.Errorf("%w: memory", workload.ErrUnsupported)
+	}
+	return nil
+}
 
 // NewRuntime is the function an owner gives to supervisor.Run.
 func NewRuntime(c *workload.Config) (workload.Runtime, error) {

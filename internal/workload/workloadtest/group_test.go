@@ -90,6 +90,43 @@ func TestOwnerLivesAndDiesInItsGroup(t *testing.T) {
 	}
 }
 
+func TestUpdateChangesTheGroup(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup)
+	b, in := newLimited(t, limitedBackend{required: true})
+	h, r := b.mustStart(in, "sh", "-c", "read x")
+	if err := h.Update(b.ctx, workload.Update{CPUs: new(0.25), CPUWeight: new(uint64(200))}); err != nil {
+		t.Fatal(err)
+	}
+	g := groupOf(t, h)
+	files := map[string]string{"cpu.weight": "200", "cpu.max": "25000 100000"}
+	if g.Mode() != cgroup.V2 {
+		files = map[string]string{"cpu.shares": fmt.Sprint(cgroup.SharesFromWeight(200)), "cpu.cfs_quota_us": "25000"}
+	}
+	dir := g.Paths()["cpu"]
+	if dir == "" {
+		dir = g.Paths()[""]
+	}
+	for f, want := range files {
+		text, err := os.ReadFile(dir + "/" + f)
+		if got := strings.TrimSpace(string(text)); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", f, got, err, want)
+		}
+	}
+	if st, err := h.State(b.ctx); err != nil || st.Limits == nil || st.Limits.CPUs != 0.25 || st.Limits.CPUWeight != 200 {
+		t.Errorf("limits in the state: %+v, %v", st.Limits, err)
+	}
+	if err := h.Update(b.ctx, workload.Update{MemoryBytes: new(uint64(1 << 30))}); !errors.Is(err, workload.ErrUnsupported) {
+		t.Errorf("memory: %v", err)
+	}
+	if err := h.Update(b.ctx, workload.Update{}); err == nil {
+		t.Error("nothing to change was no error")
+	}
+	b.finish(r, "\n")
+	if err := h.Update(b.ctx, workload.Update{CPUWeight: new(uint64(1))}); !errors.Is(err, workload.ErrNotRunning) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
 func TestGroupOfAKilledOwnerIsSwept(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Cgroup)
 	for _, how := range []string{"the next command", "rm", "rm -f of a living one", "the same name again"} {
@@ -183,6 +220,9 @@ func TestGroupThatCannotBeMade(t *testing.T) {
 	}
 	if st, err := h.Stats(b.ctx); err != nil || st.Cgroup != nil {
 		t.Errorf("stats %+v, %v", st.Cgroup, err)
+	}
+	if err := h.Update(b.ctx, workload.Update{CPUWeight: new(uint64(5))}); !errors.Is(err, workload.ErrUnsupported) {
+		t.Errorf("update: %v", err)
 	}
 	if code, _, _ := b.finish(r, "\n"); code != 0 {
 		t.Errorf("exit code %d", code)

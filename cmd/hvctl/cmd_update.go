@@ -1,0 +1,57 @@
+package main
+
+import (
+	"github.com/hvctl/hvctl/internal/supervisor/launch"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/urfave/cli/v2"
+)
+
+func (p *program) cmdUpdate() *cli.Command {
+	return &cli.Command{
+		Name:        "update",
+		Usage:       "change limits of running instances",
+		ArgsUsage:   "INSTANCE...",
+		Description: "A VM can be held to less than the processors it booted with, and weighed anew.",
+		Flags: []cli.Flag{
+			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors' worth of time"},
+			&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000"},
+			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M (containers)"},
+			&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes (containers)"},
+		},
+		BashComplete: p.completeInstances(workload.Running, workload.Paused),
+		Action: func(c *cli.Context) error {
+			u, err := updateOf(c)
+			if err != nil {
+				return usagef(c, "%w", err)
+			}
+			return p.each(func(c *cli.Context, h *launch.Handle) error {
+				if err := h.Client.Update(c.Context, u); err != nil {
+					return named(h, err)
+				}
+				return nil
+			})(c)
+		},
+	}
+}
+
+// updateOf reads the flags that were given.
+func updateOf(c *cli.Context) (workload.Update, error) {
+	var u workload.Update
+	if c.IsSet("cpus") {
+		u.CPUs = new(c.Float64("cpus"))
+	}
+	if c.IsSet("cpu-weight") {
+		u.CPUWeight = new(c.Uint64("cpu-weight"))
+	}
+	if c.IsSet("pids-limit") {
+		u.PIDs = new(c.Int64("pids-limit"))
+	}
+	if c.IsSet("memory") {
+		n, err := parseSize(c.String("memory"))
+		if err != nil {
+			return u, err
+		}
+		u.MemoryBytes = &n
+	}
+	return u, u.Check()
+}

@@ -1,0 +1,62 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/control"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// Update implements control.Owner.
+func (o *owner) Update(ctx context.Context, u workload.Update) error {
+	if err := o.running(); err != nil {
+		return err
+	}
+	o.updating.Lock()
+	defer o.updating.Unlock()
+	if err := o.update(ctx, u); err != nil {
+		return fmt.Errorf("update: %w", err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.st.Status != workload.Running && o.st.Status != workload.Paused {
+		return nil // it ended meanwhile
+	}
+	limits := o.cfg.Res
+	if o.st.Limits != nil {
+		limits = *o.st.Limits
+	}
+	limits = u.Apply(limits)
+	o.st.Limits = &limits
+	if err := o.inst.WriteState(o.st); err != nil {
+		o.log.Error("recording the state", "err", err)
+	}
+	o.event(control.EventUpdate, nil)
+	return nil
+}
+
+func (o *owner) update(ctx context.Context, u workload.Update) error {
+	switch rt := o.rt.(type) {
+	case workload.Updater:
+		return rt.Update(ctx, u)
+	case workload.OwnerUpdater:
+		if err := rt.CheckUpdate(u); err != nil {
+			return err
+		}
+	default:
+		return fmt.Errorf("%w (%s)", workload.ErrUnsupported, o.cfg.Backend)
+	}
+	if o.group == nil {
+		return fmt.Errorf("%w: the instance has no cgroup: it was started without the permission to make one", workload.ErrUnsupported)
+	}
+	l := cgroup.Limits{}
+	if u.CPUs != nil {
+		l.CPUs = *u.CPUs
+	}
+	if u.CPUWeight != nil {
+		l.Weight = *u.CPUWeight
+	}
+	return o.group.Set(l.Resources(), func(msg string) { o.log.Warn("update", "note", msg) })
+}
