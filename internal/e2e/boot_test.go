@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,4 +84,43 @@ func bootArchive(t *testing.T, dir string) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// TestBootVsock: a CID of the host belongs to one VM, and goes with it; the
+// other backend knows nothing of it.
+func TestBootVsock(t *testing.T) {
+	testenv.Require(t, testenv.VhostVsock)
+	h := newHost(t)
+	dir := t.TempDir()
+	disk := filepath.Join(dir, "disk.raw")
+	if err := os.WriteFile(disk, append([]byte("hello, disk"), make([]byte, 4096-11)...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	boot := []string{
+		"boot", "--rm", "--kernel", filepath.Join(testenv.TestKernels(), fast, "vmlinuz"), "--initrd", bootArchive(t, dir),
+		"--disk", "path=" + disk + ",ro", "--cmdline", "console=ttyS0 quiet panic=-1", "-m", "128M",
+	}
+	with := func(vsock string) []string { return append(slices.Clone(boot), "--vsock", vsock) }
+	for range 2 {
+		s := h.startTTY(with("cid=4200,backend=vhost")...)
+		s.expect("disk: hello, disk")
+		r := h.hvctl(with("cid=4200,backend=vhost")...)
+		if r.code == 0 || !strings.Contains(r.err, "CID 4200 belongs to another VM of this host; choose another cid") {
+			t.Errorf("a second VM with the CID: exit %d, %q", r.code, r.err)
+		}
+		s.typ("poweroff\n")
+		if got := s.wait(); got != 0 {
+			t.Errorf("exit %d; console %q", got, s.text())
+		}
+	}
+	socket := filepath.Join(h.root, "vsock")
+	s := h.startTTY(with("cid=4200,path=" + socket)...)
+	s.expect("disk: hello, disk")
+	if _, err := os.Stat(socket); err != nil {
+		t.Error(err)
+	}
+	s.typ("poweroff\n")
+	if got := s.wait(); got != 0 {
+		t.Errorf("exit %d; console %q", got, s.text())
+	}
 }

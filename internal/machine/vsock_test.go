@@ -161,7 +161,7 @@ func exchange(t *testing.T, c net.Conn, middle func()) {
 	if !bytes.Equal(got, sent) {
 		t.Error("what came back is not what was sent")
 	}
-	if n, err := c.Read(got); n != 0 || err != io.EOF {
+	if n, err := c.Read(got); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("after the end: %d bytes, %v", n, err)
 	}
 }

@@ -100,7 +100,7 @@ func (d *Vhost) supervise(ctx context.Context, env *virtio.Env) error {
 	case errors.Is(err, eventfd.ErrInterrupted):
 		err = nil
 	case err == nil:
-		err = virtio.GuestErrorf("vhost finds a packet or a ring broken")
+		err = virtio.GuestErrorf("the kernel finds a packet or a ring broken")
 	}
 	return errors.Join(err, d.takeBack(env))
 }
