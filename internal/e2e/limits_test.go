@@ -56,6 +56,15 @@ func TestLimitsBindTheVM(t *testing.T) {
 		stats[0].Stats.Cgroup.MemoryBytes < 16<<20 || stats[0].Stats.Cgroup.Tasks < 3 {
 		t.Errorf("stats: %+v", stats)
 	}
+	h.ok("update", "--cpus", "0.5", "--cpu-weight", "10", "bound")
+	for file, want := range map[string]string{"cpu.weight": "10", "cpu.max": "50000 100000"} {
+		if b, err := os.ReadFile(filepath.Join(dir, file)); err != nil || strings.TrimSpace(string(b)) != want {
+			t.Errorf("%s after an update: %q, %v; want %q", file, b, err, want)
+		}
+	}
+	if r := h.hvctl("update", "-m", "1G", "bound"); r.code != 125 || !strings.Contains(r.err, "--memory") {
+		t.Errorf("update of the memory: exit %d, %q", r.code, r.err)
+	}
 	h.ok("kill", "bound")
 	h.ok("wait", "bound")
 	if _, err := os.Stat(dir); err == nil {
