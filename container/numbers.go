@@ -51,6 +51,9 @@ func capSets(c *specs.LinuxCapabilities) (s plan.Caps, err error) {
 			return s, err
 		}
 	}
+	// Engines list ambient ones that are not inheritable; the kernel has none
+	// such, so they are as good as not there.
+	s.Ambient &= s.Permitted & s.Inheritable
 	return s, nil
 }
 

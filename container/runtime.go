@@ -1,15 +1,12 @@
 package container
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -23,38 +20,6 @@ type Runtime struct {
 	Cgroups Cgroups
 	// Sealed says that the process already runs from a protected binary.
 	Sealed bool
-}
-
-// Cgroups is what the runtime needs of a host's cgroups.
-type Cgroups interface {
-	// Create makes the group path (OCI's linux.cgroupsPath) with its limits.
-	Create(path string, res *specs.LinuxResources, warn func(string)) (Cgroup, error)
-	// Load finds a group that Create made, by its Paths.
-	Load(paths map[string]string) (Cgroup, error)
-	// Open finds a group by its path.
-	Open(path string) (Cgroup, error)
-}
-
-// Cgroup is one container's group.
-type Cgroup interface {
-	// Paths are its directories by controller, the v2 tree's by "".
-	Paths() map[string]string
-	// File opens it for a child to be born in; nil where there is no v2 tree.
-	File() (*os.File, error)
-	// Add moves a process into it, where File was not enough.
-	Add(pid int) error
-	NeedsAdd() bool
-	// Child is a group below it.
-	Child(name string) (Cgroup, error)
-	Set(res *specs.LinuxResources, warn func(string)) error
-	Procs() ([]int, error)
-	Freeze(ctx context.Context) error
-	Thaw(ctx context.Context) error
-	Frozen() (bool, error)
-	Kill(ctx context.Context) error
-	Delete(ctx context.Context) error
-	// Stats is what the group used, ready to be encoded as JSON.
-	Stats() (any, error)
 }
 
 // cgroup finds a container's group; nil without error when it has none.
@@ -191,8 +156,3 @@ func (rec *record) pidfd() (int, error) {
 
 // environment of a stage: short, and a Go runtime that stays small.
 func stageEnv() []string { return []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"} }
-
-// isGone says that there is nothing left of what was to be removed.
-func isGone(err error) bool {
-	return errors.Is(err, os.ErrNotExist) || err != nil && strings.Contains(err.Error(), "no such cgroup")
-}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/hvctl/hvctl/container/plan"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sys/unix"
 )
 
 // Status is where a container is in its life (runtime.md, "State").
@@ -142,8 +141,8 @@ func readStat(pid int) (s procStat, err error) {
 // status works out where the container is.
 func (r *Runtime) status(d *dir, rec *record) Status {
 	switch {
-	case rec.PID == 0 && rec.Created.IsZero():
-		return Creating
+	case rec.Created.IsZero():
+		return Creating // or that was interrupted
 	case !rec.alive():
 		return Stopped
 	case r.paused(rec):
@@ -203,7 +202,7 @@ func (r *Runtime) state(d *dir, id string) (*State, error) {
 	}
 	st := &State{
 		OCIVersion: rec.OCIVersion, ID: rec.ID, PID: rec.PID, Status: r.status(d, rec), Bundle: rec.Bundle, Rootfs: rec.Rootfs,
-		Created: rec.Created, Annotations: rec.Annot,
+		Created: rec.Created, Annotations: rec.Annot, Owner: ownerName(rec.Owner),
 	}
 	if st.Status == Stopped {
 		st.PID = 0
@@ -220,10 +219,6 @@ func (r *Runtime) List() ([]*State, error) {
 	var out []*State
 	for _, e := range entries {
 		if st, err := r.State(e.Name()); err == nil {
-			var owner unix.Stat_t
-			if unix.Stat(r.Root+"/"+e.Name(), &owner) == nil {
-				st.Owner = ownerName(owner.Uid)
-			}
 			out = append(out, st)
 		}
 	}
@@ -231,17 +226,21 @@ func (r *Runtime) List() ([]*State, error) {
 }
 
 // ownerName is a user's name; package os/user would link the resolver.
-func ownerName(uid uint32) string {
+func ownerName(uid int) string {
 	if uid == 0 {
 		return "root"
 	}
-	return "#" + strconv.Itoa(int(uid))
+	return "#" + strconv.Itoa(uid)
 }
 
 // hookState is the state that hooks read.
 func (rec *record) hookState(st Status) []byte {
+	pid := rec.PID
+	if st == Stopped {
+		pid = 0
+	}
 	b, _ := json.Marshal(specs.State{ // plain data
-		Version: rec.OCIVersion, ID: rec.ID, Status: specs.ContainerState(st), Pid: rec.PID, Bundle: rec.Bundle, Annotations: rec.Annot,
+		Version: rec.OCIVersion, ID: rec.ID, Status: specs.ContainerState(st), Pid: pid, Bundle: rec.Bundle, Annotations: rec.Annot,
 	})
 	return b
 }

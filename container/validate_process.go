@@ -100,9 +100,6 @@ func (c *checker) capabilities(f string, caps *specs.LinuxCapabilities) {
 	if s.Effective&^s.Permitted != 0 {
 		c.add(f+".effective", "has what is not permitted")
 	}
-	if s.Ambient&^(s.Permitted&s.Inheritable) != 0 {
-		c.add(f+".ambient", "has what is not both permitted and inheritable")
-	}
 }
 
 func (c *checker) rlimits(f string, list []specs.POSIXRlimit) {

@@ -23,6 +23,18 @@ type Request struct {
 	Cgroup   *os.File // version 2 group to be born in; may be nil
 	JoinPID  *os.File // PID namespace to be born in; may be nil
 	NoGroups bool     // setgroups(2) is denied in the user namespace
+	AsIs     bool     // do not become root of the new user namespace
+}
+
+// beyond is a number that connecting the descriptors does not reach: package
+// syscall moves those that are in the way, and its pipe, to numbers above all
+// of them, one after the other.
+func beyond(files []*os.File) int {
+	top := len(files)
+	for _, f := range files {
+		top = max(top, int(f.Fd())+1)
+	}
+	return top + len(files) + 2
 }
 
 // Start clones and executes in one step and returns the child's process ID.
@@ -33,7 +45,7 @@ func Start(r *Request) (int, error) {
 	for _, f := range r.Files {
 		attr.Files = append(attr.Files, f.Fd())
 	}
-	if len(r.UIDs) > 0 {
+	if len(r.UIDs) > 0 && !r.AsIs {
 		// The host's IDs need not exist in there; without this the program
 		// would start as nobody and lose its capabilities.
 		attr.Sys.Credential = &syscall.Credential{NoSetGroups: r.NoGroups}
@@ -41,8 +53,7 @@ func Start(r *Request) (int, error) {
 	if r.Cgroup != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(r.Cgroup.Fd())
 	}
-	// Where connecting the descriptors will not reach it.
-	exe, err := unix.FcntlInt(r.Exe.Fd(), unix.F_DUPFD_CLOEXEC, len(r.Files)+3)
+	exe, err := unix.FcntlInt(r.Exe.Fd(), unix.F_DUPFD_CLOEXEC, beyond(r.Files))
 	if err != nil {
 		return 0, os.NewSyscallError("fcntl", err)
 	}

@@ -3,6 +3,7 @@ package stage
 import (
 	"fmt"
 	"os"
+	"runtime"
 
 	"github.com/hvctl/hvctl/container/plan"
 	"golang.org/x/sys/unix"
@@ -43,8 +44,21 @@ func scheduling(p *plan.Process) error {
 	return nil
 }
 
+// heapReserve is more than what is left to do before the execve allocates.
+const heapReserve = 1 << 20
+
 // rlimits come last: they would limit us.
 func rlimits(p *plan.Process) error {
+	for _, r := range p.Rlimits {
+		if r.Resource == unix.RLIMIT_AS || r.Resource == unix.RLIMIT_DATA {
+			// Under such a limit the Go runtime may get no more memory and die
+			// of it, so it takes and frees some now.
+			b := make([]byte, heapReserve)
+			runtime.KeepAlive(b)
+			runtime.GC()
+			break
+		}
+	}
 	for _, r := range p.Rlimits {
 		lim := unix.Rlimit{Cur: r.Soft, Max: r.Hard}
 		// It also makes the Go runtime forget the limit it would restore.

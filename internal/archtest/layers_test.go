@@ -14,7 +14,7 @@ var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
-	"cmd/hvctl-oci": "container container/stage internal/seccomp",
+	"cmd/hvctl-oci": "container container/seal container/stage internal/cgroup",
 	"cmd/hvinit":    "internal/guestproto",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -58,7 +58,7 @@ var layers = map[string]string{
 	"images/erofs":                   "",
 	"images/kernel":                  "",
 	"images/rootfs":                  "images/erofs",
-	"container":                      "container/plan container/seal container/spawn internal/workload internal/cgroup internal/seccomp",
+	"container":                      "container/plan container/seal container/spawn container/stage internal/cgroup internal/seccomp",
 	"container/inroot":               "",
 	"container/plan":                 "",
 	"container/seal":                 "",

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"github.com/hvctl/hvctl/container"
+)
+
+func cmdRun(a *app) (func([]string) (int, error), flagSet) {
+	var f createFlags
+	var detach, keep bool
+	var s flagSet
+	f.add(&s)
+	s.onOff(&detach, "detach", "d", "return when the program runs")
+	s.onOff(&keep, "keep", "", "do not delete the container when it has ended")
+	s.ignored("no-subreaper", "accepted for runc's sake", true)
+	return func(args []string) (int, error) {
+		r, err := a.runtime()
+		if err != nil {
+			return 1, err
+		}
+		o, err := f.options(args[0])
+		if err != nil {
+			return 1, err
+		}
+		if detach {
+			_, err := r.Run(context.Background(), o)
+			return 0, err
+		}
+		if o.Spec, _, err = container.Load(o.Bundle); err != nil {
+			return 1, err
+		}
+		sess, err := newSession(o.Spec.Process != nil && o.Spec.Process.Terminal, o.ConsoleSocket)
+		if err != nil {
+			return 1, err
+		}
+		o.Console = sess.socket()
+		p, err := r.Run(context.Background(), o)
+		if err != nil {
+			sess.close()
+			return 1, err
+		}
+		code, err := sess.wait(p)
+		if !keep {
+			err = errors.Join(err, r.Delete(context.Background(), o.ID, true))
+		}
+		return code, err
+	}, s
+}

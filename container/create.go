@@ -1,0 +1,284 @@
+package container
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hvctl/hvctl/container/plan"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// CreateOptions say which container to make.
+type CreateOptions struct {
+	ID string
+	// Bundle is the folder that relative paths of the configuration count from.
+	Bundle string
+	// Spec is the configuration; nil: the bundle's config.json.
+	Spec *specs.Spec
+	// PIDFile receives the first process's ID before Create returns; may be "".
+	PIDFile string
+	// Stdio are the first process's standard streams; nil: the caller's own.
+	// With process.terminal they are the terminal.
+	Stdio [3]*os.File
+	// ConsoleSocket is a listening socket to which the terminal's master is sent.
+	ConsoleSocket string
+	// Console is a connected socket for the same, instead of ConsoleSocket.
+	Console *os.File
+	// PIDFDSocket is a listening socket to which a pidfd of the first process is
+	// sent; may be "".
+	PIDFDSocket string
+	// ExtraFiles become descriptors 3, 4, ... of the program.
+	ExtraFiles []*os.File
+	// NoPivot moves the root instead of pivot_root, for an initial RAM disk.
+	NoPivot bool
+	// NoNewKeyring leaves the process in the caller's session keyring.
+	NoNewKeyring bool
+}
+
+// Proc is a process of a container. It is a child of the calling process, which
+// waits for it; a caller that ends leaves it to init or the nearest subreaper.
+type Proc struct {
+	PID int
+	FD  *os.File // pidfd, the caller's to close
+}
+
+// Create makes a container whose first process waits to be started. On error
+// nothing is left of it.
+//
+// Errors to test for: ErrInvalidID, ErrExist, ErrConfig.
+func (r *Runtime) Create(ctx context.Context, o CreateOptions) (*Proc, error) {
+	c, err := r.create(ctx, o, false)
+	if err != nil {
+		return nil, err
+	}
+	c.end()
+	return &Proc{c.rec.PID, c.pidfd}, nil
+}
+
+// Run makes a container and starts it at once, which is faster than Create and
+// Start. It stays when its process has ended, to be deleted.
+func (r *Runtime) Run(ctx context.Context, o CreateOptions) (*Proc, error) {
+	c, err := r.create(ctx, o, true)
+	if err != nil {
+		return nil, err
+	}
+	err = c.release(c.sync, c.spec.Hooks)
+	c.end()
+	if err != nil {
+		c.pidfd.Close()
+		return nil, errors.Join(err, r.Delete(context.WithoutCancel(ctx), o.ID, true))
+	}
+	return &Proc{c.rec.PID, c.pidfd}, nil
+}
+
+// creation is a container while it is made.
+type creation struct {
+	r     *Runtime
+	o     *CreateOptions
+	dir   *dir
+	rec   *record
+	spec  *specs.Spec
+	plan  *plan.Plan
+	ns    *nsPlan
+	group Cgroup
+	sync  *os.File // to the stage
+	pidfd *os.File
+	files []*os.File // the stage's descriptors
+	own   []*os.File // those of them that are ours to close
+}
+
+// create makes a container; now means that it is started over the connection
+// it was made by.
+func (r *Runtime) create(ctx context.Context, o CreateOptions, now bool) (_ *creation, err error) {
+	c, err := r.begin(&o)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			c.rollback(context.WithoutCancel(ctx))
+		}
+	}()
+	if c.plan, err = buildPlan(c.spec, c.rec); err != nil {
+		return nil, err
+	}
+	c.plan.Root.NoPivot = o.NoPivot
+	if !o.NoNewKeyring {
+		c.plan.NewKeyring = "_ses." + o.ID
+	}
+	if err = r.filter(c.plan.Process, c.spec.Linux); err != nil {
+		return nil, err
+	}
+	group := c.makeGroup()
+	if err = c.descriptors(now); err == nil && r.birthIn() {
+		err = c.join(group)
+		group = nil
+	}
+	if err == nil {
+		err = c.spawn()
+	}
+	if group != nil { // it is made while the stage's process comes to life
+		err = errors.Join(err, c.join(group))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err = c.setUp(ctx); err != nil {
+		return nil, err
+	}
+	c.rec.Created = time.Now().UTC()
+	if err = c.dir.save(c.rec); err != nil {
+		return nil, err
+	}
+	return c, c.tell()
+}
+
+// begin validates, and reserves the name.
+func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
+	if err := CheckID(o.ID); err != nil {
+		return nil, err
+	}
+	bundle, err := filepath.Abs(o.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	c := &creation{r: r, o: o, spec: o.Spec}
+	var config []byte
+	if c.spec == nil {
+		c.spec, config, err = Load(bundle)
+	} else if err = Validate(c.spec); err == nil {
+		config, err = json.Marshal(c.spec)
+	}
+	if err != nil {
+		return nil, err
+	}
+	root, err := rootfs(bundle, c.spec)
+	if err != nil {
+		return nil, err
+	}
+	if p := c.spec.Process; p != nil {
+		switch terminal, socket := p.Terminal, o.ConsoleSocket != "" || o.Console != nil; {
+		case terminal && !socket:
+			return nil, errors.New("process.terminal is set: cannot allocate tty if runc will detach without setting console socket (--console-socket)")
+		case !terminal && socket:
+			return nil, errors.New("cannot use console socket if runc will not detach or allocate tty: process.terminal is not set")
+		}
+	}
+	if c.dir, err = r.newDir(o.ID); err != nil {
+		return nil, err
+	}
+	c.rec = &record{
+		Version: recordVersion, OCIVersion: specs.Version, ID: o.ID, Bundle: bundle, Rootfs: root, Owner: os.Getuid(),
+		Annot: c.spec.Annotations, UserNS: namespaceOf(c.spec, specs.UserNamespace) != nil,
+	}
+	if r.Cgroups != nil {
+		c.rec.CgroupPath = cgroupPath(c.spec, o.ID)
+	}
+	if err = c.dir.save(c.rec); err == nil {
+		err = os.WriteFile(c.dir.file(configFile), config, 0o600)
+	}
+	if err != nil {
+		c.rollback(context.Background())
+		return nil, err
+	}
+	return c, nil
+}
+
+// setUp gives the stage its plan and accompanies it until it waits.
+func (c *creation) setUp(ctx context.Context) error {
+	pid := c.rec.PID
+	if err := setOOMScore(pid, c.spec.Process); err != nil {
+		return err
+	}
+	c.plan.State, c.plan.StartState = c.rec.hookState(Creating), c.rec.hookState(Created)
+	if err := cgroupMounts(c.plan, c.group); err != nil {
+		return err
+	}
+	c.seccompState(pid, specs.StateCreating)
+	b, err := c.plan.Encode()
+	if err != nil {
+		return err
+	}
+	if err := plan.WritePlan(c.sync, b); err != nil {
+		return fmt.Errorf("give the first process its plan: %w", err)
+	}
+	// Whoever cancels ends the process, and with it the wait.
+	defer context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(int(c.pidfd.Fd()), unix.SIGKILL, nil, 0) })()
+	for {
+		k, text, err := plan.Receive(c.sync)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return context.Cause(ctx)
+		case err != nil:
+			return fmt.Errorf("the container's first process died while it was set up: %w", err)
+		case k == plan.Ready:
+			return nil
+		case k == plan.Failed:
+			return errors.New(text)
+		case k != plan.Hooks:
+			return fmt.Errorf("the container's first process said %q", k)
+		}
+		if err := c.runtimeHooks(ctx); err != nil {
+			return err
+		}
+		if err := plan.Send(c.sync, plan.Continue, ""); err != nil {
+			return fmt.Errorf("after the runtime's hooks: %w", err)
+		}
+	}
+}
+
+// tell hands the process's ID to those who asked.
+func (c *creation) tell() error {
+	if err := c.sendPIDFD(); err != nil {
+		return err
+	}
+	return writePIDFile(c.o.PIDFile, c.rec.PID)
+}
+
+func (c *creation) sendPIDFD() error {
+	if c.o.PIDFDSocket == "" {
+		return nil
+	}
+	s, err := connectUnix("--pidfd-socket", c.o.PIDFDSocket)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := unix.Sendmsg(int(s.Fd()), []byte("pidfd"), unix.UnixRights(int(c.pidfd.Fd())), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("--pidfd-socket: %w", err)
+	}
+	return nil
+}
+
+// end lets go of what is held while a container is made.
+func (c *creation) end() {
+	if c.sync != nil {
+		c.sync.Close()
+	}
+	c.dir.close()
+}
+
+// rollback undoes an attempt.
+func (c *creation) rollback(ctx context.Context) {
+	var errs []error
+	if c.pidfd != nil {
+		_ = unix.PidfdSendSignal(int(c.pidfd.Fd()), unix.SIGKILL, nil, 0) // it may have ended
+		errs = append(errs, awaitExit(ctx, int(c.pidfd.Fd())))
+		reap(c.rec.PID)
+		c.pidfd.Close()
+	}
+	if c.group != nil {
+		errs = append(errs, c.group.Delete(ctx))
+	}
+	errs = append(errs, c.dir.remove())
+	c.end()
+	if err := errors.Join(errs...); err != nil && c.r.Log != nil {
+		c.r.Log.Warn("what was made of the container could not be removed", "id", c.o.ID, "err", err)
+	}
+}
