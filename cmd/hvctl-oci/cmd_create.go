@@ -70,13 +70,3 @@ func cmdCreate(a *app) (func([]string) (int, error), flagSet) {
 		return 0, err
 	}, s
 }
-
-func cmdStart(a *app) (func([]string) (int, error), flagSet) {
-	return func(args []string) (int, error) {
-		r, err := a.runtime()
-		if err != nil {
-			return 1, err
-		}
-		return 0, r.Start(context.Background(), args[0])
-	}, nil
-}
