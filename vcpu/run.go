@@ -9,7 +9,7 @@ import (
 
 // step enters the guest once and handles the exit. It returns the state the
 // vCPU is in afterwards.
-func (v *VCPU) step() state {
+func (v *VCPU) step() phase {
 	reason, err := v.cpu.Run()
 	if err != nil {
 		return v.fail(fmt.Errorf("vCPU %d: %w (exit %v)", v.o.Index, err, reason))
@@ -18,7 +18,7 @@ func (v *VCPU) step() state {
 }
 
 // handle serves one exit.
-func (v *VCPU) handle(reason kvm.ExitReason) state {
+func (v *VCPU) handle(reason kvm.ExitReason) phase {
 	switch reason {
 	case kvm.ExitIO:
 		v.counters.PIO.Add(1)
@@ -64,7 +64,7 @@ func (v *VCPU) handle(reason kvm.ExitReason) state {
 // settle finishes the I/O of the last exit, which may take several rounds for
 // a string instruction, and may end the vCPU. It returns the state the vCPU is
 // in afterwards.
-func (v *VCPU) settle() state {
+func (v *VCPU) settle() phase {
 	for {
 		err := v.cpu.CompleteExit()
 		var p *kvm.PendingExitError
@@ -80,10 +80,10 @@ func (v *VCPU) settle() state {
 	}
 }
 
-func (v *VCPU) fail(err error) state { return v.report(Event{Kind: Failure, Err: err}) }
+func (v *VCPU) fail(err error) phase { return v.report(Event{Kind: Failure, Err: err}) }
 
 // report tells the owner why the vCPU will not run again.
-func (v *VCPU) report(e Event) state {
+func (v *VCPU) report(e Event) phase {
 	v.counters.Other.Add(1)
 	e.Index = v.o.Index
 	v.o.Event(e)

@@ -69,14 +69,14 @@ type VCPU struct {
 
 type request struct {
 	do   func(*kvm.VCPU) error
-	next state
+	next phase
 	done chan error
 }
 
-type state int
+type phase int
 
 const (
-	same state = iota
+	same phase = iota
 	parked
 	running
 	over // parked for good: an event was reported
@@ -127,8 +127,8 @@ func (v *VCPU) thread(vm *kvm.VM, ready chan<- error) {
 	}
 }
 
-// serve answers one request and returns the next state.
-func (v *VCPU) serve(r request, st state) state {
+// serve answers one request and returns the next phase.
+func (v *VCPU) serve(r request, st phase) phase {
 	v.pending.Add(-1)
 	if st == running && (r.do != nil || r.next == parked) {
 		st = v.settle()
@@ -144,7 +144,7 @@ func (v *VCPU) serve(r request, st state) state {
 	return st
 }
 
-func (v *VCPU) call(next state, do func(*kvm.VCPU) error) error {
+func (v *VCPU) call(next phase, do func(*kvm.VCPU) error) error {
 	r := request{do: do, next: next, done: make(chan error, 1)}
 	v.pending.Add(1)
 	v.kick()
