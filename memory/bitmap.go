@@ -92,6 +92,16 @@ func (b *Bitmap) Harvest(into *Bitmap) (n uint64) {
 	return n
 }
 
+// Take removes the pages of words and ors them into words: bit 0 of words[0] is
+// page first, which must be a multiple of 64. Pages set meanwhile stay.
+func (b *Bitmap) Take(first uint64, words []uint64) {
+	for i := range words {
+		if k := first/64 + uint64(i); k < uint64(len(b.words)) && b.words[k].Load() != 0 {
+			words[i] |= b.words[k].Swap(0)
+		}
+	}
+}
+
 // Clear empties the set.
 func (b *Bitmap) Clear() {
 	for i := range b.words {

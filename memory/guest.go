@@ -43,6 +43,18 @@ type Options struct {
 	THP bool
 	// Name shows in /proc/PID/maps; empty means "guest-ram".
 	Name string
+	// From, when set, is where the RAM's first content comes from. Pages are read
+	// when first touched, and what is written stays here.
+	From *Image
+}
+
+// Image is a file with the content of RAM.
+type Image struct {
+	File *os.File // stays the caller's; may be closed after New
+	// Offsets are the places of the regions in the file, in address order,
+	// multiples of the page size. Nobody may shrink the file while the Guest
+	// lives, or an access is a SIGBUS; removing its name is harmless.
+	Offsets []uint64
 }
 
 // Region is one contiguous piece of RAM.
@@ -71,6 +83,9 @@ func New(o Options) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.From != nil {
+		return newPrivate(o, spans, total)
+	}
 	fd, err := create(o, total)
 	if err != nil {
 		return nil, err
@@ -88,7 +103,12 @@ func New(o Options) (*Guest, error) {
 		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // advice: a kernel without THP refuses it
 	}
 	_ = unix.Madvise(mem, unix.MADV_DONTDUMP) // a core of the VMM need not hold the guest
-	g := &Guest{fd: fd, mem: mem, dirty: NewBitmap(total / PageSize), huge: o.HugePages}
+	return newGuest(fd, mem, spans, o.HugePages), nil
+}
+
+// newGuest cuts a mapping into regions.
+func newGuest(fd int, mem []byte, spans []Span, huge bool) *Guest {
+	g := &Guest{fd: fd, mem: mem, dirty: NewBitmap(uint64(len(mem)) / PageSize), huge: huge}
 	var off uint64
 	for _, s := range spans {
 		g.regions = append(g.regions, Region{
@@ -97,7 +117,7 @@ func New(o Options) (*Guest, error) {
 		})
 		off += s.Size
 	}
-	return g, nil
+	return g
 }
 
 func create(o Options, total uint64) (int, error) {
@@ -165,7 +185,7 @@ func (g *Guest) Regions() []Region { return g.regions }
 func (g *Guest) Size() uint64 { return uint64(len(g.mem)) }
 
 // FD returns the memfd behind the RAM, for handing over to another process.
-// It stays owned by g.
+// It stays owned by g. It is -1 for RAM that was made from an Image.
 func (g *Guest) FD() int { return g.fd }
 
 // Dirty returns the bitmap of pages written by the VMM; bit n is the page at
@@ -181,6 +201,9 @@ func (g *Guest) Close() error {
 	}
 	err := unix.Munmap(g.mem)
 	g.mem, g.regions = nil, nil
+	if g.fd < 0 {
+		return err
+	}
 	if cerr := unix.Close(g.fd); err == nil {
 		err = cerr
 	}

@@ -13,7 +13,7 @@ import (
 type LoadOptions struct {
 	// Admit judges the CPUID that the guest knows; nil admits any that KVM
 	// takes.
-	Admit func([]kvm.CPUIDEntry) error
+	Admit func(*kvm.VCPU, []kvm.CPUIDEntry) error
 	// TSCShift is added to the saved offset from the host's TSC, for a host
 	// whose TSC reads something else now. Ignored where either side has no
 	// offsets.
@@ -52,7 +52,7 @@ func (v *VCPU) Load(d state.Decoder, o LoadOptions) error {
 		o.Note = func(string, ...any) {}
 	}
 	err = v.Do(func(c *kvm.VCPU) error {
-		t := &transfer{cpu: c, s: s, opts: o}
+		t := &transfer{v: v, cpu: c, s: s, opts: o}
 		return t.run(loadSteps)
 	})
 	if err != nil && !errors.Is(err, ErrStopped) {
@@ -93,11 +93,11 @@ func (s *stateV1) check() error {
 
 func (t *transfer) loadCPUID() error {
 	if t.opts.Admit != nil {
-		if err := t.opts.Admit(t.s.CPUID); err != nil {
+		if err := t.opts.Admit(t.cpu, t.s.CPUID); err != nil {
 			return err
 		}
 	}
-	return t.cpu.SetCPUID(t.s.CPUID)
+	return t.v.tell(t.s.CPUID)
 }
 
 func (t *transfer) loadMPState() error { return t.cpu.SetMPState(t.s.MPState) }

@@ -18,6 +18,7 @@ type step struct {
 
 // transfer is a state on its way between KVM and a section.
 type transfer struct {
+	v    *VCPU
 	cpu  *kvm.VCPU
 	s    *stateV1
 	msrs []uint32 // to be saved
@@ -28,7 +29,7 @@ type transfer struct {
 // complete (Park).
 var saveSteps = []step{
 	{"MP state", "reading it makes KVM accept a pending INIT or SIPI, which changes registers and local APIC", (*transfer).saveMPState},
-	{"CPUID", "fixed since the first run; its place does not matter", (*transfer).saveCPUID},
+	{"CPUID", "fixed since the first run: what the guest was told, for KVM_GET_CPUID2 adds what the guest has switched on", (*transfer).saveCPUID},
 	{"registers", "after the MP state", (*transfer).saveRegs},
 	{"special registers", "after the MP state", (*transfer).saveSregs},
 	{"XSAVE area", "its place does not matter", (*transfer).saveXSave},
@@ -46,7 +47,7 @@ var saveSteps = []step{
 func (v *VCPU) Save(msrs []uint32) (any, error) {
 	s := &stateV1{}
 	err := v.Do(func(c *kvm.VCPU) error {
-		t := &transfer{cpu: c, s: s, msrs: msrs}
+		t := &transfer{v: v, cpu: c, s: s, msrs: msrs}
 		return t.run(saveSteps)
 	})
 	return s, err
@@ -62,7 +63,7 @@ func (t *transfer) run(steps []step) error {
 }
 
 func (t *transfer) saveMPState() (err error) { t.s.MPState, err = t.cpu.MPState(); return err }
-func (t *transfer) saveCPUID() (err error)   { t.s.CPUID, err = t.cpu.CPUID(); return err }
+func (t *transfer) saveCPUID() (err error)   { t.s.CPUID = t.v.told; return nil }
 func (t *transfer) saveRegs() (err error)    { t.s.Regs, err = t.cpu.Regs(); return err }
 func (t *transfer) saveXSave() (err error)   { t.s.XSave, err = t.cpu.XSave(); return err }
 func (t *transfer) saveDebug() (err error)   { t.s.Debug, err = t.cpu.DebugRegs(); return err }

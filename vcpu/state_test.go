@@ -48,12 +48,8 @@ func newChipped(t *testing.T, regs kvm.Regs, code ...byte) saver {
 	}
 	v, err := vcpu.Start(vm, vcpu.Options{
 		PIO: unwanted(t, "port"), MMIO: unwanted(t, "memory"),
-		Setup: func(c *kvm.VCPU) error {
-			if err := c.SetCPUID(cpuid); err != nil {
-				return err
-			}
-			return userMode(c, mem, regs)
-		},
+		CPUID: func(*kvm.VCPU) ([]kvm.CPUIDEntry, error) { return cpuid, nil },
+		Setup: func(c *kvm.VCPU) error { return userMode(c, mem, regs) },
 		Event: func(e vcpu.Event) { t.Errorf("event %+v", e) },
 	})
 	if err != nil {
@@ -204,7 +200,7 @@ func TestHostileVCPUStatesAreRefused(t *testing.T) {
 	t.Run("CPUID not admitted", func(t *testing.T) {
 		b := newChipped(t, kvm.Regs{})
 		no := errors.New("no")
-		b.opts.Admit = func(e []kvm.CPUIDEntry) error {
+		b.opts.Admit = func(_ *kvm.VCPU, e []kvm.CPUIDEntry) error {
 			if len(e) < 10 {
 				t.Errorf("%d entries", len(e))
 			}

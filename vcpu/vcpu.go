@@ -47,8 +47,10 @@ const (
 type Options struct {
 	Index     int // also the APIC id
 	PIO, MMIO Bus // neither may be nil
-	// Setup runs once on the vCPU's thread before anything else: CPUID, MSRs,
-	// registers.
+	// CPUID, when not nil, decides what the guest is told. It runs on the vCPU's
+	// thread, and its result is set before Setup: KVM judges the rest by it.
+	CPUID func(*kvm.VCPU) ([]kvm.CPUIDEntry, error)
+	// Setup runs once on the vCPU's thread before anything else: MSRs, registers.
 	Setup func(*kvm.VCPU) error
 	// Event is called at most once, on the vCPU's thread, and must not block
 	// or call back into the VCPU. nil is fine.
@@ -65,6 +67,7 @@ type VCPU struct {
 	requests chan request
 	ended    chan struct{}
 	counters Counters
+	told     []kvm.CPUIDEntry // set in KVM; its own copy may say more (PVM); the thread's
 }
 
 type request struct {
@@ -111,11 +114,9 @@ func (v *VCPU) thread(vm *kvm.VM, ready chan<- error) {
 		return
 	}
 	defer v.cpu.Close() // nothing is left to do when that fails
-	if v.o.Setup != nil {
-		if err := v.o.Setup(v.cpu); err != nil {
-			ready <- fmt.Errorf("vCPU %d: %w", v.o.Index, err)
-			return
-		}
+	if err := v.setup(); err != nil {
+		ready <- fmt.Errorf("vCPU %d: %w", v.o.Index, err)
+		return
 	}
 	ready <- nil
 	for st := parked; st != stopped; {
@@ -125,6 +126,31 @@ func (v *VCPU) thread(vm *kvm.VM, ready chan<- error) {
 		}
 		st = v.serve(<-v.requests, st)
 	}
+}
+
+func (v *VCPU) setup() error {
+	if v.o.CPUID != nil {
+		entries, err := v.o.CPUID(v.cpu)
+		if err != nil {
+			return err
+		}
+		if err := v.tell(entries); err != nil {
+			return err
+		}
+	}
+	if v.o.Setup == nil {
+		return nil
+	}
+	return v.o.Setup(v.cpu)
+}
+
+// tell sets CPUID and remembers it. It runs on the vCPU's thread.
+func (v *VCPU) tell(entries []kvm.CPUIDEntry) error {
+	if err := v.cpu.SetCPUID(entries); err != nil {
+		return err
+	}
+	v.told = entries
+	return nil
 }
 
 // serve answers one request and returns the next phase.

@@ -263,12 +263,20 @@ func (s *Serial) SaveState() (any, error) {
 	return v, nil
 }
 
-// LoadState implements state.Stateful.
+// LoadState implements state.Stateful. An interrupt that the guest has not
+// acknowledged is raised again: on its way it may not have been saved.
 func (s *Serial) LoadState(d state.Decoder) error {
 	var v serialState
 	if err := d.Into(&v); err != nil {
 		return err
 	}
+	if s.load(v) {
+		s.raise()
+	}
+	return nil
+}
+
+func (s *Serial) load(v serialState) (raise bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.rx = append(s.rx[:0], v.Rx[:min(len(v.Rx), fifoSize)]...)
@@ -277,5 +285,5 @@ func (s *Serial) LoadState(d state.Decoder) error {
 	v.IER &= ierMask
 	v.MCR &= mcrMask
 	s.s = v
-	return nil
+	return v.IER&ierRxAvailable != 0 && len(s.rx) > 0 || v.IER&ierTxEmpty != 0 && s.txPending
 }

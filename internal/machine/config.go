@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/hvctl/hvctl/internal/machine/limits"
+	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/virtio"
 )
 
@@ -45,6 +46,10 @@ type Config struct {
 	Initrds     []string // files, concatenated
 	Cmdline     string
 
+	// Restore, when set, builds a machine for LoadState in place of one that
+	// boots: there is no kernel then, and the machine is paused.
+	Restore *Restore
+
 	Transport Transport // empty means MMIO
 	Devices   []Device  // in the order the guest discovers them
 
@@ -57,6 +62,17 @@ type Config struct {
 	// called from any goroutine and must be quick.
 	Mark func(stage string)
 	Log  *slog.Logger
+}
+
+// Restore says what a machine for LoadState is made of.
+type Restore struct {
+	// RAM is where the guest's memory comes from, read as it is touched; nil
+	// starts with zeroes, for who fills Machine.Regions.
+	RAM *memory.Image
+	// FollowTime lets the guest's clocks advance by the time that has passed
+	// since they were saved, MaxClockJump at most: a guest that moves to another
+	// host. Otherwise they go on where they were: a guest that is copied.
+	FollowTime bool
 }
 
 func (c *Config) check() error {
@@ -83,7 +99,9 @@ func (c *Config) check() error {
 		return fmt.Errorf("%w: memory of %d bytes is no multiple of the 2 MiB huge page", ErrConfig, c.MemoryBytes)
 	case c.Transport != MMIO && c.Transport != PCI:
 		return fmt.Errorf("%w: transport %q; there are mmio and pci", ErrConfig, c.Transport)
-	case c.Kernel == "":
+	case c.Restore != nil && c.Restore.RAM != nil && c.HugePages:
+		return fmt.Errorf("%w: memory that is mapped from a file has no huge pages", ErrConfig)
+	case c.Restore == nil && c.Kernel == "":
 		return fmt.Errorf("%w: no kernel given", ErrConfig)
 	}
 	return nil

@@ -10,24 +10,24 @@ import (
 )
 
 // startCPUs makes every vCPU, parked. vCPU 0 is set to enter the kernel; the
-// others wait for its start-up IPI.
-func (m *Machine) startCPUs(entry boot.Entry) error {
+// others wait for its start-up IPI. Without an entry they are left as they are,
+// for LoadState.
+func (m *Machine) startCPUs(entry *boot.Entry) error {
 	raw, err := m.sys.SupportedCPUID()
 	if err != nil {
 		return err
 	}
-	supported := make([]cpuid.Entry, len(raw))
-	for i, e := range raw {
-		supported[i] = cpuid.Entry{
-			Leaf: e.Function, Subleaf: e.Index, Indexed: e.Flags&kvm.CPUIDFlagSignificantIndex != 0,
-			EAX: e.EAX, EBX: e.EBX, ECX: e.ECX, EDX: e.EDX,
-		}
-	}
+	supported := policyCPUID(raw)
 	for i := range m.cfg.CPUs {
-		cpu, err := vcpu.Start(m.vm, vcpu.Options{
-			Index: i, PIO: &m.pio, MMIO: &m.mmio, Event: m.event,
-			Setup: func(c *kvm.VCPU) error { return m.setup(c, i, supported, entry) },
-		})
+		o := vcpu.Options{Index: i, PIO: &m.pio, MMIO: &m.mmio, Event: m.event}
+		if entry != nil {
+			o.CPUID = func(c *kvm.VCPU) ([]kvm.CPUIDEntry, error) {
+				entries, err := m.offer(c, supported)
+				return kvmCPUID(entries), err
+			}
+			o.Setup = func(c *kvm.VCPU) error { return setup(c, i, *entry) }
+		}
+		cpu, err := vcpu.Start(m.vm, o)
 		if err != nil {
 			return err
 		}
@@ -36,20 +36,17 @@ func (m *Machine) startCPUs(entry boot.Entry) error {
 	return nil
 }
 
-// setup runs on the vCPU's thread. CPUID comes first: KVM checks what follows
-// against it.
-func (m *Machine) setup(c *kvm.VCPU, index int, supported []cpuid.Entry, entry boot.Entry) error {
+// offer is what a vCPU is told on this host. It runs on the vCPU's thread.
+func (m *Machine) offer(c *kvm.VCPU, supported []cpuid.Entry) ([]cpuid.Entry, error) {
 	khz, err := c.TSCKHz()
 	if err != nil {
 		khz = 0 // the guest then calibrates, or reads it from kvmclock
 	}
-	entries, err := cpuid.Build(supported, cpuid.Params{Index: index, Count: m.cfg.CPUs, TSCkHz: khz})
-	if err != nil {
-		return err
-	}
-	if err := c.SetCPUID(kvmCPUID(entries)); err != nil {
-		return err
-	}
+	return cpuid.Build(supported, cpuid.Params{Index: c.ID(), Count: m.cfg.CPUs, TSCkHz: khz})
+}
+
+// setup runs on the vCPU's thread.
+func setup(c *kvm.VCPU, index int, entry boot.Entry) error {
 	// What firmware leaves behind: fast string operations on, all memory
 	// write-back unless a later table says otherwise (SDM vol. 3, 12.11.2.1).
 	if _, err := c.SetMSRs([]kvm.MSREntry{
@@ -62,6 +59,17 @@ func (m *Machine) setup(c *kvm.VCPU, index int, supported []cpuid.Entry, entry b
 		return nil
 	}
 	return setEntry(c, entry)
+}
+
+func policyCPUID(raw []kvm.CPUIDEntry) []cpuid.Entry {
+	out := make([]cpuid.Entry, len(raw))
+	for i, e := range raw {
+		out[i] = cpuid.Entry{
+			Leaf: e.Function, Subleaf: e.Index, Indexed: e.Flags&kvm.CPUIDFlagSignificantIndex != 0,
+			EAX: e.EAX, EBX: e.EBX, ECX: e.ECX, EDX: e.EDX,
+		}
+	}
+	return out
 }
 
 func kvmCPUID(entries []cpuid.Entry) []kvm.CPUIDEntry {

@@ -46,6 +46,9 @@ type Machine struct {
 	entered bool       // Run was called
 	paused  bool
 	closed  bool
+	blank   bool     // made for LoadState, which has not succeeded yet
+	logging bool     // KVM keeps a dirty log
+	clock   ClockUse // by LoadState
 }
 
 // New builds the machine and starts nothing. On error everything it made is
@@ -66,6 +69,9 @@ func New(cfg Config) (*Machine, error) {
 }
 
 func (m *Machine) build() error {
+	if m.cfg.Restore != nil {
+		return m.buildBlank()
+	}
 	kernel, err := boot.OpenKernel(m.cfg.Kernel, m.cfg.KernelCache)
 	if err != nil {
 		return err
@@ -87,7 +93,33 @@ func (m *Machine) build() error {
 		return err
 	}
 	m.cfg.Mark("kernel loaded")
-	if err := m.startCPUs(entry); err != nil {
+	if err := m.startCPUs(&entry); err != nil {
+		return err
+	}
+	m.cfg.Mark("vcpus")
+	return nil
+}
+
+// buildBlank makes everything that LoadState needs, and nothing that it brings.
+func (m *Machine) buildBlank() error {
+	m.paused, m.blank = true, true
+	if err := m.createVM(); err != nil {
+		return err
+	}
+	m.cfg.Mark("vm")
+	if err := m.attachAll(); err != nil {
+		return err
+	}
+	if err := m.registerMetrics(); err != nil {
+		return err
+	}
+	for _, d := range m.devices { // their state is loaded into stopped devices
+		if err := d.Stop(context.Background()); err != nil {
+			return err
+		}
+	}
+	m.cfg.Mark("devices")
+	if err := m.startCPUs(nil); err != nil {
 		return err
 	}
 	m.cfg.Mark("vcpus")
@@ -105,7 +137,11 @@ func (m *Machine) createVM() (err error) {
 	if most, err := m.vm.CheckExtension(kvm.CapMaxVCPUs); err == nil && m.cfg.CPUs > most {
 		return fmt.Errorf("%w: %d vCPUs; KVM on this host allows %d", ErrConfig, m.cfg.CPUs, most)
 	}
-	m.mem, err = memory.New(memory.Options{Size: m.cfg.MemoryBytes, HugePages: m.cfg.HugePages})
+	ram := memory.Options{Size: m.cfg.MemoryBytes, HugePages: m.cfg.HugePages}
+	if m.cfg.Restore != nil {
+		ram.From = m.cfg.Restore.RAM
+	}
+	m.mem, err = memory.New(ram)
 	if err != nil {
 		return err
 	}
@@ -137,6 +173,9 @@ func (m *Machine) load(k *boot.Kernel) (boot.Entry, error) {
 		return boot.Entry{}, err
 	}
 	if err := m.mem.WriteAt(resetCode, resetVector); err != nil {
+		return boot.Entry{}, err
+	}
+	if err := m.writeGeneration(); err != nil {
 		return boot.Entry{}, err
 	}
 	p := boot.Params{Kernel: k, Cmdline: m.cfg.Cmdline, RSDP: tables.RSDP, RNGSeed: make([]byte, 32)}
@@ -173,6 +212,7 @@ func (m *Machine) Run(ctx context.Context) End {
 	m.mu.Lock()
 	m.entered = true
 	if !m.paused {
+		m.forgivePause()
 		if err := m.resumeCPUs(); err != nil {
 			m.fail(err)
 		}
@@ -259,6 +299,8 @@ func (m *Machine) Resume(context.Context) error {
 		return ErrEnded
 	case !m.paused:
 		return nil
+	case m.blank:
+		return fmt.Errorf("%w: nothing has been restored into this machine", ErrRestore)
 	}
 	m.paused = false
 	return m.orEnded(m.thaw())
@@ -273,14 +315,19 @@ func (m *Machine) thaw() error {
 	if !m.entered {
 		return errors.Join(errs...)
 	}
+	m.forgivePause()
+	return errors.Join(append(errs, m.resumeCPUs())...)
+}
+
+// forgivePause tells the guest's watchdogs not to count the time for which its
+// vCPUs did not run (api.rst, KVM_KVMCLOCK_CTRL).
+func (m *Machine) forgivePause() {
 	for _, c := range m.cpus {
-		// The guest's watchdogs must not count the pause (api.rst,
-		// KVM_KVMCLOCK_CTRL). EINVAL: the guest does not use kvmclock.
+		// EINVAL: the guest does not use kvmclock, or not yet.
 		if err := c.Do((*kvm.VCPU).KVMClockCtrl); err != nil && !errors.Is(err, unix.EINVAL) {
 			m.cfg.Log.Debug("watchdogs not told of a pause", "vcpu", c.Index(), "err", err)
 		}
 	}
-	return errors.Join(append(errs, m.resumeCPUs())...)
 }
 
 func (m *Machine) resumeCPUs() error {

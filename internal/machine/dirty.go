@@ -1,0 +1,93 @@
+package machine
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/hvctl/hvctl/kvm"
+	"github.com/hvctl/hvctl/memory"
+	"github.com/hvctl/hvctl/virtio"
+)
+
+// ErrDirtyLog is wrapped when it cannot be known which pages change.
+var ErrDirtyLog = errors.New("no log of changed pages")
+
+// StartDirtyLog begins to record which pages of RAM change: KVM's log for the
+// guest's writes, and the bitmap of package memory for ours. It is refused with
+// ErrDirtyLog while the host's kernel writes to the guest's memory by itself
+// (vhost).
+func (m *Machine) StartDirtyLog() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || m.ended.Load() {
+		return ErrEnded
+	}
+	for _, d := range m.devices {
+		if t, ok := d.core.Device().(virtio.RingTaker); ok && takesAny(t, d.core) {
+			return fmt.Errorf("%w: device %s is served by the host's kernel (vhost), whose writes are not logged", ErrDirtyLog, d.id)
+		}
+	}
+	for i, r := range m.mem.Regions() {
+		if r.Offset/memory.PageSize%64 != 0 {
+			return fmt.Errorf("%w: region %v begins inside a word of the bitmap", ErrDirtyLog, r.GPA)
+		}
+		if err := m.vm.SetMemorySlot(uint32(i), kvm.MemLogDirtyPages, uint64(r.GPA), r.Bytes); err != nil {
+			return errors.Join(err, m.logOff())
+		}
+	}
+	m.mem.Dirty().Clear()
+	m.logging = true
+	return nil
+}
+
+func takesAny(t virtio.RingTaker, c *virtio.Core) bool {
+	for i := range c.NumQueues() {
+		if t.TakesQueue(i) {
+			return true
+		}
+	}
+	return false
+}
+
+// StopDirtyLog ends the recording; it does nothing when there is none.
+func (m *Machine) StopDirtyLog() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.logging || m.closed {
+		return nil
+	}
+	m.logging = false
+	return m.logOff()
+}
+
+func (m *Machine) logOff() error {
+	var errs []error
+	for i, r := range m.mem.Regions() {
+		errs = append(errs, m.vm.SetMemorySlot(uint32(i), 0, uint64(r.GPA), r.Bytes))
+	}
+	return errors.Join(errs...)
+}
+
+// FetchDirty overwrites bitmap with the pages of a region that have changed
+// since the last call, or since StartDirtyLog, and forgets them. Bit n of
+// bitmap[w] is page 64*w+n. Both logs are taken before any page is read, so a
+// page that changes meanwhile is in the next answer.
+func (m *Machine) FetchDirty(region int, bitmap []uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := m.mem.Regions()
+	switch {
+	case m.closed:
+		return ErrEnded
+	case !m.logging:
+		return fmt.Errorf("%w: it was not started", ErrDirtyLog)
+	case region < 0 || region >= len(all):
+		return fmt.Errorf("%w: there is no region %d", ErrDirtyLog, region)
+	}
+	r := all[region]
+	if err := m.vm.DirtyLog(uint32(region), r.Size, bitmap); err != nil {
+		return err
+	}
+	m.mem.Dirty().Take(r.Offset/memory.PageSize, bitmap[:kvm.DirtyBitmapLen(r.Size)])
+	return nil
+}
