@@ -106,7 +106,7 @@ func (t *txn) finish(ctx context.Context, ref string, d ocispec.Descriptor, want
 	}
 	if err := t.commit(ctx, ref, d); err != nil {
 		if errors.Is(statErr, os.ErrNotExist) {
-			t.derived = append(t.derived, built)
+			t.derived = append(t.derived, built, t.s.buildLockPath(d.Digest))
 		}
 		return nil, err
 	}

@@ -399,3 +399,21 @@ func TestProgressOfAnImport(t *testing.T) {
 		}
 	}
 }
+
+// TestFailedImportLeavesNothingDerived: neither an image nor the lock of its
+// building.
+func TestFailedImportLeavesNothingDerived(t *testing.T) {
+	s := open(t)
+	src := write(t, "r.tar", tarOf(t, map[string]string{"a": "1", "b": "2"}))
+	_, err := s.Import(t.Context(), src, "a", images.ImportOptions{Rootfs: images.RootfsOptions{MaxFiles: 1}})
+	if err == nil {
+		t.Fatal("more files than allowed were imported")
+	}
+	es, err := os.ReadDir(filepath.Join(s.Dir(), "derived"))
+	if err != nil || len(es) != 0 {
+		t.Errorf("left: %v (%v)", es, err)
+	}
+	if _, err := s.Import(t.Context(), src, "a", images.ImportOptions{}); err != nil {
+		t.Errorf("the same again, with room: %v", err)
+	}
+}

@@ -59,6 +59,12 @@ func (s *Store) derivedPath(d digest.Digest) string {
 	return s.path("derived", d.Encoded()+"."+derivedSuffix)
 }
 
+// buildLockPath is the file that is locked while a root file system image is
+// built.
+func (s *Store) buildLockPath(d digest.Digest) string {
+	return s.path("derived", d.Encoded()+"."+lockSuffix)
+}
+
 // rootfsInUse reports whether some process has the file open by Rootfs.Open.
 func rootfsInUse(path string) bool {
 	f, err := os.Open(path)
@@ -90,11 +96,20 @@ func (s *Store) Rootfs(ctx context.Context, im *Image, opt RootfsOptions) (Rootf
 // buildRootfs needs the store's lock, shared.
 func (s *Store) buildRootfs(ctx context.Context, im *Image, opt RootfsOptions) (r Rootfs, err error) {
 	r = Rootfs{Path: s.derivedPath(im.Digest), Format: "erofs", Digest: im.Digest}
-	once, err := lockFile(ctx, s.path("derived", im.Digest.Encoded()+"."+lockSuffix), unix.LOCK_EX)
+	name := s.buildLockPath(im.Digest)
+	once, err := lockFile(ctx, name, unix.LOCK_EX)
 	if err != nil {
 		return r, err
 	}
 	defer once.Close()
+	defer func() {
+		// Nothing was built, and the image may not even stay. Whoever waits for
+		// this lock file looks for the result next and builds it himself; two
+		// builds at once are twice the work, and install one result.
+		if err != nil {
+			_ = os.Remove(name)
+		}
+	}()
 	if st, err := os.Stat(r.Path); err == nil {
 		r.Size = st.Size()
 		return r, nil

@@ -146,7 +146,7 @@ func (s *server) handle(frame *guestproto.Framer, msg []byte) {
 		_ = send(frame, reply)
 	}
 	switch req.Method {
-	case guestproto.MethodRun, guestproto.MethodExec, guestproto.MethodStats, guestproto.MethodFreeze, guestproto.MethodThaw:
+	case guestproto.MethodRun, guestproto.MethodExec, guestproto.MethodCopy, guestproto.MethodTop, guestproto.MethodStats, guestproto.MethodFreeze, guestproto.MethodThaw:
 		go answer()
 	default:
 		answer()
@@ -184,6 +184,10 @@ func (m *manager) call(method string, params json.RawMessage) (any, error) {
 		return nil, do(params, func(c guestproto.CloseStdin) error {
 			return m.withIO(c.ID, func(io *stdio) { io.closeStdin(c.Bytes) })
 		})
+	case guestproto.MethodCopy:
+		return with(params, m.copy)
+	case guestproto.MethodTop:
+		return m.top()
 	case guestproto.MethodStats:
 		return m.stats()
 	case guestproto.MethodPing:

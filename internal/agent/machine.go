@@ -63,3 +63,9 @@ func (s *Session) Thaw(ctx context.Context) error {
 func (s *Session) Shutdown(ctx context.Context, sig int, timeout time.Duration) error {
 	return s.call(ctx, guestproto.MethodShutdown, guestproto.Shutdown{Signal: sig, TimeoutMs: timeout.Milliseconds()}, nil)
 }
+
+// Top lists the workload's processes.
+func (s *Session) Top(ctx context.Context) (guestproto.Table, error) {
+	var t guestproto.Table
+	return t, s.call(ctx, guestproto.MethodTop, nil, result(&t))
+}

@@ -35,11 +35,26 @@ func (s *Session) Exec(ctx context.Context, proc guestproto.Process, o IO) (*Pro
 	return s.start(ctx, guestproto.MethodExec, &proc, &proc, o)
 }
 
+// Copy moves files into or out of the workload's tree. What it returns is
+// waited for like a process, which takes no signals.
+func (s *Session) Copy(ctx context.Context, c guestproto.Copy, o IO) (*Process, error) {
+	p, err := s.register(c.ID, o, false, &c.Streams)
+	if err != nil {
+		return nil, err
+	}
+	return s.started(ctx, p, guestproto.MethodCopy, &c)
+}
+
 func (s *Session) start(ctx context.Context, method string, proc *guestproto.Process, params any, o IO) (*Process, error) {
 	p, err := s.register(proc.ID, o, proc.Spec.Terminal, &proc.Streams)
 	if err != nil {
 		return nil, err
 	}
+	return s.started(ctx, p, method, params)
+}
+
+// started makes the call that starts p.
+func (s *Session) started(ctx context.Context, p *Process, method string, params any) (*Process, error) {
 	var started guestproto.Started
 	if err := s.call(ctx, method, params, result(&started)); err != nil {
 		s.forget(p)

@@ -58,6 +58,10 @@ type ExecStarted struct {
 	ID string `json:"id"`
 }
 
+// CopyRequest is the body of POST /v1/copy. The connection is upgraded; the
+// tar stream is standard input or output.
+type CopyRequest = workload.Copy
+
 // Event types.
 const (
 	EventStart     = "start"

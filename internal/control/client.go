@@ -84,6 +84,16 @@ func (c *Client) Exec(ctx context.Context, r ExecRequest) (*Stream, error) {
 	return c.upgrade(ctx, "/v1/exec", r)
 }
 
+// Tasks lists the instance's processes.
+func (c *Client) Tasks(ctx context.Context) ([]workload.Task, error) {
+	return get[[]workload.Task](ctx, c, "/v1/top")
+}
+
+// Copy moves files as a tar stream, which is the stream's input or output.
+func (c *Client) Copy(ctx context.Context, r CopyRequest) (*Stream, error) {
+	return c.upgrade(ctx, "/v1/copy", r)
+}
+
 // Attach connects to the first process.
 func (c *Client) Attach(ctx context.Context, r AttachRequest) (*Stream, error) {
 	return c.upgrade(ctx, "/v1/attach", r)

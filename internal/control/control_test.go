@@ -52,6 +52,14 @@ func (o *fakeOwner) Stats(context.Context) (workload.Stats, error) {
 	return workload.Stats{At: time.Now(), Counters: map[string]uint64{"exits": 1}}, o.fail
 }
 
+func (o *fakeOwner) Tasks(context.Context) ([]workload.Task, error) {
+	return []workload.Task{{PID: 1, State: "S", Started: time.Now(), Command: "sh"}}, o.fail
+}
+
+func (o *fakeOwner) Copy(ctx context.Context, _ CopyRequest, accept func() (*Peer, error)) error {
+	return o.Attach(ctx, AttachRequest{}, accept)
+}
+
 func (o *fakeOwner) Attach(_ context.Context, _ AttachRequest, accept func() (*Peer, error)) error {
 	if o.fail != nil {
 		return o.fail

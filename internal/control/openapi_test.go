@@ -53,7 +53,7 @@ func TestDocumentHasExactlyTheFields(t *testing.T) {
 		"ErrorBody": ErrorBody{}, "Info": Info{}, "State": workload.State{}, "Port": workload.Port{}, "Exit": workload.Exit{},
 		"SignalRequest": SignalRequest{}, "StopRequest": StopRequest{}, "ResizeRequest": ResizeRequest{}, "AttachRequest": AttachRequest{},
 		"ExecRequest": ExecRequest{}, "ExecStarted": ExecStarted{}, "Stats": workload.Stats{}, "CgroupStats": workload.CgroupStats{}, "Event": Event{},
-		"Update": workload.Update{}, "Resources": workload.Resources{},
+		"Update": workload.Update{}, "Copy": workload.Copy{}, "Task": workload.Task{}, "Resources": workload.Resources{},
 	}
 	for name := range doc.Components.Schemas {
 		if types[name] == nil {
@@ -123,7 +123,7 @@ func TestAnswersFitTheDocument(t *testing.T) {
 	for _, fail := range []error{nil, workload.ErrNotRunning, &workload.StartError{Code: 127, Err: io.EOF}, io.ErrNoProgress} {
 		o.fail = fail
 		for _, r := range Routes {
-			if r.Path == "/v1/attach" || r.Path == "/v1/events" && fail != nil {
+			if r.Path == "/v1/attach" || r.Path == "/v1/copy" || r.Path == "/v1/events" && fail != nil {
 				continue
 			}
 			name := fmt.Sprintf("%s with %v", r.Path, fail)

@@ -44,6 +44,10 @@ type Owner interface {
 	Attach(ctx context.Context, r AttachRequest, accept func() (*Peer, error)) error
 	// Exec with r.Detach does not call accept and returns the session's ID.
 	Exec(ctx context.Context, r ExecRequest, accept func() (*Peer, error)) (id string, err error)
+	// Copy serves a client until its copy is done.
+	Copy(ctx context.Context, r CopyRequest, accept func() (*Peer, error)) error
+	// Tasks lists the instance's processes.
+	Tasks(ctx context.Context) ([]workload.Task, error)
 	// Events sends what happens from now on to fn, until ctx is done, fn
 	// fails or the instance has ended. ready is called when nothing will be
 	// missed any more.
@@ -77,6 +81,8 @@ var Routes = []Route{
 	{"POST", "/v1/attach", (*Server).attach},
 	{"POST", "/v1/resize", (*Server).resize},
 	{"GET", "/v1/stats", (*Server).stats},
+	{"GET", "/v1/top", (*Server).top},
+	{"POST", "/v1/copy", (*Server).copy},
 	{"GET", "/v1/events", (*Server).events},
 }
 
@@ -192,6 +198,24 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) stats(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.owner.Stats(r.Context())
 	return answer(w, v, err)
+}
+
+func (s *Server) top(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.owner.Tasks(r.Context())
+	return answer(w, v, err)
+}
+
+func (s *Server) copy(w http.ResponseWriter, r *http.Request) error {
+	var q CopyRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if q.Path == "" {
+		return fmt.Errorf("%w: copy: path is empty", ErrBadRequest)
+	}
+	return s.stream(w, r, func(ctx context.Context, accept func() (*Peer, error)) error {
+		return s.owner.Copy(ctx, q, accept)
+	})
 }
 
 func (s *Server) resize(w http.ResponseWriter, r *http.Request) error {

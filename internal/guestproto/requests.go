@@ -27,6 +27,8 @@ const (
 	MethodSignal     = "signal"      // Signal
 	MethodResize     = "resize"      // Resize
 	MethodCloseStdin = "close_stdin" // CloseStdin
+	MethodCopy       = "copy"        // Copy -> Started
+	MethodTop        = "top"         // -> Table
 	MethodStats      = "stats"       // -> Stats
 	MethodPing       = "ping"        // -> Pong
 	MethodSyncClock  = "sync_clock"  // SyncClock

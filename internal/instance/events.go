@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,8 +27,32 @@ func (i *Instance) AppendEvent(line []byte) error {
 			return err
 		}
 	}
-	_, err = f.Write(append(slices.Clip(line), '\n')) // one write: whole lines, whoever else writes
+	// One write: whole lines, whoever else writes. What a writer that was killed,
+	// or found the disk full, left without an end must not swallow this one:
+	// readers pass over empty lines.
+	line = append(slices.Clip(line), '\n')
+	if !endsWithNewline(path) {
+		line = append([]byte{'\n'}, line...)
+	}
+	_, err = f.Write(line)
 	return err
+}
+
+// endsWithNewline says whether a file is empty or ends with a whole line. When
+// in doubt it does not.
+func endsWithNewline(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil || end == 0 {
+		return err == nil
+	}
+	var last [1]byte
+	_, err = f.ReadAt(last[:], end-1)
+	return err == nil && last[0] == '\n'
 }
 
 // rotateEvents starts a new file. A writer that has the old one open may

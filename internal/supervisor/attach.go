@@ -70,12 +70,13 @@ func serve(h *hub, p *control.Peer, stdin, once bool, in control.Input) {
 	}
 }
 
-// session is one running exec.
+// session is one running exec, or copy.
 type session struct {
-	id   string
-	out  *hub
-	proc workload.Process
-	done chan struct{} // its clients were told how it ended
+	id      string
+	command string // of an exec
+	out     *hub
+	proc    workload.Process
+	done    chan struct{} // its clients were told how it ended
 }
 
 // maxSessions bounds the exec sessions of one instance.
@@ -83,37 +84,19 @@ const maxSessions = 256
 
 // Exec implements control.Owner.
 func (o *owner) Exec(ctx context.Context, r control.ExecRequest, accept func() (*control.Peer, error)) (string, error) {
-	if err := o.running(); err != nil {
+	if err := o.answering(); err != nil {
 		return "", err
 	}
-	o.mu.Lock()
-	paused, n := o.st.Status == workload.Paused, len(o.sessions)
-	o.mu.Unlock()
-	if paused {
-		return "", fmt.Errorf("%s: %w: it is paused; hvctl resume %s", o.cfg.Name, workload.ErrNotRunning, o.cfg.Name)
-	}
-	if n >= maxSessions {
-		return "", fmt.Errorf("%s: %w: %d exec sessions are running", o.cfg.Name, control.ErrBusy, n)
-	}
-	s := &session{id: newSessionID(), out: newHub(nil, r.Stdin && accept != nil, o.log), done: make(chan struct{})}
-	var p *control.Peer
-	if accept != nil {
-		var err error
-		if p, err = accept(); err != nil {
-			return "", err
-		}
-		s.out.add(p) // before the process can write its first byte
+	s, p, err := o.newSession(r.Stdin, accept)
+	if err != nil {
+		return "", err
 	}
 	proc, err := o.rt.Exec(ctx, r.Process, s.out.stdio(r.Process.Terminal))
 	if err != nil {
 		return "", err
 	}
-	s.proc = proc
-	o.mu.Lock()
-	o.sessions[s.id] = s
-	o.mu.Unlock()
-	o.event(control.EventExecStart, map[string]string{"exec": s.id, "command": r.Process.Args[0]})
-	go o.reap(s)
+	s.proc, s.command = proc, r.Process.Args[0]
+	o.keep(s)
 	if p != nil {
 		serve(s.out, p, r.Stdin, true, control.Input{
 			Resize: func(columns, rows uint16) { _ = proc.Resize(ctx, columns, rows) },
@@ -121,6 +104,37 @@ func (o *owner) Exec(ctx context.Context, r control.ExecRequest, accept func() (
 		})
 	}
 	return s.id, nil
+}
+
+// newSession makes a session and, unless accept is nil, its first client.
+func (o *owner) newSession(stdin bool, accept func() (*control.Peer, error)) (*session, *control.Peer, error) {
+	o.mu.Lock()
+	n := len(o.sessions)
+	o.mu.Unlock()
+	if n >= maxSessions {
+		return nil, nil, fmt.Errorf("%s: %w: %d exec sessions are running", o.cfg.Name, control.ErrBusy, n)
+	}
+	s := &session{id: newSessionID(), out: newHub(nil, stdin && accept != nil, o.log), done: make(chan struct{})}
+	if accept == nil {
+		return s, nil, nil
+	}
+	p, err := accept()
+	if err != nil {
+		return nil, nil, err
+	}
+	s.out.add(p) // before the process can write its first byte
+	return s, p, nil
+}
+
+// keep makes a session that has begun known, and waits for its end.
+func (o *owner) keep(s *session) {
+	o.mu.Lock()
+	o.sessions[s.id] = s
+	o.mu.Unlock()
+	if s.command != "" {
+		o.event(control.EventExecStart, map[string]string{"exec": s.id, "command": s.command})
+	}
+	go o.reap(s)
 }
 
 // reap waits for a session to end.
@@ -132,7 +146,9 @@ func (o *owner) reap(s *session) {
 	o.mu.Lock()
 	delete(o.sessions, s.id)
 	o.mu.Unlock()
-	o.event(control.EventExecExit, map[string]string{"exec": s.id, "exitCode": fmt.Sprint(exit.Code)})
+	if s.command != "" {
+		o.event(control.EventExecExit, map[string]string{"exec": s.id, "exitCode": fmt.Sprint(exit.Code)})
+	}
 	s.out.finish(exit)
 	close(s.done)
 }

@@ -88,6 +88,47 @@ type Pauser interface {
 	Resume(ctx context.Context) error
 }
 
+// Copy moves files between the host and a running instance (hvctl cp).
+type Copy struct {
+	// Path is where to in the instance, or what of it.
+	Path string `json:"path"`
+	// In copies into the instance: Stdio.In is a tar stream. Otherwise
+	// Stdio.Out gets one.
+	In bool `json:"in,omitempty"`
+	// Keep keeps owners and special modes of what is copied in.
+	Keep bool `json:"keep,omitempty"`
+	// Directory demands that Path is a directory that exists.
+	Directory bool `json:"directory,omitempty"`
+	// Follow follows a symbolic link at the end of Path, of what is copied out.
+	Follow bool `json:"follow,omitempty"`
+}
+
+// Copier is a Runtime that copies files by the rules of package archive. The
+// Process that Copy returns ends with 0, or with another code after the reason
+// was written to Stdio.Err.
+type Copier interface {
+	Copy(ctx context.Context, c Copy, io Stdio) (Process, error)
+}
+
+// Task is one process of an instance, as hvctl top shows it. Its number is the
+// one it has in the instance.
+type Task struct {
+	PID            int       `json:"pid"`
+	PPID           int       `json:"ppid"` // 0: its parent is not in the instance
+	UID            uint32    `json:"uid"`
+	State          string    `json:"state"` // R, S, D, Z, T, ...
+	Threads        int       `json:"threads"`
+	CPUNanoseconds uint64    `json:"cpuNanoseconds"`
+	MemoryBytes    uint64    `json:"memoryBytes"` // resident
+	Started        time.Time `json:"started"`
+	Command        string    `json:"command"` // the workload's own choice of words
+}
+
+// Lister is a Runtime that knows its processes.
+type Lister interface {
+	Tasks(ctx context.Context) ([]Task, error)
+}
+
 // Update is what hvctl update changes; nil stays as it is.
 type Update struct {
 	CPUs        *float64 `json:"cpus,omitempty"`
