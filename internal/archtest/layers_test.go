@@ -51,7 +51,10 @@ var layers = map[string]string{
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
 	"internal/machine/limits": "",
-	"migrate":                 "memory internal/state",
+	"migrate":                 "memory internal/state migrate/...",
+	"migrate/snapshot":        "memory internal/state migrate/sparse migrate/wire",
+	"migrate/sparse":          "memory",
+	"migrate/wire":            "internal/state",
 
 	// Workloads and what runs them.
 	"images":                         "images/...",
