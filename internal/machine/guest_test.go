@@ -45,9 +45,11 @@ type linux struct {
 // guest is a booted one.
 type guest struct {
 	*Machine
-	t     *testing.T
-	ended chan struct{} // closed at the end of Run
-	how   End           // valid then
+	t      *testing.T
+	log    *slog.Logger
+	cancel context.CancelFunc // ends Run
+	ended  chan struct{}      // closed at the end of Run
+	how    End                // valid then
 
 	mu    sync.Mutex
 	all   bytes.Buffer
@@ -188,26 +190,23 @@ func bootLinux(t *testing.T, l linux) *guest {
 	if c.MemoryBytes == 0 {
 		c.MemoryBytes = 256 << 20
 	}
-	g := &guest{t: t, wrote: make(chan struct{}, 1)}
+	g := &guest{t: t, wrote: make(chan struct{}, 1), log: slog.New(slog.NewTextHandler(testLog{t}, nil))}
 	c.Kernel, c.KernelCache = kernelFile(l.kernel), filepath.Join(os.TempDir(), "hvctl-test-kernels")
 	c.Initrds = []string{ramdisk(t, l.kernel, l.modules)}
 	c.Cmdline = "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on hv.test=" + l.mode + " " + l.cmdline
 	c.SerialOut = g
-	c.Log = slog.New(slog.NewTextHandler(testLog{t}, nil))
+	c.Log = g.log
 	m, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	g.Machine = m
-	ctx, cancel := context.WithCancel(context.Background())
 	start := time.Now()
-	g.ended = make(chan struct{})
-	go func() { defer close(g.ended); g.how = m.Run(ctx) }()
+	g.run(m)
 	t.Cleanup(func() {
-		cancel()
+		g.cancel()
 		<-g.ended
-		t.Logf("%v; counters %v", time.Since(start).Round(time.Millisecond), m.Counters())
-		if err := m.Close(); err != nil {
+		t.Logf("%v; counters %v", time.Since(start).Round(time.Millisecond), g.Counters())
+		if err := g.Close(); err != nil {
 			t.Error(err)
 		}
 		if t.Failed() {

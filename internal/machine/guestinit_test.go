@@ -27,6 +27,7 @@ var guestModes = map[string]func() error{
 	"talk":   guestTalk,
 	"poke":   guestPoke,
 	"vsock":  guestVsock,
+	"chain":  guestChain,
 }
 
 func say(key string, value any) { fmt.Printf("HV %s %v\n", key, value) }
