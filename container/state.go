@@ -47,7 +47,7 @@ var legal = map[step]map[Status]bool{
 	stepPause:  {Created: true, Running: true},
 	stepResume: {Paused: true},
 	stepUpdate: {Created: true, Running: true, Paused: true},
-	stepDelete: {Created: true, Stopped: true},
+	stepDelete: {Stopped: true},
 }
 
 // check returns why the step cannot be taken; nil when it can.
@@ -55,7 +55,10 @@ func (s step) check(id string, st Status) error {
 	if legal[s][st] {
 		return nil
 	}
-	if st == Stopped && s != stepStart && s != stepDelete {
+	if s == stepDelete {
+		return fmt.Errorf("cannot delete container %q that is not stopped: %w: it is %s; --force kills it first", id, ErrState, st)
+	}
+	if st == Stopped && s != stepStart {
 		return fmt.Errorf("cannot %s container %q: %w", s, id, ErrNotRunning)
 	}
 	return fmt.Errorf("cannot %s container %q: %w: it is %s", s, id, ErrState, st)

@@ -1,0 +1,276 @@
+package container_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/hvctl/hvctl/container"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+func (h *host) wantStatus(want container.Status) {
+	h.t.Helper()
+	st, err := h.State(h.id())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if st.Status != want {
+		h.t.Fatalf("status is %s, want %s", st.Status, want)
+	}
+	if (want == container.Stopped) != (st.PID == 0) {
+		h.t.Errorf("PID %d while %s", st.PID, want)
+	}
+}
+
+func TestLifecycle(t *testing.T) {
+	h := newHost(t)
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	p := h.mustCreate(h.spec("sleep 1000"), func(o *container.CreateOptions) { o.PIDFile = pidFile })
+	if b, err := os.ReadFile(pidFile); err != nil || string(b) != strconv.Itoa(p.PID) {
+		t.Errorf("PID file has %q, %v; want %d", b, err, p.PID)
+	}
+	h.wantStatus(container.Created)
+	if err := h.Delete(t.Context(), h.id(), false); !errors.Is(err, container.ErrState) {
+		t.Errorf("delete of a created container: %v", err)
+	}
+	if _, err := h.Create(t.Context(), container.CreateOptions{ID: h.id(), Bundle: h.bundle, Spec: h.spec("true")}); !errors.Is(err, container.ErrExist) {
+		t.Errorf("a second one of that name: %v", err)
+	}
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	h.wantStatus(container.Running)
+	if err := h.Start(t.Context(), h.id()); !errors.Is(err, container.ErrState) {
+		t.Errorf("a second start: %v", err)
+	}
+	if err := h.Pause(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	h.wantStatus(container.Paused)
+	if _, _, err := h.execute(shell("true")); !errors.Is(err, container.ErrState) {
+		t.Errorf("exec while paused: %v", err)
+	}
+	if err := h.Resume(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	h.wantStatus(container.Running)
+	if err := h.Pause(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Kill(t.Context(), h.id(), unix.SIGKILL, false); err != nil {
+		t.Fatal(err)
+	}
+	if code := wait(t, p); code != 128+9 {
+		t.Errorf("a killed container ended with %d", code)
+	}
+	h.wantStatus(container.Stopped)
+	if err := h.Kill(t.Context(), h.id(), unix.SIGTERM, false); !errors.Is(err, container.ErrNotRunning) {
+		t.Errorf("kill of a stopped container: %v", err)
+	}
+	if err := h.Delete(t.Context(), h.id(), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.State(h.id()); !errors.Is(err, container.ErrNotExist) {
+		t.Errorf("state of a deleted container: %v", err)
+	}
+	if err := h.Delete(t.Context(), h.id(), true); err != nil {
+		t.Errorf("delete with force of what is not there: %v", err)
+	}
+	h.nothingLeft()
+}
+
+// nothingLeft looks for what a container could leave.
+func (h *host) nothingLeft() {
+	h.t.Helper()
+	if list, err := os.ReadDir(h.Root); err != nil || len(list) > 0 {
+		h.t.Errorf("left in the state root: %v, %v", list, err)
+	}
+	left, _ := filepath.Glob("/sys/fs/cgroup/*/hvctl-test/" + h.id())
+	more, _ := filepath.Glob("/sys/fs/cgroup/hvctl-test/" + h.id())
+	if left = append(left, more...); len(left) > 0 {
+		h.t.Errorf("left cgroups: %v", left)
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if strings.Contains(string(mounts), h.bundle) {
+		h.t.Error("the bundle's root is still mounted somewhere")
+	}
+}
+
+func TestFailedCreateLeavesNothing(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(s *specs.Spec)
+		says   string
+	}{
+		{"no such program", func(s *specs.Spec) { s.Process.Args = []string{"nope"} }, `exec: "nope": executable file not found in $PATH`},
+		{"no such file", func(s *specs.Spec) { s.Process.Args = []string{"/nope"} }, "no such file or directory"},
+		{"not executable", func(s *specs.Spec) { s.Process.Args = []string{"/etc"} }, "permission denied"},
+		{"no such directory", func(s *specs.Spec) { s.Process.Cwd = "/nope" }, "process.cwd: chdir /nope: no such file or directory"},
+		{"unknown file system", func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "nofs"}) }, `mount /mnt: file system "nofs"`},
+		{"missing bind source", func(s *specs.Spec) {
+			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Source: "/nope", Options: []string{"bind"}})
+		}, "bind /nope: no such file or directory"},
+		{"bad limit", func(s *specs.Spec) {
+			s.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(-7))}}
+		}, "linux.resources.pids.limit"},
+		{"failing prestart hook", func(s *specs.Spec) { //nolint:staticcheck // deprecated, and still to be run
+			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo gone wrong; exit 3"}}}} //nolint:staticcheck // as above
+		}, "hooks.prestart[0] /bin/sh: exit status 3, output: gone wrong"},
+		{"slow hook", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "100"}, Timeout: new(1)}}}
+		}, "took longer than 1 s and was killed"},
+		{"failing hook inside", func(s *specs.Spec) {
+			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/false"}}}
+		}, "hooks.createContainer: [0] /bin/false"},
+		{"seccomp without an action", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, "linux.seccomp: "},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := newHost(t)
+			s := h.spec("true")
+			c.change(s)
+			_, err := h.create(s)
+			if err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error is %v, want one with %q", err, c.says)
+			}
+			h.nothingLeft()
+			if h.log.Len() > 0 {
+				t.Errorf("logged: %s", h.log)
+			}
+		})
+	}
+}
+
+// TestCreateWithoutProcess follows runtime.md, "Start": such a container can
+// be made, and not be started.
+func TestCreateWithoutProcess(t *testing.T) {
+	h := newHost(t)
+	s := h.spec("")
+	s.Process = nil
+	h.mustCreate(s)
+	h.wantStatus(container.Created)
+	if err := h.Start(t.Context(), h.id()); err == nil || !strings.Contains(err.Error(), "process") {
+		t.Errorf("start: %v", err)
+	}
+}
+
+func TestHooksRunAtTheirMoments(t *testing.T) {
+	h := newHost(t)
+	log := filepath.Join(testDir(t), "log")
+	hook := func(name string) []specs.Hook {
+		script := fmt.Sprintf(`read s; s=${s#*'"status":"'}; echo %s ${s%%%%'"'*} >> %s`, name, log)
+		return []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin"}}}
+	}
+	s := h.spec("echo program >> /log")
+	s.Hooks = &specs.Hooks{
+		Prestart: hook("prestart"), CreateRuntime: hook("createRuntime"), CreateContainer: hook("createContainer"), //nolint:staticcheck // deprecated, and still to be run
+		Poststart: hook("poststart"), Poststop: hook("poststop"),
+		StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo startContainer >> /log"}, Env: []string{"PATH=/bin"}}},
+	}
+	read := func(name string) string {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.ReplaceAll(strings.TrimSpace(string(b)), "\n", ", ")
+	}
+	p := h.mustCreate(s)
+	if got, want := read(log), "prestart created, createRuntime creating, createContainer creating"; got != want {
+		t.Errorf("after create: %s; want %s", got, want)
+	}
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	wait(t, p)
+	if got, want := read(filepath.Join(h.bundle, "rootfs", "log")), "startContainer, program"; got != want {
+		t.Errorf("inside: %s; want %s", got, want)
+	}
+	if err := h.Delete(t.Context(), h.id(), false); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := read(log), "prestart created, createRuntime creating, createContainer creating, poststart running, poststop stopped"; got != want {
+		t.Errorf("at the end: %s; want %s", got, want)
+	}
+}
+
+func TestFailingPoststartKills(t *testing.T) {
+	h := newHost(t)
+	s := h.spec("sleep 1000")
+	s.Hooks = &specs.Hooks{Poststart: []specs.Hook{{Path: "/bin/false"}}, Poststop: []specs.Hook{{Path: "/bin/false"}}}
+	p := h.mustCreate(s)
+	if err := h.Start(t.Context(), h.id()); err == nil || !strings.Contains(err.Error(), "hooks.poststart[0]") {
+		t.Errorf("start: %v", err)
+	}
+	if code := wait(t, p); code != 128+9 {
+		t.Errorf("it ended with %d", code)
+	}
+	if err := h.Delete(t.Context(), h.id(), false); err != nil {
+		t.Errorf("a failing poststop hook stopped the deletion: %v", err)
+	}
+	if !strings.Contains(h.log.String(), "poststop") {
+		t.Errorf("nothing was logged of the failing poststop hook: %s", h.log)
+	}
+}
+
+func TestRunStartsAtOnce(t *testing.T) {
+	h := newHost(t)
+	p, err := h.Run(t.Context(), container.CreateOptions{ID: h.id(), Bundle: h.bundle, Spec: h.spec("exit 7")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.FD.Close()
+	if code := wait(t, p); code != 7 {
+		t.Errorf("it ended with %d", code)
+	}
+	h.wantStatus(container.Stopped)
+	if err := h.Delete(t.Context(), h.id(), false); err != nil {
+		t.Error(err)
+	}
+	h.nothingLeft()
+}
+
+func TestKillAllReachesEveryProcess(t *testing.T) {
+	h := newHost(t)
+	s := h.spec("sleep 1000 & sleep 1000 & exec sleep 1000")
+	for i, ns := range s.Linux.Namespaces { // without one, the others survive the first
+		if ns.Type == specs.PIDNamespace {
+			s.Linux.Namespaces = append(s.Linux.Namespaces[:i], s.Linux.Namespaces[i+1:]...)
+			break
+		}
+	}
+	p := h.mustCreate(s)
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	until(t, "three processes", func() bool {
+		var err error
+		if pids, err = h.Procs(h.id()); err != nil {
+			t.Fatal(err)
+		}
+		return len(pids) == 3
+	})
+	if err := h.Kill(t.Context(), h.id(), unix.SIGTERM, true); err != nil {
+		t.Fatal(err)
+	}
+	if code := wait(t, p); code != 128+15 {
+		t.Errorf("it ended with %d", code)
+	}
+	for _, pid := range pids {
+		until(t, "the end of its process", func() bool {
+			b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err != nil || strings.Contains(string(b), ") Z ")
+		})
+	}
+	if err := h.Kill(t.Context(), h.id(), unix.SIGTERM, true); err != nil {
+		t.Errorf("kill --all with nobody left: %v", err)
+	}
+}
