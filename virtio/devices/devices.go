@@ -6,6 +6,7 @@ import (
 	"github.com/hvctl/hvctl/virtio"
 	"github.com/hvctl/hvctl/virtio/blk"
 	"github.com/hvctl/hvctl/virtio/console"
+	"github.com/hvctl/hvctl/virtio/fs"
 	"github.com/hvctl/hvctl/virtio/net"
 	"github.com/hvctl/hvctl/virtio/rng"
 	"github.com/hvctl/hvctl/virtio/vsock"
@@ -16,6 +17,7 @@ func Registry() *virtio.Registry {
 	return virtio.NewRegistry(
 		blk.Kind,
 		console.Kind,
+		fs.Kind,
 		net.Kind,
 		rng.Kind,
 		vsock.Kind,

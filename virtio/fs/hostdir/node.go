@@ -1,0 +1,189 @@
+package hostdir
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// fileKey tells files of the host apart.
+type fileKey struct{ dev, ino uint64 }
+
+func keyOf(st *unix.Stat_t) fileKey { return fileKey{st.Dev, st.Ino} }
+
+// node is a file that the client knows by its ID. IDs are never used twice.
+type node struct {
+	id   uint64
+	fd   int // O_PATH
+	file fileKey
+	dir  bool
+	reg  bool
+
+	lookups uint64 // how often the client was given it; it forgets that many
+	busy    int    // calls that use fd right now
+}
+
+// path is a name by which the kernel finds the open file itself: a magic link,
+// which leads to what was opened, whatever the names in the tree are by now.
+func (n *node) path() string { return fdPath(n.fd) }
+
+func fdPath(fd int) string { return "/proc/self/fd/" + strconv.Itoa(fd) }
+
+// use finds a node and keeps its descriptor open until release.
+func (fs *FS) use(id uint64) (*node, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := fs.nodes[id]
+	if n == nil {
+		return nil, unix.ESTALE
+	}
+	n.busy++
+	return n, nil
+}
+
+// useDir is use for a directory in which name is to be found or made.
+func (fs *FS) useDir(id uint64, name string) (*node, error) {
+	if err := fs.checkName(id, name); err != nil {
+		return nil, err
+	}
+	n, err := fs.use(id)
+	if err != nil {
+		return nil, err
+	}
+	if !n.dir {
+		fs.release(n)
+		return nil, unix.ENOTDIR
+	}
+	return n, nil
+}
+
+// checkName refuses what is not the name of one entry.
+func (fs *FS) checkName(dir uint64, name string) error {
+	switch {
+	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00"):
+		return unix.EINVAL
+	case len(name) > 255:
+		return unix.ENAMETOOLONG
+	case fs.only != "" && (dir != rootID || name != fs.only):
+		return unix.ENOENT
+	}
+	return nil
+}
+
+// release ends a use.
+func (fs *FS) release(n *node) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n.busy--
+	fs.reap(n)
+}
+
+// reap closes a node that nobody holds. Preconditions: mu is held.
+func (fs *FS) reap(n *node) {
+	if n.lookups > 0 || n.busy > 0 || n.id == rootID {
+		return
+	}
+	unix.Close(n.fd)
+	delete(fs.nodes, n.id)
+	if fs.byFile[n.file] == n {
+		delete(fs.byFile, n.file)
+	}
+}
+
+// Forget takes lookups back.
+func (fs *FS) Forget(id, lookups uint64) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	n := fs.nodes[id]
+	if n == nil || id == rootID {
+		return
+	}
+	n.lookups -= min(n.lookups, lookups)
+	fs.reap(n)
+}
+
+// lookup opens name in dir and counts a lookup of it.
+func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) error {
+	fd, err := unix.Openat(dir.fd, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return err
+	}
+	n, err := fs.intern(fd, &st)
+	if err != nil {
+		return err
+	}
+	out.NodeId = n.id
+	out.SetEntryTimeout(fs.opt.Cache)
+	out.SetAttrTimeout(fs.opt.Cache)
+	fs.attr(&st, &out.Attr)
+	return nil
+}
+
+// intern finds the node of an open file or makes one; it owns fd.
+func (fs *FS) intern(fd int, st *unix.Stat_t) (*node, error) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	k := keyOf(st)
+	if n := fs.byFile[k]; n != nil {
+		n.lookups++
+		unix.Close(fd)
+		return n, nil
+	}
+	if len(fs.nodes) >= fs.opt.MaxNodes {
+		unix.Close(fd)
+		return nil, unix.ENFILE
+	}
+	fs.nextID++
+	kind := st.Mode & unix.S_IFMT
+	n := &node{id: fs.nextID, fd: fd, file: k, dir: kind == unix.S_IFDIR, reg: kind == unix.S_IFREG, lookups: 1}
+	fs.nodes[n.id], fs.byFile[k] = n, n
+	return n, nil
+}
+
+// Lookup finds name in a directory.
+func (fs *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	dir, err := fs.useDir(h.NodeId, name)
+	if err != nil {
+		return status(err)
+	}
+	defer fs.release(dir)
+	return status(fs.lookup(dir, name, out))
+}
+
+// Readlink returns what a symbolic link says; following it is the client's.
+func (fs *FS) Readlink(_ <-chan struct{}, h *fuse.InHeader) ([]byte, fuse.Status) {
+	n, err := fs.use(h.NodeId)
+	if err != nil {
+		return nil, status(err)
+	}
+	defer fs.release(n)
+	buf := make([]byte, unix.PathMax)
+	k, err := unix.Readlinkat(n.fd, "", buf)
+	if err != nil {
+		return nil, status(err)
+	}
+	return buf[:k], fuse.OK
+}
+
+// StatFs reports on the host's file system.
+func (fs *FS) StatFs(_ <-chan struct{}, h *fuse.InHeader, out *fuse.StatfsOut) fuse.Status {
+	n, err := fs.use(h.NodeId)
+	if err != nil {
+		return status(err)
+	}
+	defer fs.release(n)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(n.fd, &st); err != nil {
+		return status(err)
+	}
+	out.Blocks, out.Bfree, out.Bavail, out.Files, out.Ffree = st.Blocks, st.Bfree, st.Bavail, st.Files, st.Ffree
+	out.Bsize, out.NameLen, out.Frsize = uint32(st.Bsize), uint32(st.Namelen), uint32(st.Frsize)
+	return fuse.OK
+}
