@@ -8,6 +8,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	stdlog "log"
 	"os"
 	"runtime/debug"
 
@@ -23,6 +25,9 @@ const heapLimit = 12 << 20
 
 func main() {
 	debug.SetMemoryLimit(heapLimit)
+	// Ours go through slog. What is left are lines of the FUSE library's, as
+	// many as a guest likes.
+	stdlog.SetOutput(io.Discard)
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "hvctl-vmm: %v\n", err)
 		os.Exit(workload.ExitOwnFailure)

@@ -53,7 +53,7 @@ func workloadFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "ulimit", Usage: "resource limit `NAME=SOFT[:HARD]`"},
 		&cli.StringSliceFlag{Name: "sysctl", Usage: "kernel parameter `NAME=VALUE` inside"},
 		&cli.StringSliceFlag{Name: "tmpfs", Usage: "mount a tmpfs on `PATH[:OPTION,...]`"},
-		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "share `HOST:PATH[:ro]` (not for VMs yet)"},
+		&cli.StringSliceFlag{Name: "volume", Aliases: []string{"v"}, Usage: "show the directory or file HOST at PATH inside, `HOST:PATH[:ro]`"},
 		&cli.StringFlag{Name: "stop-signal", Usage: "`SIGNAL` that stop sends first", DefaultText: "the image's, or TERM"},
 		&cli.IntFlag{Name: "stop-timeout", Value: defaultStopTimeout, Usage: "`SECONDS` that stop waits before it kills"},
 		&cli.StringFlag{Name: "pull", Value: "missing", Usage: "pull the image `WHEN` missing, always or never"},
@@ -332,7 +332,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		if cfg.Net.Mode == workload.NetHost {
 			return fmt.Errorf("vm: --network host: %w; a VM has a network of its own, use bridge", workload.ErrUnsupported)
 		}
-		return refuse("volume")
+		return nil
 	case "container":
 		return refuse("kernel", "cmdline", "transport", "disk", "hugepages")
 	}

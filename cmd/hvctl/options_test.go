@@ -17,7 +17,7 @@ var vmFlags = map[string]string{
 	"cpus": "machine and cgroup", "cpu-weight": "cgroup", "memory": "machine", "pids-limit": "guest and cgroup", "cgroup-parent": "cgroup",
 	"publish": "hostnet", "network": "hostnet", "mac-address": "hostnet", "ip": "hostnet", "dns": "guest", "add-host": "guest",
 	"label": "store", "read-only": "guest", "cap-add": "guest", "cap-drop": "guest", "security-opt": "guest", "ulimit": "guest",
-	"sysctl": "guest", "tmpfs": "guest", "volume": refusedFlag,
+	"sysctl": "guest", "tmpfs": "guest", "volume": "machine",
 	"stop-signal": "owner", "stop-timeout": "owner", "pull": "images", "backend": "here",
 	"kernel": "machine", "cmdline": "machine", "transport": "machine", "disk": "machine", "hugepages": "machine", "timeline": "machine",
 	"no-log": "owner", "log-max-size": "owner", "log-max-files": "owner",

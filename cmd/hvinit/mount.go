@@ -213,6 +213,14 @@ func (r *root) extra(m guestproto.Mount) error {
 		if source, err = findDisk(*m.Device); err != nil {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
+	case m.File != "":
+		f, err := r.sharedFile(m, flags, data)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Destination, err)
+		}
+		flags |= unix.MS_BIND
+		keep, source = f, fdPath(f)
+		defer keep.Close()
 	case flags&unix.MS_BIND != 0 || m.Type == "bind":
 		flags |= unix.MS_BIND
 		f, err := r.tree.open(m.Source, unix.O_PATH, 0)
@@ -241,6 +249,18 @@ func (r *root) extra(m guestproto.Mount) error {
 	}
 	defer again.Close()
 	return mount("", fdPath(again), "", flags|unix.MS_REMOUNT, "")
+}
+
+// sharedFile mounts the directory of a shared file aside and opens the file.
+func (r *root) sharedFile(m guestproto.Mount, flags uintptr, data string) (*os.File, error) {
+	aside := r.base + "/shares/" + m.Source
+	if err := os.MkdirAll(aside, 0o700); err != nil {
+		return nil, err
+	}
+	if err := mount(m.Source, aside, m.Type, flags, data); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(aside+"/"+m.File, unix.O_PATH|unix.O_NOFOLLOW, 0)
 }
 
 // target opens a mount point, made if missing: a file for a bind mount of one,

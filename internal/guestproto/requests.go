@@ -111,8 +111,11 @@ type Mount struct {
 	Type        string `json:"type"`
 	// Source is the device, or the tag of a shared directory. When Device is
 	// set, it is that device's node.
-	Source  string   `json:"source,omitempty"`
-	Device  *Device  `json:"device,omitempty"`
+	Source string  `json:"source,omitempty"`
+	Device *Device `json:"device,omitempty"`
+	// File, for a shared directory, is the one file in it that is to be mounted
+	// on Destination; empty means the directory itself.
+	File    string   `json:"file,omitempty"`
 	Options []string `json:"options,omitempty"`
 }
 

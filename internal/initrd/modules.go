@@ -22,6 +22,7 @@ func Wanted() []Want {
 		{"virtio_blk", true, "the image and the disks"},
 		{"erofs", true, "the image's file system"},
 		{"overlay", true, "the writable layer over the image"},
+		{"virtiofs", true, "directories of the host"},
 		{"ext4", false, "a writable layer on a disk"},
 		{"virtio_net", false, "the network"},
 		{"virtio_console", false, "the console hvc0"},

@@ -72,6 +72,11 @@ func (v *VM) devices() ([]machine.Device, error) {
 			Files:  map[string]*os.File{"tap": v.net.Tap},
 		}})
 	}
+	shares, err := v.shareDevices()
+	if err != nil {
+		return nil, err
+	}
+	devs = append(devs, shares...)
 	return append(devs, machine.Device{Kind: "rng", Args: virtio.Args{ID: "rng0"}}), nil
 }
 

@@ -39,7 +39,12 @@ func (v *VM) request() (guestproto.Run, error) {
 	for i, d := range v.cfg.VM.Disks {
 		r.Disks = append(r.Disks, guestproto.Device{Serial: serialOf(i, d)})
 	}
+	shared := v.shared
 	for _, m := range spec.Mounts {
+		if isShare(m) { // in the order of the configuration: one may lie in another
+			r.Mounts, shared = append(r.Mounts, shared[0]), shared[1:]
+			continue
+		}
 		if slices.Contains(guestMounts, m.Destination) && !ownShm(m) {
 			continue // hvinit makes these itself, for the guest it is in
 		}

@@ -57,6 +57,7 @@ type VM struct {
 	serial  *relay   // nil when nobody is attached to the serial port
 	net     *hostnet.Attachment
 	vsock   *vsock.Device
+	shared  []guestproto.Mount // of the host's directories
 	machine *machine.Machine
 	begun   bool // the workload was started
 
@@ -360,7 +361,7 @@ func (v *VM) close() error {
 	}
 	stuck := false
 	if g := v.live.Load(); g != nil {
-		if v.begun && v.writesDisks() {
+		if v.begun && (v.writesDisks() || v.writesShares()) {
 			select {
 			case <-g.ended:
 			case <-time.After(offTimeout):

@@ -19,6 +19,7 @@ import (
 	"github.com/hvctl/hvctl/internal/initrd"
 	"github.com/hvctl/hvctl/internal/machine/limits"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // Options say where things are.
@@ -182,6 +183,8 @@ func needed(module string, c *workload.Config) bool {
 		return false // the console is the serial port
 	case "virtio_net":
 		return c.Net.Mode != workload.NetNone
+	case "virtiofs":
+		return c.Spec != nil && slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
 	case "ext4":
 		return c.Rootfs.FSType == "ext4" || len(c.VM.Disks) > 0
 	case "erofs":

@@ -2,6 +2,7 @@ package prepare
 
 import (
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -38,8 +39,10 @@ func refuse(s *specs.Spec) []error {
 		case standardMount(m):
 		case guestMounts[m.Destination] != nil:
 			no(true, field, "the guest mounts that itself, with options of its own")
+		case m.Type == "bind":
+			errs = append(errs, refuseShare(field, m)...)
 		case m.Type != "tmpfs":
-			no(true, field, "a VM sees no directories of the host; its image and --disk are all it has")
+			no(true, field, "a VM can be given directories of the host (bind), tmpfs and --disk")
 		}
 		no(len(m.UIDMappings)+len(m.GIDMappings) > 0, field+".uidMappings", "there is no mapping into a VM")
 	}
@@ -54,6 +57,25 @@ func refuse(s *specs.Spec) []error {
 	}
 	if s.Linux != nil {
 		errs = append(errs, refuseLinux(s.Linux)...)
+	}
+	return errs
+}
+
+// shareOptions are those of a bind mount that a shared directory has in the
+// guest, too.
+var shareOptions = []string{
+	"bind", "rbind", "private", "rprivate", "ro", "rw", "nosuid", "suid", "nodev", "dev", "noexec", "exec", "noatime", "relatime", "nodiratime",
+}
+
+func refuseShare(field string, m specs.Mount) []error {
+	var errs []error
+	for _, o := range m.Options {
+		if !slices.Contains(shareOptions, o) {
+			errs = append(errs, fmt.Errorf("%s.options: %q has no meaning for a directory shared with a VM", field, o))
+		}
+	}
+	if _, err := os.Stat(m.Source); err != nil {
+		errs = append(errs, fmt.Errorf("%s.source: %w; make it first", field, err))
 	}
 	return errs
 }
