@@ -35,6 +35,10 @@ type CreateOptions struct {
 	PIDFDSocket string
 	// ExtraFiles become descriptors 3, 4, ... of the program.
 	ExtraFiles []*os.File
+	// DieWithCaller has the kernel kill the container when the calling process
+	// ends, unless the program changes its identity. It is for a process that
+	// lives as long as the container; it must not end the thread that calls.
+	DieWithCaller bool
 	// NoPivot moves the root instead of pivot_root, for an initial RAM disk.
 	NoPivot bool
 	// NoNewKeyring leaves the process in the caller's session keyring.
@@ -109,6 +113,9 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, now bool) (_ *cre
 		return nil, err
 	}
 	c.plan.Root.NoPivot = o.NoPivot
+	if c.plan.Process != nil {
+		c.plan.Process.DieWithParent = o.DieWithCaller
+	}
 	if !o.NoNewKeyring {
 		c.plan.NewKeyring = "_ses." + o.ID
 	}

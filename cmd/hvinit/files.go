@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hvctl/hvctl/internal/archive"
+	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
@@ -31,7 +32,7 @@ func (m *manager) copy(c guestproto.Copy) (guestproto.Started, error) {
 	if err != nil {
 		return none, err
 	}
-	io, err := newStdio(&guestproto.Process{ID: c.ID, Streams: c.Streams}, creds{}, m.root.path(), m.dial, m.host.online)
+	io, err := newStdio(&guestproto.Process{ID: c.ID, Streams: c.Streams}, etcfiles.Creds{}, m.root.path(), m.dial, m.host.online)
 	if err != nil {
 		tree.Close()
 		return none, err

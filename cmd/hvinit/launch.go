@@ -12,10 +12,12 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+// atFDCWD is AT_FDCWD as a system call argument.
+const atFDCWD = ^uintptr(99) // -100
 
 // startError is a program that could not be started; code is what a shell
 // would return.
@@ -29,7 +31,7 @@ func (e *startError) Error() string { return e.msg }
 // launch is everything the child's plan is made from.
 type launch struct {
 	spec  *specs.Process
-	creds creds
+	creds etcfiles.Creds
 	stdio [3]*os.File // the child's ends; never descriptors 0 to 2
 	// cgroup is cgroup.procs of the workload's group, or nil.
 	cgroup *os.File
@@ -169,9 +171,9 @@ func (l *launch) identity(p *plan) error {
 		p.add("keep capabilities over setuid", 0, unix.SYS_PRCTL, unix.PR_SET_KEEPCAPS, 1)
 	}
 	u := l.creds
-	p.add("setgroups", 0, unix.SYS_SETGROUPS, uintptr(len(u.groups)), p.words(u.groups...))
-	p.add("setresgid", 0, unix.SYS_SETRESGID, uintptr(u.gid), uintptr(u.gid), uintptr(u.gid))
-	p.add("setresuid", 0, unix.SYS_SETRESUID, uintptr(u.uid), uintptr(u.uid), uintptr(u.uid))
+	p.add("setgroups", 0, unix.SYS_SETGROUPS, uintptr(len(u.Groups)), p.words(u.Groups...))
+	p.add("setresgid", 0, unix.SYS_SETRESGID, uintptr(u.GID), uintptr(u.GID), uintptr(u.GID))
+	p.add("setresuid", 0, unix.SYS_SETRESUID, uintptr(u.UID), uintptr(u.UID), uintptr(u.UID))
 	if c == nil {
 		return nil
 	}

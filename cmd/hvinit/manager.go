@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
@@ -134,7 +135,7 @@ func (m *manager) prepare() error {
 		return err
 	}
 	if m.run.Process.Spec.Cwd != "" {
-		if dir, err := m.root.tree.mkdirAll(m.run.Process.Spec.Cwd, 0o755); err == nil {
+		if dir, err := m.root.tree.MkdirAll(m.run.Process.Spec.Cwd, 0o755); err == nil {
 			dir.Close()
 		}
 	}
@@ -167,7 +168,7 @@ func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started,
 	if err != nil {
 		return none, err
 	}
-	p.Spec.Env = environment(p.Spec.Env, c, m.run.Hostname, p.Spec.Terminal)
+	p.Spec.Env = etcfiles.Environment(p.Spec.Env, c, m.run.Hostname, p.Spec.Terminal)
 	io, err := newStdio(p, c, m.root.path(), m.dial, m.host.online)
 	if err != nil {
 		return none, err
@@ -213,16 +214,20 @@ func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started,
 	return guestproto.Started{PID: pid}, nil
 }
 
-func (m *manager) credentials(p *guestproto.Process) (creds, error) {
-	passwd, err := m.root.tree.readFile("/etc/passwd", maxUserFile)
+func (m *manager) credentials(p *guestproto.Process) (etcfiles.Creds, error) {
+	passwd, err := m.root.tree.ReadFile("/etc/passwd", etcfiles.MaxUserFile)
 	if err != nil {
-		return creds{}, err
+		return etcfiles.Creds{}, err
 	}
-	group, err := m.root.tree.readFile("/etc/group", maxUserFile)
+	group, err := m.root.tree.ReadFile("/etc/group", etcfiles.MaxUserFile)
 	if err != nil {
-		return creds{}, err
+		return etcfiles.Creds{}, err
 	}
-	return lookup(p.User, p.Spec.User, passwd, group)
+	c, err := etcfiles.Lookup(p.User, p.Spec.User, passwd, group)
+	if err != nil {
+		return c, &startError{125, err.Error()}
+	}
+	return c, nil
 }
 
 // console binds the first process's terminal to /dev/console, as containers

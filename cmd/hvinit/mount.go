@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
@@ -74,7 +75,7 @@ var devLinks = [][2]string{
 // root is the workload's file tree while hvinit builds it.
 type root struct {
 	base  string // hvinit's own directory; the tree is base/root
-	tree  *tree
+	tree  *etcfiles.Tree
 	upper string // mount point of the writable layer
 	disk  bool   // the writable layer is on a disk
 }
@@ -114,7 +115,7 @@ func buildRoot(base, lower string, spec guestproto.Root) (*root, error) {
 		return nil, err
 	}
 	var err error
-	r.tree, err = openTree(r.path())
+	r.tree, err = etcfiles.OpenTree(r.path())
 	return r, err
 }
 
@@ -142,7 +143,7 @@ func (r *root) mountUpper(u guestproto.Upper) error {
 // belongs to the PID namespace of the first process, which mounts it.
 func (r *root) populate(disks []guestproto.Device) error {
 	for _, d := range []string{"proc", "sys", "dev"} {
-		if err := r.tree.realDir(d); err != nil {
+		if err := r.tree.RealDir(d); err != nil {
 			return err
 		}
 	}
@@ -223,7 +224,7 @@ func (r *root) extra(m guestproto.Mount) error {
 		defer keep.Close()
 	case flags&unix.MS_BIND != 0 || m.Type == "bind":
 		flags |= unix.MS_BIND
-		f, err := r.tree.open(m.Source, unix.O_PATH, 0)
+		f, err := r.tree.Open(m.Source, unix.O_PATH, 0)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", m.Destination, err)
 		}
@@ -243,7 +244,7 @@ func (r *root) extra(m guestproto.Mount) error {
 	}
 	// A bind mount takes its flags only when mounted again, by a descriptor
 	// that sees the mount and not what lies below it.
-	again, err := r.tree.open(m.Destination, unix.O_PATH, 0)
+	again, err := r.tree.Open(m.Destination, unix.O_PATH, 0)
 	if err != nil {
 		return err
 	}
@@ -272,10 +273,10 @@ func (r *root) target(name string, source *os.File) (*os.File, error) {
 			return nil, err
 		}
 		if st.Mode&unix.S_IFMT != unix.S_IFDIR {
-			return r.tree.touch(name)
+			return r.tree.Touch(name)
 		}
 	}
-	return r.tree.mkdirAll(name, 0o755)
+	return r.tree.MkdirAll(name, 0o755)
 }
 
 func fdPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
@@ -131,49 +131,18 @@ func findLink(mac string) (netlink.Link, error) {
 }
 
 // writeNames writes /etc/hostname, hosts and resolv.conf.
-func writeNames(t *tree, hostname string, n *guestproto.Network) error {
-	if hostname != "" {
-		if err := t.replaceEtc("hostname", hostname+"\n"); err != nil {
+func writeNames(t *etcfiles.Tree, hostname string, n *guestproto.Network) error {
+	if n == nil {
+		n = &guestproto.Network{}
+	}
+	names := etcfiles.Names{Hostname: hostname, Addresses: n.Addresses, DNS: n.DNS, Search: n.Search, Options: n.Options}
+	for _, h := range n.Hosts {
+		names.Hosts = append(names.Hosts, etcfiles.Host(h))
+	}
+	for _, f := range names.Files() {
+		if err := t.ReplaceEtc(f.Name, f.Content); err != nil {
 			return err
 		}
 	}
-	var b strings.Builder
-	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n")
-	if hostname != "" {
-		short, _, _ := strings.Cut(hostname, ".")
-		names := hostname
-		if short != hostname {
-			names += " " + short
-		}
-		own := []string{"127.0.1.1"}
-		if n != nil && len(n.Addresses) != 0 {
-			own = n.Addresses
-		}
-		for _, a := range own {
-			ip, _, _ := strings.Cut(a, "/")
-			b.WriteString(ip + "\t" + names + "\n")
-		}
-	}
-	if n != nil {
-		for _, h := range n.Hosts {
-			b.WriteString(h.Address + "\t" + strings.Join(h.Names, " ") + "\n")
-		}
-	}
-	if err := t.replaceEtc("hosts", b.String()); err != nil {
-		return err
-	}
-	if n == nil || len(n.DNS)+len(n.Search)+len(n.Options) == 0 {
-		return nil
-	}
-	b.Reset()
-	if len(n.Search) != 0 {
-		b.WriteString("search " + strings.Join(n.Search, " ") + "\n")
-	}
-	for _, d := range n.DNS {
-		b.WriteString("nameserver " + d + "\n")
-	}
-	if len(n.Options) != 0 {
-		b.WriteString("options " + strings.Join(n.Options, " ") + "\n")
-	}
-	return t.replaceEtc("resolv.conf", b.String())
+	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
@@ -173,7 +174,7 @@ type stdio struct {
 }
 
 // newStdio makes pipes, or a terminal of the workload's devpts.
-func newStdio(p *guestproto.Process, c creds, rootDir string, d dialer, online func() bool) (*stdio, error) {
+func newStdio(p *guestproto.Process, c etcfiles.Creds, rootDir string, d dialer, online func() bool) (*stdio, error) {
 	s := new(stdio)
 	for i, t := range p.Streams {
 		if !t.IsZero() && (i == 0 || !p.Spec.Terminal) {
@@ -194,7 +195,7 @@ func newStdio(p *guestproto.Process, c creds, rootDir string, d dialer, online f
 	return s, nil
 }
 
-func (s *stdio) openPipes(c creds) error {
+func (s *stdio) openPipes(c etcfiles.Creds) error {
 	for i := range s.child {
 		if s.links[i] == nil {
 			f, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
@@ -215,7 +216,7 @@ func (s *stdio) openPipes(c creds) error {
 		s.child[i] = os.NewFile(uintptr(child), "child")
 		// The process may open its streams again by name (/dev/stdout), so
 		// the pipe belongs to its user.
-		_ = unix.Fchown(child, int(c.uid), int(c.gid))
+		_ = unix.Fchown(child, int(c.UID), int(c.GID))
 		if err := unix.SetNonblock(own, true); err != nil {
 			unix.Close(own)
 			return err
@@ -230,7 +231,7 @@ func (s *stdio) openPipes(c creds) error {
 	return nil
 }
 
-func (s *stdio) openTerminal(p *guestproto.Process, c creds, rootDir string) error {
+func (s *stdio) openTerminal(p *guestproto.Process, c etcfiles.Creds, rootDir string) error {
 	fd, err := unix.Open(rootDir+"/dev/pts/ptmx", unix.O_RDWR|unix.O_NOCTTY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: "/dev/pts/ptmx", Err: err}
@@ -254,7 +255,7 @@ func (s *stdio) openTerminal(p *guestproto.Process, c creds, rootDir string) err
 		}
 		s.child[i] = f
 	}
-	return unix.Fchown(int(s.child[0].Fd()), int(c.uid), 5)
+	return unix.Fchown(int(s.child[0].Fd()), int(c.UID), 5)
 }
 
 func (s *stdio) resize(w, h uint16) {

@@ -113,6 +113,7 @@ func (p *Process) code(c *coder) {
 	c.u32s(&p.Affinity)
 	c.u32(&p.KeepFDs)
 	c.u32(&p.KeepBase)
+	c.bool(&p.DieWithParent)
 }
 
 func (s *Scheduler) code(c *coder) {

@@ -133,6 +133,7 @@ type Process struct {
 	Affinity        []uint32 // processors, empty: as it is
 	KeepFDs         uint32   // how many further descriptors the program gets, from 3 on
 	KeepBase        uint32   // where they begin in the stage
+	DieWithParent   bool     // SIGKILL when the runtime's process ends
 }
 
 // Caps are the five capability sets.

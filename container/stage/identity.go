@@ -45,6 +45,11 @@ func (s *stage) become(path string) error {
 	if err := rlimits(p); err != nil {
 		return err
 	}
+	if p.DieWithParent { // forgotten with every change of identity, so late
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return os.NewSyscallError("PR_SET_PDEATHSIG", err)
+		}
+	}
 	if err := s.seccomp(); err != nil {
 		return fmt.Errorf("linux.seccomp: %w", err)
 	}

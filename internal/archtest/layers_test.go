@@ -15,7 +15,7 @@ var layers = map[string]string{
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
 	"cmd/hvctl-oci": "container container/seal container/stage internal/cgroup",
-	"cmd/hvinit":    "internal/archive internal/guestproto internal/proctable",
+	"cmd/hvinit":    "internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
 	"kvm":        "",
@@ -70,6 +70,7 @@ var layers = map[string]string{
 	"container/stage":                "container/inroot container/plan internal/seccomp",
 	"internal/workload":              "images",
 	"internal/archive":               "",
+	"internal/etcfiles":              "",
 	"internal/proctable":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory internal/agent internal/cgroup internal/guestproto internal/hostnet " +

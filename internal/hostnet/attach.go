@@ -17,8 +17,8 @@ import (
 // after Attach; DNS, Gateway and IP are what the guest is told.
 type Attachment struct {
 	Tap     *os.File   // the first queue; frames carry a 12-byte vnet header
-	Queues  []*os.File // every queue, Tap included
-	TapName string
+	Queues  []*os.File // every queue, Tap included; none with Options.NetNS
+	TapName string     // the host's interface, which may be one end of a pair
 	MAC     net.HardwareAddr // the guest's
 	IP      netip.Prefix     // the guest's, with the length of the network
 	Gateway netip.Addr
@@ -28,13 +28,14 @@ type Attachment struct {
 	Ports   []Port // published, with the host ports that were chosen
 
 	o       Options
+	paired  bool // the host's end of a pair was made
 	serving []interface{ close() } // proxies and the DNS forwarder
 	once    sync.Once
 	closed  error
 }
 
-// Attach gives the instance o.ID a tap on the bridge, which it makes when it
-// is the first. The ports are bound before anything else, so that a taken one
+// Attach gives the instance o.ID a tap on the bridge, or an interface in its
+// network namespace, and makes the bridge when it is the first. The ports are bound before anything else, so that a taken one
 // is known before a guest is started. ctx bounds the waiting for the lock
 // only. Test errors with errors.Is against this package's sentinels.
 func Attach(ctx context.Context, o Options) (_ *Attachment, err error) {
@@ -63,7 +64,7 @@ func Attach(ctx context.Context, o Options) (_ *Attachment, err error) {
 	return a, nil
 }
 
-// join takes a lease and plugs a tap in, all under the lock.
+// join takes a lease and plugs an interface in, all under the lock.
 func (a *Attachment) join(ctx context.Context) (err error) {
 	unlock, err := lock(ctx, a.o.Root)
 	if err != nil {
@@ -86,6 +87,9 @@ func (a *Attachment) join(ctx context.Context) (err error) {
 		if err != nil {
 			closeAll(a.Queues)
 			a.Queues = nil
+			if a.o.NetNS != nil && !a.paired { // one of that name is somebody else's
+				delete(ls.ByID, a.o.ID)
+			}
 			err = errors.Join(err, leave(ls, b, a.o.ID))
 		}
 	}()
@@ -103,13 +107,13 @@ func (a *Attachment) join(ctx context.Context) (err error) {
 	}
 	le.Ports = a.Ports
 	ls.ByID[a.o.ID] = le
-	if a.Queues, err = openTap(le.Link, a.o.Queues); err != nil {
-		if errors.Is(err, unix.EBUSY) {
-			err = fmt.Errorf("%w: instance %s seems to be attached already: %w", ErrInterface, shortID(a.o.ID), err)
-		}
+	if a.MAC, err = net.ParseMAC(le.MAC); err != nil {
 		return err
 	}
-	if a.MAC, err = net.ParseMAC(le.MAC); err != nil {
+	if err := a.link(b, le.Link); err != nil {
+		if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST) {
+			err = fmt.Errorf("%w: instance %s seems to be attached already: %w", ErrInterface, shortID(a.o.ID), err)
+		}
 		return err
 	}
 	if !a.o.NoNAT {
@@ -126,10 +130,25 @@ func (a *Attachment) join(ctx context.Context) (err error) {
 	if err := ls.save(); err != nil {
 		return err
 	}
-	a.Tap, a.TapName = a.Queues[0], le.Link
+	a.TapName = le.Link
 	a.IP = netip.PrefixFrom(le.IP, b.subnet.Bits())
 	a.Gateway = gateway(b.subnet)
+	if a.o.NetNS != nil {
+		return setInside(a.o.NetNS, a.IP, a.Gateway, a.MTU)
+	}
+	a.Tap = a.Queues[0]
 	return nil
+}
+
+// link makes the host's interface, a tap or one end of a pair.
+func (a *Attachment) link(b *bridge, name string) (err error) {
+	if a.o.NetNS != nil {
+		err = b.makeVeth(name, a.MAC, a.o.NetNS)
+		a.paired = err == nil
+		return err
+	}
+	a.Queues, err = openTap(name, a.o.Queues)
+	return err
 }
 
 // serve starts the proxies and settles the guest's name servers.
@@ -213,12 +232,20 @@ func release(ctx context.Context, o *Options, id string) error {
 func leave(ls *leases, b *bridge, id string) error {
 	own := ls.ByID[id].Link
 	delete(ls.ByID, id)
-	if n := ls.reclaim("", b.alive); n > 0 {
+	err := b.unplug(own)
+	n := 0
+	for dead, le := range ls.ByID {
+		if !b.alive(dead, le.Link) {
+			delete(ls.ByID, dead)
+			err = errors.Join(err, b.unplug(le.Link))
+			n++
+		}
+	}
+	if n > 0 {
 		b.o.Log.Info("took back the addresses of instances that died", "count", n)
 	}
-	var err error
 	if len(ls.ByID) == 0 {
-		err = b.remove(own)
+		err = errors.Join(err, b.remove(own))
 	}
 	return errors.Join(err, ls.save())
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 )
@@ -41,6 +42,10 @@ type Options struct {
 	MTU int
 	// Queues is the number of tap queues; 0 means 1.
 	Queues int
+	// NetNS is the network namespace of a container: it gets an interface called
+	// eth0 with address and route, and there is no tap. The caller keeps it open
+	// until Attach returns.
+	NetNS *os.File
 	// NoNAT leaves nftables and IPv4 forwarding alone: the guest reaches the
 	// host and its neighbours only.
 	NoNAT bool
@@ -112,6 +117,8 @@ func (o *Options) fill() error {
 		return bad("%q is no name for a bridge: 1 to 15 letters, digits, '.', '-' and '_'", o.Bridge)
 	case o.MTU != 0 && (o.MTU < minMTU || o.MTU > maxMTU):
 		return bad("MTU %d is outside %d to %d", o.MTU, minMTU, maxMTU)
+	case o.NetNS != nil && o.Queues > 0:
+		return bad("a container has no tap, and no queues of one")
 	case o.Queues < 0 || o.Queues > maxQueues:
 		return bad("%d queues, at most %d are possible", o.Queues, maxQueues)
 	case len(o.Publish) > maxPublish:

@@ -1,4 +1,4 @@
-package main
+package etcfiles
 
 import (
 	"fmt"
@@ -8,21 +8,21 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// maxUserFile bounds /etc/passwd and /etc/group of an image.
-const maxUserFile = 4 << 20
+// MaxUserFile bounds /etc/passwd and /etc/group of an image, in bytes.
+const MaxUserFile = 4 << 20
 
-// creds is who a process runs as.
-type creds struct {
-	uid, gid uint32
-	groups   []uint32
-	home     string
+// Creds is who a process runs as.
+type Creds struct {
+	UID, GID uint32
+	Groups   []uint32 // supplementary ones
+	Home     string
 }
 
-// lookup resolves "user[:group]", each a name or a number, with the image's own
+// Lookup resolves "user[:group]", each a name or a number, with the image's own
 // user database. An empty string takes ids from the OCI user. A name that does
 // not exist is an error: falling back to root would be the worst answer.
-func lookup(user string, u specs.User, passwd, group []byte) (creds, error) {
-	c := creds{uid: u.UID, gid: u.GID, home: "/"}
+func Lookup(user string, u specs.User, passwd, group []byte) (Creds, error) {
+	c := Creds{UID: u.UID, GID: u.GID, Home: "/"}
 	name, groupName, hasGroup := strings.Cut(user, ":")
 	uid, numeric := parseID(name)
 	if name == "" {
@@ -31,15 +31,15 @@ func lookup(user string, u specs.User, passwd, group []byte) (creds, error) {
 	entry, found := findUser(passwd, name, uid, numeric)
 	switch {
 	case found:
-		c.home = entry.home
-		c.uid = entry.uid
+		c.Home = entry.home
+		c.UID = entry.uid
 		if user != "" {
-			c.gid = entry.gid
+			c.GID = entry.gid
 		}
 	case !numeric:
-		return creds{}, &startError{125, fmt.Sprintf("unable to find user %s: no matching entries in passwd file", name)}
+		return Creds{}, fmt.Errorf("unable to find user %s: no matching entries in passwd file", name)
 	case user != "":
-		c.uid, c.gid = uid, 0
+		c.UID, c.GID = uid, 0
 	}
 	if hasGroup {
 		gid, ok := parseID(groupName)
@@ -47,21 +47,21 @@ func lookup(user string, u specs.User, passwd, group []byte) (creds, error) {
 			gid, ok = g, true
 		}
 		if !ok {
-			return creds{}, &startError{125, fmt.Sprintf("unable to find group %s: no matching entries in group file", groupName)}
+			return Creds{}, fmt.Errorf("unable to find group %s: no matching entries in group file", groupName)
 		}
-		c.gid = gid
+		c.GID = gid
 	}
 	if user != "" {
 		// The primary group is listed too: without it, a file that denies
 		// access to that group could be read through "others".
-		c.groups = []uint32{c.gid}
+		c.Groups = []uint32{c.GID}
 		if found && !hasGroup {
-			c.groups = append(c.groups, memberships(group, entry.name, c.gid)...)
+			c.Groups = append(c.Groups, memberships(group, entry.name, c.GID)...)
 		}
 	}
-	c.groups = append(c.groups, u.AdditionalGids...)
-	if c.home == "" {
-		c.home = "/"
+	c.Groups = append(c.Groups, u.AdditionalGids...)
+	if c.Home == "" {
+		c.Home = "/"
 	}
 	return c, nil
 }
@@ -144,8 +144,11 @@ func parseID(s string) (uint32, bool) {
 	return uint32(n), true
 }
 
-// environment completes env with what every program may expect.
-func environment(env []string, c creds, hostname string, terminal bool) []string {
+// DefaultPath is PATH where nobody sets it.
+const DefaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// Environment completes env with what every program may expect.
+func Environment(env []string, c Creds, hostname string, terminal bool) []string {
 	out := append([]string(nil), env...)
 	def := func(key, value string) {
 		for _, kv := range env {
@@ -155,8 +158,8 @@ func environment(env []string, c creds, hostname string, terminal bool) []string
 		}
 		out = append(out, key+"="+value)
 	}
-	def("PATH", defaultPath)
-	def("HOME", c.home)
+	def("PATH", DefaultPath)
+	def("HOME", c.Home)
 	if hostname != "" {
 		def("HOSTNAME", hostname)
 	}

@@ -1,4 +1,4 @@
-package main
+package etcfiles
 
 import (
 	"errors"
@@ -11,23 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// atFDCWD is AT_FDCWD as a system call argument.
-const atFDCWD = ^uintptr(99) // -100
-
-// tree is a file tree that an image filled. Paths in it are resolved as the
+// Tree is a file tree that an image filled. Paths in it are resolved as the
 // workload would resolve them: a symbolic link, absolute or with any number of
 // "..", never leads out of it.
-type tree struct{ dir *os.File }
+type Tree struct{ dir *os.File }
 
-func openTree(dir string) (*tree, error) {
+// OpenTree opens the tree below the directory dir.
+func OpenTree(dir string) (*Tree, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
-	return &tree{os.NewFile(uintptr(fd), dir)}, nil
+	return &Tree{os.NewFile(uintptr(fd), dir)}, nil
 }
 
-func (t *tree) open(name string, flags int, mode uint32) (*os.File, error) {
+// Open opens name with the flags of open(2); mode goes with O_CREAT.
+func (t *Tree) Open(name string, flags int, mode uint32) (*os.File, error) {
 	rel := strings.TrimLeft(path.Clean("/"+name), "/")
 	if rel == "" {
 		rel = "."
@@ -51,9 +50,9 @@ func (t *tree) open(name string, flags int, mode uint32) (*os.File, error) {
 	}
 }
 
-// mkdirAll returns the directory called name, made with its parents if need be.
-func (t *tree) mkdirAll(name string, mode uint32) (*os.File, error) {
-	f, err := t.open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+// MkdirAll returns the directory called name, made with its parents if need be.
+func (t *Tree) MkdirAll(name string, mode uint32) (*os.File, error) {
+	f, err := t.Open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err == nil || !errors.Is(err, unix.ENOENT) {
 		return f, err
 	}
@@ -61,7 +60,7 @@ func (t *tree) mkdirAll(name string, mode uint32) (*os.File, error) {
 	if base == "" {
 		return nil, err
 	}
-	parent, err := t.mkdirAll(dir, mode)
+	parent, err := t.MkdirAll(dir, mode)
 	if err != nil {
 		return nil, err
 	}
@@ -69,26 +68,26 @@ func (t *tree) mkdirAll(name string, mode uint32) (*os.File, error) {
 	if err := unix.Mkdirat(int(parent.Fd()), base, mode); err != nil && err != unix.EEXIST {
 		return nil, &os.PathError{Op: "mkdir", Path: name, Err: err}
 	}
-	return t.open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
+	return t.Open(name, unix.O_PATH|unix.O_DIRECTORY, 0)
 }
 
-// touch returns the file called name, made empty with its parents if need be.
-func (t *tree) touch(name string) (*os.File, error) {
-	f, err := t.open(name, unix.O_PATH, 0)
+// Touch returns the file called name, made empty with its parents if need be.
+func (t *Tree) Touch(name string) (*os.File, error) {
+	f, err := t.Open(name, unix.O_PATH, 0)
 	if err == nil || !errors.Is(err, unix.ENOENT) {
 		return f, err
 	}
-	parent, err := t.mkdirAll(path.Dir(path.Clean("/"+name)), 0o755)
+	parent, err := t.MkdirAll(path.Dir(path.Clean("/"+name)), 0o755)
 	if err != nil {
 		return nil, err
 	}
 	parent.Close()
-	return t.open(name, unix.O_CREAT|unix.O_RDONLY, 0o644)
+	return t.Open(name, unix.O_CREAT|unix.O_RDONLY, 0o644)
 }
 
-// realDir checks that name is a directory of the root itself, made if missing.
+// RealDir checks that name is a directory of the root itself, made if missing.
 // File systems such as proc are not mounted through a link.
-func (t *tree) realDir(name string) error {
+func (t *Tree) RealDir(name string) error {
 	if err := unix.Mkdirat(int(t.dir.Fd()), name, 0o755); err != nil && err != unix.EEXIST {
 		return &os.PathError{Op: "mkdir", Path: "/" + name, Err: err}
 	}
@@ -102,10 +101,10 @@ func (t *tree) realDir(name string) error {
 	return nil
 }
 
-// replaceEtc writes /etc/name anew. A link there, as images of desktop
+// ReplaceEtc writes /etc/name anew. A link there, as images of desktop
 // distributions have for resolv.conf, is replaced and not followed.
-func (t *tree) replaceEtc(name, content string) error {
-	etc, err := t.mkdirAll("etc", 0o755)
+func (t *Tree) ReplaceEtc(name, content string) error {
+	etc, err := t.MkdirAll("etc", 0o755)
 	if err != nil {
 		return err
 	}
@@ -122,10 +121,10 @@ func (t *tree) replaceEtc(name, content string) error {
 	return errors.Join(err, f.Close())
 }
 
-// readFile returns the content of a regular file of at most limit bytes; a
+// ReadFile returns the content of a regular file of at most limit bytes; a
 // missing file is empty.
-func (t *tree) readFile(name string, limit int64) ([]byte, error) {
-	f, err := t.open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
+func (t *Tree) ReadFile(name string, limit int64) ([]byte, error) {
+	f, err := t.Open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
 		return nil, nil
 	}
@@ -146,4 +145,5 @@ func (t *tree) readFile(name string, limit int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, limit))
 }
 
-func (t *tree) Close() error { return t.dir.Close() }
+// Close lets go of the tree.
+func (t *Tree) Close() error { return t.dir.Close() }
