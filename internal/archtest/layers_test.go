@@ -53,6 +53,7 @@ var layers = map[string]string{
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
 	"internal/machine/limits": "",
 	"migrate":                 "memory internal/state migrate/...",
+	"migrate/commit":          "",
 	"migrate/snapshot":        "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":          "memory",
 	"migrate/wire":            "internal/state",
