@@ -27,7 +27,7 @@ var defaultDevices = [...]plan.Device{
 // descriptors is left to the caller.
 func buildPlan(s *specs.Spec, rec *record) (*plan.Plan, error) {
 	p := &plan.Plan{
-		Kind: plan.Create, StartFD: plan.None, ConsoleFD: plan.None, SeccompFD: plan.None,
+		StartFD: plan.None, ConsoleFD: plan.None, SeccompFD: plan.None,
 		UserNS: rec.UserNS, Hostname: s.Hostname, Domainname: s.Domainname,
 		Root: plan.Root{Path: rec.Rootfs, ReadOnly: s.Root.Readonly, Remain: namespaceOf(s, specs.MountNamespace) == nil},
 	}

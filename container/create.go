@@ -116,9 +116,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, now bool) (_ *cre
 	if c.plan.Process != nil {
 		c.plan.Process.DieWithParent = o.DieWithCaller
 	}
-	if !o.NoNewKeyring {
-		c.plan.NewKeyring = "_ses." + o.ID
-	}
+	c.plan.NewKeyring = c.rec.Keyring
 	if err = r.filter(c.plan.Process, c.spec.Linux); err != nil {
 		return nil, err
 	}
@@ -184,6 +182,9 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 		Version: recordVersion, OCIVersion: specs.Version, ID: o.ID, Bundle: bundle, Rootfs: root, Owner: os.Getuid(),
 		Annot: c.spec.Annotations, UserNS: namespaceOf(c.spec, specs.UserNamespace) != nil,
 	}
+	if !o.NoNewKeyring {
+		c.rec.Keyring = "_ses." + o.ID
+	}
 	if r.Cgroups != nil {
 		c.rec.CgroupPath = cgroupPath(c.spec, o.ID)
 	}
@@ -207,7 +208,9 @@ func (c *creation) setUp(ctx context.Context) error {
 	if err := cgroupMounts(c.plan, c.group); err != nil {
 		return err
 	}
-	c.seccompState(pid, specs.StateCreating)
+	if c.plan.SeccompFD != plan.None {
+		c.plan.Process.SeccompState = c.rec.seccompState(c.spec.Linux.Seccomp, pid, specs.StateCreating)
+	}
 	b, err := c.plan.Encode()
 	if err != nil {
 		return err
@@ -242,22 +245,23 @@ func (c *creation) setUp(ctx context.Context) error {
 
 // tell hands the process's ID to those who asked.
 func (c *creation) tell() error {
-	if err := c.sendPIDFD(); err != nil {
+	if err := sendPIDFD(c.o.PIDFDSocket, c.pidfd); err != nil {
 		return err
 	}
 	return writePIDFile(c.o.PIDFile, c.rec.PID)
 }
 
-func (c *creation) sendPIDFD() error {
-	if c.o.PIDFDSocket == "" {
+// sendPIDFD sends a pidfd to a listening socket; "": nobody wants it.
+func sendPIDFD(socket string, pidfd *os.File) error {
+	if socket == "" {
 		return nil
 	}
-	s, err := connectUnix("--pidfd-socket", c.o.PIDFDSocket)
+	s, err := connectUnix("--pidfd-socket", socket)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	if err := unix.Sendmsg(int(s.Fd()), []byte("pidfd"), unix.UnixRights(int(c.pidfd.Fd())), nil, unix.MSG_NOSIGNAL); err != nil {
+	if err := unix.Sendmsg(int(s.Fd()), []byte("pidfd"), unix.UnixRights(int(pidfd.Fd())), nil, unix.MSG_NOSIGNAL); err != nil {
 		return fmt.Errorf("--pidfd-socket: %w", err)
 	}
 	return nil

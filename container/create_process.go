@@ -131,16 +131,24 @@ func (c *creation) console() (int32, error) {
 }
 
 func (c *creation) seccompListener() error {
-	l := c.spec.Linux
-	if l == nil || l.Seccomp == nil || l.Seccomp.ListenerPath == "" || c.plan.Process == nil {
+	path := listenerPath(c.spec.Linux)
+	if path == "" || c.plan.Process == nil {
 		return nil
 	}
-	s, err := connectUnix("linux.seccomp.listenerPath", l.Seccomp.ListenerPath)
+	s, err := connectUnix("linux.seccomp.listenerPath", path)
 	if err != nil {
 		return err
 	}
 	c.plan.SeccompFD = c.give(s, true)
 	return nil
+}
+
+// listenerPath is where a profile that notifies has its agent; "" without.
+func listenerPath(l *specs.Linux) string {
+	if l == nil || l.Seccomp == nil {
+		return ""
+	}
+	return l.Seccomp.ListenerPath
 }
 
 // filter compiles the configuration's seccomp profile into a process's plan.
@@ -161,17 +169,12 @@ func (r *Runtime) filter(p *plan.Process, l *specs.Linux) error {
 
 // seccompState is what the seccomp agent is told with the listener
 // (config-linux.md, "The Container Process State").
-func (c *creation) seccompState(pid int, st specs.ContainerState) {
-	if c.plan.SeccompFD == plan.None {
-		return
-	}
+func (rec *record) seccompState(s *specs.LinuxSeccomp, pid int, st specs.ContainerState) []byte {
 	b, _ := json.Marshal(specs.ContainerProcessState{ // plain data
-		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: c.spec.Linux.Seccomp.ListenerMetadata,
-		State: specs.State{
-			Version: specs.Version, ID: c.rec.ID, Status: st, Pid: c.rec.PID, Bundle: c.rec.Bundle, Annotations: c.rec.Annot,
-		},
+		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: s.ListenerMetadata,
+		State: specs.State{Version: specs.Version, ID: rec.ID, Status: st, Pid: rec.PID, Bundle: rec.Bundle, Annotations: rec.Annot},
 	})
-	c.plan.Process.SeccompState = b
+	return b
 }
 
 // spawn starts the stage and records its process.
@@ -217,24 +220,12 @@ func (c *creation) spawn() error {
 	return c.dir.save(c.rec)
 }
 
-// clone is by package syscall, or by hand where a user namespace is joined.
+// clone is by package syscall, but where a user namespace is joined.
 func (c *creation) clone(req *spawn.Request) (int, error) {
 	if c.ns.user == nil {
 		return spawn.Start(req)
 	}
-	j := &spawn.JoinRequest{Request: *req, UserNS: true, Join: []spawn.Namespaces{{FD: int(c.ns.user.Fd()), Flags: unix.CLONE_NEWUSER}}}
-	if c.ns.pid != nil {
-		j.Join = append(j.Join, spawn.Namespaces{FD: int(c.ns.pid.Fd()), Flags: unix.CLONE_NEWPID})
-	}
-	if req.Cgroup != nil {
-		f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d/cgroup.procs", req.Cgroup.Fd()), os.O_WRONLY, 0)
-		if err != nil {
-			return 0, err
-		}
-		defer f.Close()
-		j.Cgroups = []*os.File{f}
-	}
-	return spawn.Join(j)
+	return spawn.Join(&spawn.JoinRequest{Request: *req, UserNS: c.ns.user})
 }
 
 // self is the binary to execute in a container.

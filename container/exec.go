@@ -8,9 +8,9 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/hvctl/hvctl/container/enter"
 	"github.com/hvctl/hvctl/container/plan"
-	"github.com/hvctl/hvctl/container/spawn"
-	"github.com/hvctl/hvctl/container/stage"
+	"github.com/hvctl/hvctl/container/steps"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -65,12 +65,8 @@ func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (*Proc, er
 	if err != nil {
 		return nil, err
 	}
-	e := &execution{creation: creation{r: r, dir: d, rec: rec, spec: spec}, o: &o}
-	defer e.close()
-	if err := e.start(ctx); err != nil {
-		return nil, err
-	}
-	return &Proc{e.pid, e.pidfd}, nil
+	e := &execution{r: r, o: &o, rec: rec, spec: spec}
+	return e.start(ctx)
 }
 
 // Config is the configuration that a container was made from.
@@ -85,48 +81,48 @@ func (r *Runtime) Config(id string) (*specs.Spec, error) {
 
 // execution is a further process while it is started.
 type execution struct {
-	creation // of the container: its record, configuration and the like
-	o        *ExecOptions
-	pid      int
+	r     *Runtime
+	o     *ExecOptions
+	rec   *record
+	spec  *specs.Spec
+	files []*os.File // the process's descriptors
+	own   []*os.File // those of them that are ours to close
 }
 
-func (e *execution) close() {
-	for _, f := range e.own {
-		f.Close()
-	}
-	if e.sync != nil {
-		e.sync.Close()
-	}
-}
-
-func (e *execution) start(ctx context.Context) error {
+func (e *execution) start(ctx context.Context) (*Proc, error) {
 	pr, err := processPlan(e.o.Process, e.spec.Linux)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	pr.SetGroups = !e.groupsDenied()
-	e.plan = &plan.Plan{Kind: plan.Exec, StartFD: plan.None, ConsoleFD: plan.None, SeccompFD: plan.None, UserNS: e.rec.UserNS, Process: pr}
+	pr.SetGroups, pr.KeepFDs = !e.groupsDenied(), uint32(len(e.o.ExtraFiles))
+	pr.Env = e.withHome(pr.Env, pr.UID)
 	if err := e.r.filter(pr, e.spec.Linux); err != nil {
-		return err
+		return nil, err
 	}
-	if err := e.connect(); err != nil {
-		return err
+	t := &enter.Target{
+		Process: pr, OOM: e.o.Process.OOMScoreAdj, Keyring: e.rec.Keyring, NoGroups: !pr.SetGroups,
+		Console: plan.None, Notify: plan.None, State: plan.None,
 	}
-	if e.pid, err = e.spawn(); err != nil {
-		return fmt.Errorf("exec in container %q: %w", e.rec.ID, err)
-	}
-	fd, err := unix.PidfdOpen(e.pid, 0) // our child
+	defer func() { closeAll(e.own) }()
+	e.files = append(stdio(e.o.Stdio), e.o.ExtraFiles...)
+	state, err := e.connect(t)
 	if err != nil {
-		return os.NewSyscallError("pidfd_open", err)
+		return nil, err
 	}
-	e.pidfd = os.NewFile(uintptr(fd), "pidfd")
-	if err := e.release(ctx); err != nil {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // it may have ended
-		reap(e.pid)
-		e.pidfd.Close()
-		return err
+	if state != nil {
+		defer state.Close()
 	}
-	return nil
+	if err := e.target(t); err != nil {
+		return nil, err
+	}
+	run, err := enter.Program(t).Start(e.files)
+	if err != nil {
+		return nil, err
+	}
+	defer run.Close()
+	closeAll(e.own) // the other ends of connections, above all
+	e.own = nil
+	return e.follow(ctx, run, state)
 }
 
 // groupsDenied says that setgroups(2) is forbidden in the container's user
@@ -139,51 +135,62 @@ func (e *execution) groupsDenied() bool {
 	return err == nil && string(b) == "deny\n"
 }
 
-// connect opens what the stage is given.
-func (e *execution) connect() error {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return os.NewSyscallError("socketpair", err)
+// give adds a descriptor of the process and returns its number there.
+func (e *execution) give(f *os.File, own bool) int {
+	e.files = append(e.files, f)
+	if own {
+		e.own = append(e.own, f)
 	}
-	e.sync = os.NewFile(uintptr(pair[0]), "sync")
-	e.creation.o = &CreateOptions{ConsoleSocket: e.o.ConsoleSocket, Console: e.o.Console}
-	e.files = append(e.files, stdio(e.o.Stdio)...)
-	e.give(os.NewFile(uintptr(pair[1]), "sync"), true)
-	if e.plan.ConsoleFD, err = e.console(); err != nil {
-		return err
-	}
-	if err := e.seccompListener(); err != nil {
-		return err
-	}
-	if n := len(e.o.ExtraFiles); n > 0 {
-		e.plan.Process.KeepBase, e.plan.Process.KeepFDs = uint32(len(e.files)), uint32(n)
-		e.files = append(e.files, e.o.ExtraFiles...)
-	}
-	return nil
+	return len(e.files) - 1
 }
 
-// spawn starts the stage inside the container.
-func (e *execution) spawn() (int, error) {
+// connect opens the connections that the process sends something over. state
+// takes what goes with the seccomp listener; nil: there is none.
+func (e *execution) connect(t *enter.Target) (state *os.File, err error) {
+	switch {
+	case e.o.Console != nil:
+		t.Console = e.give(e.o.Console, false)
+	case e.o.ConsoleSocket != "":
+		s, err := connectUnix("--console-socket", e.o.ConsoleSocket)
+		if err != nil {
+			return nil, err
+		}
+		t.Console = e.give(s, true)
+	}
+	path := listenerPath(e.spec.Linux)
+	if path == "" {
+		return nil, nil
+	}
+	s, err := connectUnix("linux.seccomp.listenerPath", path)
+	if err != nil {
+		return nil, err
+	}
+	t.Notify = e.give(s, true)
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	t.State = e.give(r, true)
+	return w, nil
+}
+
+// target opens the namespaces and groups that the process joins.
+func (e *execution) target(t *enter.Target) error {
 	fd, err := e.rec.pidfd()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer unix.Close(fd)
-	exe, err := e.r.self()
-	if err != nil {
-		return 0, err
-	}
-	defer exe.Close()
+	t.Last = len(e.files)
+	t.PIDFD = e.give(os.NewFile(uintptr(fd), "pidfd"), true)
 	groups, err := e.groups()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	defer closeAll(groups)
-	flags, user := e.namespaces()
-	return spawn.Join(&spawn.JoinRequest{
-		Request: spawn.Request{Exe: exe, Args: []string{"hvctl-oci", stage.Verb}, Env: stageEnv(), Files: e.files, NoGroups: e.groupsDenied()},
-		Join:    []spawn.Namespaces{{FD: fd, Flags: flags}}, UserNS: user, Cgroups: groups,
-	})
+	for _, f := range groups {
+		t.Groups = append(t.Groups, e.give(f, true))
+	}
+	t.Join, t.UserNS = e.namespaces()
+	return nil
 }
 
 // namespaces are those of the container that are not ours.
@@ -236,41 +243,56 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// release gives the stage its plan and waits until it is the program.
-func (e *execution) release(ctx context.Context) error {
-	if err := setOOMScore(e.pid, e.o.Process); err != nil {
-		return err
+// follow waits until the process is the program, or could not be.
+func (e *execution) follow(ctx context.Context, run *steps.Started, state *os.File) (p *Proc, err error) {
+	defer reap(run.PID) // it ends when it has told of its child, or failed
+	defer context.AfterFunc(ctx, func() { _ = unix.Kill(run.PID, unix.SIGKILL) })()
+	for {
+		child, rerr := run.Next()
+		switch {
+		case errors.Is(rerr, io.EOF) && p != nil && err == nil:
+			if err = e.tell(p); err == nil {
+				return p, nil
+			}
+		case rerr != nil && !errors.Is(rerr, io.EOF):
+			err = rerr // and on to the end, for the child's ID may be still to come
+			continue
+		case rerr == nil:
+			if p, err = e.adopt(child, state); err == nil {
+				continue
+			}
+		}
+		if p != nil {
+			_ = unix.Kill(p.PID, unix.SIGKILL) // our child, not reaped yet
+			reap(p.PID)
+			p.FD.Close()
+		}
+		if err == nil {
+			err = errors.Join(fmt.Errorf("exec in container %q: the process that joins its namespaces died", e.rec.ID), context.Cause(ctx))
+		}
+		return nil, err
 	}
-	e.seccompState(e.pid, specs.StateRunning)
-	b, err := e.plan.Encode()
+}
+
+// adopt takes the child that the program tells of, and gives it what it waits
+// for.
+func (e *execution) adopt(pid int, state *os.File) (*Proc, error) {
+	fd, err := unix.PidfdOpen(pid, 0) // our child, not reaped before we do
 	if err != nil {
+		reap(pid)
+		return nil, os.NewSyscallError("pidfd_open", err)
+	}
+	p := &Proc{pid, os.NewFile(uintptr(fd), "pidfd")}
+	if state != nil {
+		_, err = state.Write(e.rec.seccompState(e.spec.Linux.Seccomp, pid, specs.StateRunning))
+	}
+	return p, err
+}
+
+// tell hands the process's ID to those who asked.
+func (e *execution) tell(p *Proc) error {
+	if err := sendPIDFD(e.o.PIDFDSocket, p.FD); err != nil {
 		return err
 	}
-	// Written before the program runs: its end may be noticed at once.
-	if err := writePIDFile(e.o.PIDFile, e.pid); err != nil {
-		return err
-	}
-	e.creation.o.PIDFDSocket = e.o.PIDFDSocket
-	if err := e.sendPIDFD(); err != nil {
-		return err
-	}
-	for _, f := range e.own { // the stage's end of the connection, above all
-		f.Close()
-	}
-	e.own = nil
-	if err := plan.WritePlan(e.sync, b); err != nil {
-		return fmt.Errorf("give the process its plan: %w", err)
-	}
-	defer context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(int(e.pidfd.Fd()), unix.SIGKILL, nil, 0) })()
-	switch k, text, err := plan.Receive(e.sync); {
-	case err == nil && k == plan.Failed:
-		return errors.New(text)
-	case err == nil:
-		return fmt.Errorf("the process said %q", k)
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case !errors.Is(err, io.EOF):
-		return err
-	}
-	return nil
+	return writePIDFile(e.o.PIDFile, p.PID)
 }

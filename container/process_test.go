@@ -199,7 +199,7 @@ func TestExec(t *testing.T) {
 			if err := h.Start(t.Context(), h.id()); err != nil {
 				t.Fatal(err)
 			}
-			out, code, err := h.execute(shell("hostname; cat /proc/1/comm; id -u; ls /proc/self/fd; grep -c :/$ /proc/self/cgroup; exit 5"))
+			out, code, err := h.execute(shell("hostname; ls -d /proc/1; id -u; ls /proc/self/fd; grep -c :/$ /proc/self/cgroup; exit 5"))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -207,7 +207,7 @@ func TestExec(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := fmt.Sprintf("inside\nsleep\n0\n0\n1\n2\n3\n%d", strings.Count(string(groups), "\n"))
+			want := fmt.Sprintf("inside\n/proc/1\n0\n0\n1\n2\n3\n%d", strings.Count(string(groups), "\n"))
 			if out != want || code != 5 {
 				t.Errorf("it wrote %q and ended with %d; want %q, 5", out, code, want)
 			}

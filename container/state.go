@@ -79,6 +79,7 @@ type record struct {
 	CgroupPath string            `json:"cgroupPath,omitempty"`
 	Cgroup     map[string]string `json:"cgroup,omitempty"` // directories by controller
 	UserNS     bool              `json:"userns,omitempty"`
+	Keyring    string            `json:"keyring,omitempty"` // session keyring's name
 }
 
 const recordVersion = 1

@@ -42,8 +42,6 @@ func Decode(b []byte) (*Plan, error) {
 		return nil, fmt.Errorf("%w: cut short or out of bounds", ErrMalformed)
 	case len(c.in) != 0:
 		return nil, fmt.Errorf("%w: %d bytes too many", ErrMalformed, len(c.in))
-	case p.Kind != Create && p.Kind != Exec:
-		return nil, fmt.Errorf("%w: kind %d", ErrMalformed, p.Kind)
 	}
 	return p, nil
 }

@@ -3,7 +3,6 @@ package plan
 // The walks below are the encoding: the order of the fields is the format.
 
 func (p *Plan) code(c *coder) {
-	c.u32(&p.Kind)
 	c.i32(&p.StartFD)
 	c.i32(&p.ConsoleFD)
 	c.i32(&p.SeccompFD)

@@ -1,18 +1,10 @@
 package plan
 
-// What the stage is to become.
-const (
-	Create = 1 // the first process of a container
-	Exec   = 2 // a further process in a running one
-)
-
 // None is the number of a descriptor that is not there.
 const None = -1
 
 // Plan is all the stage needs to know.
 type Plan struct {
-	Kind uint32
-
 	// Descriptors, by their number in the stage; None where unused.
 	StartFD   int32 // listening socket on which the start arrives
 	ConsoleFD int32 // connected socket that takes the terminal's master

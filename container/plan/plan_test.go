@@ -42,7 +42,6 @@ func fill(v reflect.Value, r *rand.Rand) {
 func filled(seed uint64) *plan.Plan {
 	p := new(plan.Plan)
 	fill(reflect.ValueOf(p).Elem(), rand.New(rand.NewPCG(seed, 1)))
-	p.Kind = plan.Create
 	return p
 }
 

@@ -6,7 +6,6 @@ import (
 	"os"
 
 	"github.com/hvctl/hvctl/container/inroot"
-	"github.com/hvctl/hvctl/container/plan"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,14 +19,6 @@ func (s *stage) console() error {
 		return nil
 	}
 	root := inroot.Root(s.root)
-	if s.root < 0 {
-		fd, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return os.NewSyscallError("open /", err)
-		}
-		defer unix.Close(fd)
-		root = inroot.Root(fd)
-	}
 	master, peer, err := openPTY(root)
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
@@ -40,7 +31,7 @@ func (s *stage) console() error {
 			return fmt.Errorf("process.consoleSize: %w", err)
 		}
 	}
-	if s.plan.Kind == plan.Create && !s.plan.Root.Remain {
+	if !s.plan.Root.Remain {
 		if err := bindConsole(root, peer); err != nil {
 			return fmt.Errorf("/dev/console: %w", err)
 		}

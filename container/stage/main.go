@@ -79,24 +79,18 @@ func (s *stage) run() error {
 			return os.NewSyscallError("session keyring", err)
 		}
 	}
-	if p.Kind == plan.Create {
-		if err := s.container(); err != nil {
-			return err
-		}
-	} else if err := s.console(); err != nil {
+	if err := s.container(); err != nil {
 		return err
 	}
 	path, err := s.prepare()
 	if err != nil {
 		return err
 	}
-	if p.Kind == plan.Create {
-		if err := s.awaitStart(); err != nil {
-			return err
-		}
-		if err := s.hooks(p.AtStart, p.StartState); err != nil {
-			return fmt.Errorf("hooks.startContainer: %w", err)
-		}
+	if err := s.awaitStart(); err != nil {
+		return err
+	}
+	if err := s.hooks(p.AtStart, p.StartState); err != nil {
+		return fmt.Errorf("hooks.startContainer: %w", err)
 	}
 	if p.Process == nil {
 		return errors.New("process: not set in the configuration, there is nothing to start")
