@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/hvctl/hvctl/internal/microvm/prepare"
+	ctrprepare "github.com/hvctl/hvctl/internal/nscontainer/prepare"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/urfave/cli/v2"
 )
@@ -25,6 +26,16 @@ type backendEntry struct {
 // backends is every backend of this build; the first one is the default.
 var backends = []backendEntry{
 	{"vm", newVMBackend},
+	{"container", newContainerBackend},
+}
+
+// newContainerBackend is the container backend with its program.
+func newContainerBackend(backendEnv) (workload.Backend, error) {
+	owner, err := findHelper("hvctl-ctr")
+	if err != nil {
+		return nil, err
+	}
+	return ctrprepare.New(owner), nil
 }
 
 // newVMBackend is the microVM backend with its two programs.

@@ -14,6 +14,7 @@ var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
+	"cmd/hvctl-ctr": "container/stage internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/workload",
 	"cmd/hvctl-oci": "container container/seal container/stage internal/cgroup",
 	"cmd/hvinit":    "internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
@@ -78,19 +79,22 @@ var layers = map[string]string{
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory internal/agent internal/cgroup internal/guestproto internal/hostnet " +
 		"internal/initrd internal/machine internal/metrics internal/seccomp internal/workload",
-	"internal/microvm/prepare":   "internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
-	"internal/agent":             "internal/guestproto",
-	"internal/guestproto":        "",
-	"internal/initrd":            "",
-	"internal/hostnet":           "",
-	"internal/cgroup":            "",
-	"internal/seccomp":           "",
-	"internal/config":            "",
-	"internal/instance":          "internal/workload",
-	"internal/control":           "internal/workload",
-	"internal/doctor":            "kvm",
-	"internal/supervisor":        "internal/cgroup internal/control internal/instance internal/workload",
-	"internal/supervisor/launch": "internal/cgroup internal/control internal/instance internal/workload",
+	"internal/microvm/prepare": "internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
+	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
+		"internal/seccomp internal/workload",
+	"internal/nscontainer/prepare": "container internal/cgroup internal/etcfiles internal/nscontainer internal/workload",
+	"internal/agent":               "internal/guestproto",
+	"internal/guestproto":          "",
+	"internal/initrd":              "",
+	"internal/hostnet":             "",
+	"internal/cgroup":              "",
+	"internal/seccomp":             "",
+	"internal/config":              "",
+	"internal/instance":            "internal/workload",
+	"internal/control":             "internal/workload",
+	"internal/doctor":              "kvm",
+	"internal/supervisor":          "internal/cgroup internal/control internal/instance internal/workload",
+	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/workload",
 
 	// Tests and tools.
 	"internal/archtest":   "",

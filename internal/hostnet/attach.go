@@ -16,9 +16,9 @@ import (
 // Attachment is an instance's place on the network. Its fields do not change
 // after Attach; DNS, Gateway and IP are what the guest is told.
 type Attachment struct {
-	Tap     *os.File   // the first queue; frames carry a 12-byte vnet header
-	Queues  []*os.File // every queue, Tap included; none with Options.NetNS
-	TapName string     // the host's interface, which may be one end of a pair
+	Tap     *os.File         // the first queue; frames carry a 12-byte vnet header
+	Queues  []*os.File       // every queue, Tap included; none with Options.NetNS
+	TapName string           // the host's interface, which may be one end of a pair
 	MAC     net.HardwareAddr // the guest's
 	IP      netip.Prefix     // the guest's, with the length of the network
 	Gateway netip.Addr
@@ -28,7 +28,7 @@ type Attachment struct {
 	Ports   []Port // published, with the host ports that were chosen
 
 	o       Options
-	paired  bool // the host's end of a pair was made
+	paired  bool                   // the host's end of a pair was made
 	serving []interface{ close() } // proxies and the DNS forwarder
 	once    sync.Once
 	closed  error

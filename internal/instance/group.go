@@ -76,6 +76,17 @@ func (s *Store) StrayGroups() (map[string]string, error) {
 	return stray, nil
 }
 
+// Alive tells whether the instance id has an owner, or a starter; in doubt it
+// has.
+func (s *Store) Alive(id string) bool {
+	if !validID(id) {
+		return true
+	}
+	i := &Instance{store: s, dir: filepath.Join(s.root, id)}
+	held, err := i.held()
+	return held || err != nil
+}
+
 func (s *Store) group(id string) string {
 	b, err := os.ReadFile(filepath.Join(s.root, groupsDir, id))
 	if err != nil || len(b) > maxGroupPath || !strings.HasPrefix(string(b), "/") {

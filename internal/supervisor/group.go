@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/cgroup"
@@ -19,6 +20,9 @@ func (o *owner) openGroup() *cgroup.Group {
 		return nil
 	}
 	g, err := cgroup.Open(path)
+	if errors.Is(err, cgroup.ErrNotFound) {
+		return nil // the runtime makes it, for others than us
+	}
 	if err != nil {
 		o.log.Warn("the instance's cgroup", "path", path, "err", err)
 		return nil
@@ -32,6 +36,7 @@ func (o *owner) openGroup() *cgroup.Group {
 func (o *owner) leaveGroup() {
 	g := o.group
 	if g == nil {
+		o.forgetGroup()
 		return
 	}
 	if err := g.Leave(); err != nil {
@@ -46,6 +51,18 @@ func (o *owner) leaveGroup() {
 	}
 	if o.cfg.Res.CgroupParent == "" {
 		g.Prune("/")
+	}
+	o.forgetGroup()
+}
+
+// forgetGroup removes the note of a group that is gone.
+func (o *owner) forgetGroup() {
+	path := o.inst.Group()
+	if path == "" {
+		return
+	}
+	if _, err := cgroup.Open(path); !errors.Is(err, cgroup.ErrNotFound) && !errors.Is(err, cgroup.ErrNotMounted) {
+		return // the next command removes it
 	}
 	if err := o.inst.ForgetGroup(); err != nil {
 		o.log.Warn("removing the cgroup's note", "err", err)

@@ -280,7 +280,7 @@ func (o *owner) Stats(ctx context.Context) (workload.Stats, error) {
 		return workload.Stats{}, err
 	}
 	s, err := o.rt.Stats(ctx)
-	if err == nil {
+	if err == nil && s.Cgroup == nil {
 		s.Cgroup = o.groupStats()
 	}
 	return s, err

@@ -31,6 +31,14 @@ type OwnerLimiter interface {
 	OwnerLimits(c *Config) (limits *specs.LinuxResources, required bool)
 }
 
+// Isolator is a Backend whose instances' processes are the host's: those that
+// live in the group at Config.GroupPath, which an owner makes itself and stays
+// out of. It mounts the root file system, for which it is started in a mount
+// namespace of its own. When it was killed, others find the group by its path.
+type Isolator interface {
+	OwnMounts() bool
+}
+
 // Cleaner is a Backend that can take back what killed owners of instances
 // under a state root left on the host. It is harmless at any time.
 type Cleaner interface {

@@ -2,6 +2,7 @@ package workload
 
 import (
 	"net/netip"
+	"path"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -71,6 +72,15 @@ type Resources struct {
 
 // DefaultCgroupParent is where instances' cgroups are.
 const DefaultCgroupParent = "/hvctl"
+
+// GroupPath is the cgroup of the instance. Package cgroup judges it.
+func (c *Config) GroupPath() string {
+	parent := c.Res.CgroupParent
+	if parent == "" {
+		parent = DefaultCgroupParent
+	}
+	return path.Join(parent, c.Backend+"-"+c.ID)
+}
 
 // Network modes.
 const (

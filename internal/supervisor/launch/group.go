@@ -20,15 +20,15 @@ const groupGrace = 5 * time.Second
 // has one: nil without. Where groups cannot be made, that is an error only when
 // the user asked for something that needs one.
 func newGroup(b workload.Backend, i *instance.Instance) (*cgroup.Group, error) {
+	path := i.Config().GroupPath()
+	if isolated(b) {
+		return nil, i.NoteGroup(path) // its owner makes it
+	}
 	l, ok := b.(workload.OwnerLimiter)
 	if !ok {
 		return nil, nil
 	}
 	limits, required := l.OwnerLimits(i.Config())
-	path, err := groupPath(i.Config())
-	if err != nil {
-		return nil, err
-	}
 	if err := i.NoteGroup(path); err != nil { // first: what is made must be found again
 		return nil, err
 	}
@@ -43,15 +43,6 @@ func newGroup(b workload.Backend, i *instance.Instance) (*cgroup.Group, error) {
 		return nil, fmt.Errorf("%s: %w", i.Name(), err)
 	}
 	return nil, nil
-}
-
-// groupPath is where an instance's group is.
-func groupPath(c *workload.Config) (string, error) {
-	parent := c.Res.CgroupParent
-	if parent == "" {
-		parent = workload.DefaultCgroupParent
-	}
-	return cgroup.JoinPath(parent, c.Backend+"-"+c.ID)
 }
 
 // startIn starts a process in g, or where we are when g is nil.
@@ -130,5 +121,17 @@ func Sweep(ctx context.Context, s *instance.Store) error {
 	return errors.Join(errs...)
 }
 
-// detached is a session of its own, away from our terminal and its signals.
-func detached() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setsid: true} }
+// detached is a session of its own, away from our terminal and its signals, and
+// for the owner of a container a mount namespace of its own.
+func detached(b workload.Backend) *syscall.SysProcAttr {
+	a := &syscall.SysProcAttr{Setsid: true}
+	if isolated(b) {
+		a.Cloneflags = syscall.CLONE_NEWNS
+	}
+	return a
+}
+
+func isolated(b workload.Backend) bool {
+	i, ok := b.(workload.Isolator)
+	return ok && i.OwnMounts()
+}

@@ -1,0 +1,237 @@
+package nscontainer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hvctl/hvctl/container"
+	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/etcfiles"
+	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// endTimeout bounds the removal of the container's processes and group.
+const endTimeout = 10 * time.Second
+
+// Container is one container. It is a workload.Runtime. Before Start has
+// returned, and after the first process has ended, everything but Wait and
+// Close is refused with workload.ErrNotRunning.
+type Container struct {
+	cfg *workload.Config
+	dir string
+	log *slog.Logger
+	oci *container.Runtime
+
+	// What Start made so far; only Start and Close use these.
+	layers *layers
+	group  *cgroup.Group // nil: none could be made
+	made   bool          // the container exists
+	net    *hostnet.Attachment
+
+	first atomic.Pointer[process] // set when the program runs
+
+	ooms    sync.Mutex
+	counted uint64 // OOM kills accounted for; guarded by ooms
+
+	closing sync.Once
+	err     error
+}
+
+var (
+	_ workload.Runtime         = (*Container)(nil)
+	_ workload.Pauser          = (*Container)(nil)
+	_ workload.Updater         = (*Container)(nil)
+	_ workload.Inspector       = (*Container)(nil)
+	_ workload.NetworkReporter = (*Container)(nil)
+	_ workload.Copier          = (*Container)(nil)
+	_ workload.Lister          = (*Container)(nil)
+)
+
+// New prepares the runtime of the instance whose state directory is dir. It
+// starts and holds nothing yet. The process must be in a mount namespace of its
+// own.
+func New(cfg *workload.Config, dir string, log *slog.Logger) (*Container, error) {
+	c := &Container{cfg: cfg, dir: dir, log: log}
+	groups, err := container.HostCgroups()
+	if err != nil {
+		return nil, fmt.Errorf("cgroups: %w", err)
+	}
+	c.oci = &container.Runtime{Root: filepath.Join(dir, "oci"), Log: log, Cgroups: groups}
+	return c, nil
+}
+
+// Start makes the container and runs its first process. On error what was made
+// is kept until Close.
+func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Process, error) {
+	var err error
+	if c.layers, err = mountLayers(c.cfg, c.dir); err != nil {
+		return nil, err
+	}
+	tree, err := etcfiles.OpenTree(c.layers.root)
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	who, err := c.user(tree, c.cfg.Spec.Process)
+	if err != nil {
+		return nil, err
+	}
+	spec := Spec(c.cfg, c.layers.root, who)
+	// The working directory is made, as container engines do.
+	if d, err := tree.MkdirAll(spec.Process.Cwd, 0o755); err == nil {
+		d.Close()
+	}
+	p, err := c.connect(io, spec.Process)
+	if err != nil {
+		return nil, err
+	}
+	made, err := c.oci.Create(ctx, container.CreateOptions{
+		ID: c.cfg.ID, Bundle: c.dir, Spec: spec, Stdio: p.theirs, Console: p.socket, DieWithCaller: true,
+	})
+	p.closeTheirs()
+	if err != nil {
+		p.abandon()
+		return nil, startError(err)
+	}
+	c.made = true
+	if err := p.adopt(made); err != nil {
+		return nil, err
+	}
+	if c.group, err = cgroup.Open(spec.Linux.CgroupsPath); err != nil {
+		return nil, err
+	}
+	if err := c.attachNetwork(ctx, made.PID); err != nil {
+		return nil, err
+	}
+	if err := c.writeNames(tree); err != nil {
+		return nil, err
+	}
+	if err := c.oci.Start(ctx, c.cfg.ID); err != nil {
+		return nil, startError(err)
+	}
+	p.run()
+	c.first.Store(p)
+	return p, nil
+}
+
+// running returns the first process while it runs.
+func (c *Container) running() (*process, error) {
+	p := c.first.Load()
+	if p == nil {
+		return nil, workload.ErrNotRunning
+	}
+	select {
+	case <-p.ended:
+		return nil, workload.ErrNotRunning
+	default:
+		return p, nil
+	}
+}
+
+// Exec runs another process in the container.
+func (c *Container) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (workload.Process, error) {
+	if _, err := c.running(); err != nil {
+		return nil, err
+	}
+	tree, err := c.tree()
+	if err != nil {
+		return nil, err
+	}
+	defer tree.Close()
+	who, err := c.user(tree, spec)
+	if err != nil {
+		return nil, err
+	}
+	own := *spec
+	identify(c.cfg, &own, who)
+	p, err := c.connect(io, &own)
+	if err != nil {
+		return nil, err
+	}
+	made, err := c.oci.Exec(ctx, c.cfg.ID, container.ExecOptions{Process: &own, Stdio: p.theirs, Console: p.socket})
+	p.closeTheirs()
+	if err != nil {
+		p.abandon()
+		return nil, startError(err)
+	}
+	if err := p.adopt(made); err != nil {
+		return nil, err
+	}
+	p.run()
+	return p, nil
+}
+
+// Shutdown implements workload.Runtime. A container has no power button: what
+// the stop signal did not end, nothing gentler than the end will.
+func (c *Container) Shutdown(context.Context) error {
+	return fmt.Errorf("%w: a container has no gentler way to end than its stop signal", workload.ErrUnsupported)
+}
+
+// Kill ends every process at once.
+func (c *Container) Kill(ctx context.Context) error {
+	p, err := c.running()
+	if err != nil {
+		return err
+	}
+	// The first process first: it takes its PID namespace with it.
+	if err := p.send(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	err = c.oci.Kill(ctx, c.cfg.ID, unix.SIGKILL, true) // wakes those that are paused
+	if errors.Is(err, container.ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// Pause stops every process where it is.
+func (c *Container) Pause(ctx context.Context) error {
+	if _, err := c.running(); err != nil {
+		return err
+	}
+	return c.oci.Pause(ctx, c.cfg.ID)
+}
+
+// Resume undoes Pause.
+func (c *Container) Resume(ctx context.Context) error {
+	if _, err := c.running(); err != nil {
+		return err
+	}
+	return c.oci.Resume(ctx, c.cfg.ID)
+}
+
+// Close ends what still runs and frees everything.
+func (c *Container) Close() error {
+	c.closing.Do(func() { c.err = c.close() })
+	return c.err
+}
+
+func (c *Container) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	var errs []error
+	if c.made {
+		errs = append(errs, c.oci.Delete(ctx, c.cfg.ID, true))
+		if c.group != nil && c.cfg.Res.CgroupParent == "" {
+			c.group.Prune("/")
+		}
+	}
+	if c.net != nil {
+		errs = append(errs, c.net.Close())
+	}
+	if c.layers != nil {
+		errs = append(errs, c.layers.close())
+	}
+	errs = append(errs, os.RemoveAll(c.oci.Root))
+	return errors.Join(errs...)
+}

@@ -1,0 +1,99 @@
+package nscontainer
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hvctl/hvctl/internal/etcfiles"
+	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// attachNetwork gives the container, whose first process waits, its place on
+// the host's network.
+func (c *Container) attachNetwork(ctx context.Context, pid int) error {
+	n := c.cfg.Net
+	if n.Mode == workload.NetHost {
+		return nil
+	}
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	if n.Mode == workload.NetNone {
+		return hostnet.Loopback(ns)
+	}
+	o := hostnet.Options{Root: filepath.Dir(c.dir), ID: c.cfg.ID, IP: n.IP, DNS: n.DNS, NetNS: ns, Log: c.log}
+	if n.MAC != "" {
+		if o.MAC, err = net.ParseMAC(n.MAC); err != nil {
+			return err
+		}
+	}
+	for _, p := range n.Publish {
+		o.Publish = append(o.Publish, hostnet.Port(p))
+	}
+	c.net, err = hostnet.Attach(ctx, o)
+	return err
+}
+
+// NetworkStatus reports the container's address and the ports published for it.
+func (c *Container) NetworkStatus() (ip string, published []workload.Port) {
+	if c.net == nil {
+		return "", nil
+	}
+	for _, p := range c.net.Ports {
+		published = append(published, workload.Port(p))
+	}
+	return c.net.IP.Addr().String(), published
+}
+
+// maxHostFile bounds them.
+const maxHostFile = 1 << 20
+
+// writeNames writes /etc/hostname, hosts and resolv.conf.
+func (c *Container) writeNames(tree *etcfiles.Tree) error {
+	n := etcfiles.Names{Hostname: c.cfg.Spec.Hostname}
+	dns := c.cfg.Net.DNS
+	if c.net != nil {
+		n.Addresses, dns = []string{c.net.IP.String()}, c.net.DNS
+	}
+	for _, d := range dns {
+		n.DNS = append(n.DNS, d.String())
+	}
+	for _, h := range c.cfg.Net.Hosts { // "name:address"
+		if name, addr, ok := strings.Cut(h, ":"); ok {
+			n.Hosts = append(n.Hosts, etcfiles.Host{Address: addr, Names: []string{name}})
+		}
+	}
+	for _, f := range n.Files() {
+		if c.cfg.Net.Mode == workload.NetHost && f.Name == "hosts" {
+			f.Content = hostFile(f.Name) + f.Content
+		}
+		if err := tree.ReplaceEtc(f.Name, f.Content); err != nil {
+			return err
+		}
+	}
+	if c.cfg.Net.Mode == workload.NetHost && len(n.DNS) == 0 {
+		return tree.ReplaceEtc("resolv.conf", hostFile("resolv.conf"))
+	}
+	return nil
+}
+
+// hostFile is a file of the host's /etc; empty when it cannot be had.
+func hostFile(name string) string {
+	tree, err := etcfiles.OpenTree("/etc")
+	if err != nil {
+		return ""
+	}
+	defer tree.Close()
+	b, err := tree.ReadFile(name, maxHostFile)
+	if err != nil {
+		return ""
+	}
+	return string(b)
+}

@@ -1,0 +1,101 @@
+// Package prepare is the command line's half of the container backend: checks
+// and defaults, before the process that owns the container is started.
+package prepare
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"github.com/hvctl/hvctl/container"
+	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/etcfiles"
+	"github.com/hvctl/hvctl/internal/nscontainer"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Backend makes containers.
+type Backend struct {
+	owner string
+	uid   int
+}
+
+var (
+	_ workload.Backend  = (*Backend)(nil)
+	_ workload.Isolator = (*Backend)(nil)
+	_ workload.Cleaner  = (*Backend)(nil)
+)
+
+// New returns the backend whose instances the program owner (hvctl-ctr) owns.
+func New(owner string) *Backend { return &Backend{owner: owner, uid: os.Geteuid()} }
+
+// Name implements workload.Backend.
+func (b *Backend) Name() string { return "container" }
+
+// Command implements workload.Backend.
+func (b *Backend) Command() ([]string, error) { return []string{b.owner}, nil }
+
+// OwnMounts implements workload.Isolator.
+func (b *Backend) OwnMounts() bool { return true }
+
+// Cleanup implements workload.Cleaner: the owner program knows what owners
+// leave.
+func (b *Backend) Cleanup(ctx context.Context, root string) error {
+	out, err := exec.CommandContext(ctx, b.owner, "cleanup", root).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("clean up after a killed container: %w: %s", err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// errRootless says what a user who is not root can do.
+var errRootless = errors.New("containers of `hvctl run` need root, for mounts, cgroups and the bridge: use sudo; " +
+	"without root there is podman with `--runtime hvctl-oci`, which gives it user namespaces")
+
+// Prepare implements workload.Backend.
+func (b *Backend) Prepare(_ context.Context, c *workload.Config) error {
+	if b.uid != 0 {
+		return fmt.Errorf("%w: %w", workload.ErrUnsupported, errRootless)
+	}
+	if c.Net.Mode == "" {
+		c.Net.Mode = workload.NetBridge
+	}
+	var errs []error
+	if n := c.Res.CPUs; n != 0 && n < cgroup.MinCPUs {
+		errs = append(errs, fmt.Errorf("--cpus %g: the kernel gives no less than %g of a processor", n, cgroup.MinCPUs))
+	}
+	if m := c.Res.MemoryBytes; m > 0 && m < minMemory {
+		errs = append(errs, fmt.Errorf("--memory %d bytes: no program starts with less than %d MiB (write %dm for MiB)", m, minMemory>>20, m))
+	}
+	if len(c.VM.Disks) > 0 {
+		errs = append(errs, errors.New("--disk: a container has no disks of its own; use -v"))
+	}
+	errs = append(errs, checkMounts(c.Spec)...)
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w: %w", workload.ErrUnsupported, err)
+	}
+	// The rest is judged as every OCI configuration is, so that a mistake has its
+	// message before anything is made.
+	return container.Validate(nscontainer.Spec(c, "/", etcfiles.Creds{}))
+}
+
+// minMemory is what the kernel needs to load a program at all, and a typo of
+// the unit is most likely below it.
+const minMemory = 1 << 20
+
+// checkMounts looks at what volumes come from, while somebody reads the answer.
+func checkMounts(s *specs.Spec) (errs []error) {
+	for _, m := range s.Mounts {
+		if m.Type != "bind" {
+			continue
+		}
+		if _, err := os.Stat(m.Source); err != nil {
+			errs = append(errs, fmt.Errorf("volume %s on %s: %w; make it first", m.Source, m.Destination, err))
+		}
+	}
+	return errs
+}
