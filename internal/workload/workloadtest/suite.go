@@ -63,6 +63,11 @@ func Suite(t *testing.T, target Target) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			t.Cleanup(func() { // what killed owners left, after all instances were removed
+				if err := launch.Sweep(context.Background(), s); err != nil {
+					t.Error(err)
+				}
+			})
 			c.run(&bench{T: t, ctx: ctx, target: target, store: s})
 		})
 	}
