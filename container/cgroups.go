@@ -59,14 +59,14 @@ type hostCgroups struct{ sys *cgroup.System }
 func (h hostCgroups) BirthIn() bool { return h.sys.Mode() == cgroup.V2 }
 
 func (h hostCgroups) Create(path string, res *specs.LinuxResources, warn func(string)) (Cgroup, error) {
-	return wrapGroup(cgroup.Create(cgroup.Options{Path: path, Resources: res, Warn: warn}))
+	return wrapGroup(h.sys.Create(cgroup.Options{Path: path, Resources: res, Warn: warn}))
 }
 
 func (h hostCgroups) Load(paths map[string]string) (Cgroup, error) {
-	return wrapGroup(cgroup.Load(paths))
+	return wrapGroup(h.sys.Load(paths))
 }
 
-func (h hostCgroups) Open(path string) (Cgroup, error) { return wrapGroup(cgroup.Open(path)) }
+func (h hostCgroups) Open(path string) (Cgroup, error) { return wrapGroup(h.sys.Open(path)) }
 
 // hostGroup is a Cgroup; only its children have to be of the same type.
 type hostGroup struct{ *cgroup.Group }

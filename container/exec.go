@@ -20,6 +20,9 @@ type ExecOptions struct {
 	// Process is the program and what it is allowed. Begin with a copy of the
 	// container's own (Config), to be under the same limits.
 	Process *specs.Process
+	// Spec is the container's configuration, where the caller has read it
+	// (Config) already; nil: it is read.
+	Spec *specs.Spec
 	// PIDFile receives the process's ID before Exec returns; may be "".
 	PIDFile string
 	// Stdio, ConsoleSocket, Console and ExtraFiles are as in CreateOptions.
@@ -61,9 +64,11 @@ func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (*Proc, er
 			return nil, err
 		}
 	}
-	spec, err := d.config()
-	if err != nil {
-		return nil, err
+	spec := o.Spec
+	if spec == nil {
+		if spec, err = d.config(); err != nil {
+			return nil, err
+		}
 	}
 	e := &execution{r: r, o: &o, rec: rec, spec: spec}
 	return e.start(ctx)

@@ -68,6 +68,7 @@ func (a *app) exec(f *execFlags, args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+	f.opts.Spec = config
 	if f.opts.Process, err = f.process(config, args[1:]); err != nil {
 		return 1, err
 	}

@@ -22,11 +22,16 @@ type session struct {
 	copied       chan struct{}
 }
 
+// forwarded are the signals that people and programs send. Each costs two
+// switches of threads to ask for, so all 64 would cost more than the start of
+// a process.
+var forwarded = []os.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2, unix.SIGWINCH}
+
 // newSession prepares for a process; terminal means that it gets one, and that
 // nobody else takes it.
 func newSession(terminal bool, consoleSocket string) (*session, error) {
 	s := &session{restore: func() {}, signals: make(chan os.Signal, 64)}
-	signal.Notify(s.signals)
+	go signal.Notify(s.signals, forwarded...) // it takes its time, and the other processor
 	if !terminal || consoleSocket != "" {
 		return s, nil
 	}
@@ -80,7 +85,7 @@ func (s *session) forward(p *container.Proc, done <-chan struct{}) {
 		case sig := <-s.signals:
 			n, ok := sig.(unix.Signal)
 			switch {
-			case !ok || n == unix.SIGCHLD || n == unix.SIGURG || n == unix.SIGPIPE:
+			case !ok:
 			case n == unix.SIGWINCH && s.master != nil:
 				s.resize()
 			default:
@@ -122,8 +127,8 @@ func (s *session) resize() {
 	}
 }
 
+// close lets go of the terminal. Signals stay caught: the program ends soon.
 func (s *session) close() {
-	signal.Stop(s.signals)
 	s.restore()
 	for _, f := range []*os.File{s.ours, s.theirs, s.master} {
 		if f != nil {

@@ -43,10 +43,11 @@ func Create(o Options) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.create(o)
+	return s.Create(o)
 }
 
-func (s *System) create(o Options) (*Group, error) {
+// Create is the function Create on a system that was detected before.
+func (s *System) Create(o Options) (*Group, error) {
 	g, err := s.at(o.Path)
 	if err != nil {
 		return nil, err

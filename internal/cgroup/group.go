@@ -27,6 +27,11 @@ func Open(p string) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.Open(p)
+}
+
+// Open is the function Open on a system that was detected before.
+func (s *System) Open(p string) (*Group, error) {
 	g, err := s.at(p)
 	if err != nil {
 		return nil, err
@@ -74,10 +79,11 @@ func Load(paths map[string]string) (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.load(paths)
+	return s.Load(paths)
 }
 
-func (s *System) load(paths map[string]string) (*Group, error) {
+// Load is the function Load on a system that was detected before.
+func (s *System) Load(paths map[string]string) (*Group, error) {
 	g := &Group{sys: s, dirs: make([]string, len(s.trees)), made: make([]bool, len(s.trees))}
 	for name, dir := range paths {
 		i := slices.IndexFunc(s.trees, func(t hierarchy) bool {

@@ -217,11 +217,11 @@ func TestLoadTakesNoForeignDirectory(t *testing.T) {
 		{}, {"memory": "/etc"}, {"memory": "/c/memory"}, {"memory": "/c/memoryx/a"}, {"memory": "/c/memory/../cpu/a"}, {"moon": "/c/moon/a"},
 		{"cpu": "/c/cpu/a", "cpuacct": "/c/cpu/b"}, {"": "/c/unified/a"},
 	} {
-		if g, err := onlyV1.load(paths); !errors.Is(err, ErrPath) {
+		if g, err := onlyV1.Load(paths); !errors.Is(err, ErrPath) {
 			t.Errorf("%v: %v, %v", paths, g, err)
 		}
 	}
-	g, err := onlyV1.load(map[string]string{"cpu": "/c/cpu/a", "cpuacct": "/c/cpu/a", "pids": "/c/pids/a"})
+	g, err := onlyV1.Load(map[string]string{"cpu": "/c/cpu/a", "cpuacct": "/c/cpu/a", "pids": "/c/pids/a"})
 	if err != nil || g.String() != "/a" || len(g.Paths()) != 3 {
 		t.Errorf("%v, %v", g, err)
 	}
