@@ -178,12 +178,14 @@ func (s *stage) mask(fd int, empty *int) error {
 		return err
 	}
 	source := s.null
-	if dir {
-		if *empty < 0 {
-			if *empty, err = newFS("tmpfs", nil, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, [2]string{"mode", "755"}, [2]string{"size", "0"}); err != nil {
-				return err
-			}
+	if dir && *empty < 0 {
+		if *empty, err = newFS("tmpfs", nil, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, [2]string{"mode", "755"}, [2]string{"size", "0"}); err != nil {
+			return err
 		}
+		// Attached, not copied: before Linux 6.15 only what is attached can be.
+		return attach(*empty, fd)
+	}
+	if dir {
 		source = *empty
 	}
 	tree, err := unix.OpenTree(source, "", unix.AT_EMPTY_PATH|unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)

@@ -22,9 +22,10 @@ func (h *host) port(name string) int {
 	return n
 }
 
-func TestRedisThroughAPublishedPort(t *testing.T) {
-	h := newHost(t)
-	h.ok("run", "-d", "--name", "redis", "--kernel", fast, "-p", "127.0.0.1::6379", "redis")
+func TestRedisThroughAPublishedPort(t *testing.T) { onBoth(t, redis) }
+
+func redis(t *testing.T, h *host) {
+	h.ok(h.run("-d", "--name", "redis", "-p", "127.0.0.1::6379", "redis")...)
 	addr := fmt.Sprintf("127.0.0.1:%d", h.port("redis"))
 	var reply string
 	eventually(t, "redis answers PING", func() bool {
@@ -63,9 +64,10 @@ func TestRedisThroughAPublishedPort(t *testing.T) {
 	h.ok("rm", "redis")
 }
 
-func TestNginxServesAPage(t *testing.T) {
-	h := newHost(t)
-	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::80", "nginx")
+func TestNginxServesAPage(t *testing.T) { onBoth(t, nginx) }
+
+func nginx(t *testing.T, h *host) {
+	h.ok(h.run("-d", "--name", "web", "-p", "127.0.0.1::80", "nginx")...)
 	url := fmt.Sprintf("http://127.0.0.1:%d/", h.port("web"))
 	var body []byte
 	eventually(t, "nginx answers", func() bool {
@@ -84,24 +86,34 @@ func TestNginxServesAPage(t *testing.T) {
 	h.ok("rm", "-f", "web")
 }
 
-func TestPythonProgram(t *testing.T) {
-	h := newHost(t)
-	out := h.ok("run", "--rm", "--network", "none", "--kernel", fast, "-e", "N=20", "python", "python3", "-c",
-		"import os, sys; print(sum(i*i for i in range(int(os.environ['N'])))); print(os.getpid(), file=sys.stderr)")
+func TestPythonProgram(t *testing.T) { onBoth(t, python) }
+
+func python(t *testing.T, h *host) {
+	out := h.ok(h.run("--rm", "--network", "none", "-e", "N=20", "python", "python3", "-c",
+		"import os, sys; print(sum(i*i for i in range(int(os.environ['N'])))); print(os.getpid(), file=sys.stderr)")...)
 	if out != "2470\n" {
 		t.Errorf("python printed %q", out)
 	}
 }
 
-// TestVMsReachEachOtherAndNames: two VMs on the bridge, and name resolution.
-func TestVMsReachEachOther(t *testing.T) {
+// fetch is a Python program that reads an address until it answers, and prints
+// the status.
+const fetch = "import sys, time, urllib.request\nfor i in range(600):\n  try:\n    print(urllib.request.urlopen(sys.argv[1], timeout=5).status); break\n  except OSError: time.sleep(.1)"
+
+// TestInstancesReachEachOther: two VMs, and a VM and a container in either
+// role, on one bridge.
+func TestInstancesReachEachOther(t *testing.T) {
 	h := newHost(t)
-	h.ok("run", "-d", "--name", "server", "--kernel", fast, "python", "python3", "-m", "http.server", "8000")
-	ip := strings.TrimSpace(h.ok("inspect", "--format", "{{.State.IP}}", "server"))
-	out := h.ok("run", "--rm", "--kernel", fast, "python", "python3", "-c",
-		"import time, urllib.request\nfor i in range(600):\n  try:\n    print(urllib.request.urlopen('http://"+ip+":8000/etc/hostname', timeout=5).status); break\n  except OSError: time.sleep(.1)")
-	if out != "200\n" {
-		t.Errorf("the other VM answered %q", out)
+	for _, k := range bothKinds {
+		server := &host{t, h.root, h.bin, k}
+		server.ok(server.run("-d", "--name", "server", "python", "python3", "-m", "http.server", "8000")...)
+		ip := strings.TrimSpace(h.ok("inspect", "--format", "{{.State.IP}}", "server"))
+		for _, c := range bothKinds {
+			client := &host{t, h.root, h.bin, c}
+			if out := client.ok(client.run("--rm", "python", "python3", "-c", fetch, "http://"+ip+":8000/etc/hostname")...); out != "200\n" {
+				t.Errorf("a %s got %q of a %s", c.name, out, k.name)
+			}
+		}
+		h.ok("rm", "-f", "server")
 	}
-	h.ok("rm", "-f", "server")
 }

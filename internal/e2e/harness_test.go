@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,18 +22,50 @@ type host struct {
 	t    *testing.T
 	root string
 	bin  string
+	kind kind
 }
 
-// newHost needs everything these tests need, and checks at the end that
-// nothing is left behind.
+// kind is a backend, and what run is told to have it.
+type kind struct {
+	name  string
+	flags []string
+}
+
+var (
+	vm        = kind{"vm", []string{"--backend", "vm", "--kernel", fast}}
+	ctr       = kind{"container", []string{"--backend", "container"}}
+	bothKinds = []kind{vm, ctr}
+)
+
+// onBoth is a test whose outcome must not depend on the backend.
+func onBoth(t *testing.T, test func(t *testing.T, h *host)) {
+	t.Helper()
+	for _, k := range bothKinds {
+		t.Run(k.name, func(t *testing.T) {
+			test(t, newHostOf(t, k))
+		})
+	}
+}
+
+// newHost is for tests of VMs.
 func newHost(t *testing.T) *host {
 	t.Helper()
-	testenv.Require(t, testenv.Root, testenv.Linux, testenv.Images)
+	return newHostOf(t, vm)
+}
+
+// newHostOf needs everything that tests of a backend need, and checks at the
+// end that nothing is left behind.
+func newHostOf(t *testing.T, k kind) *host {
+	t.Helper()
+	testenv.Require(t, testenv.Root, testenv.Images)
+	if k.name == vm.name {
+		testenv.Require(t, testenv.Linux)
+	}
 	root, err := os.MkdirTemp("/run", "hv") //nolint:usetesting // sockets below it need a short path
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, root: root, bin: filepath.Join(os.Getenv("HVCTL_BIN"), "hvctl")}
+	h := &host{t: t, root: root, bin: filepath.Join(os.Getenv("HVCTL_BIN"), "hvctl"), kind: k}
 	before := h.leftovers()
 	t.Cleanup(func() {
 		h.hvctl("rm", "-f", "--all")
@@ -46,7 +79,7 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
-// leftovers lists what a VM could leave on the host.
+// leftovers lists what an instance could leave on the host.
 func (h *host) leftovers() string {
 	var b strings.Builder
 	entries, err := os.ReadDir(h.root)
@@ -87,15 +120,28 @@ func (h *host) leftovers() string {
 		h.t.Fatal(err)
 	}
 	for _, p := range procs {
-		if c, err := os.ReadFile(p); err == nil && strings.HasPrefix(string(c), "hvctl") {
+		if c, err := os.ReadFile(p); err == nil && strings.HasPrefix(string(c), "hvctl") && !zombie(filepath.Dir(p)) {
 			fmt.Fprintln(&b, "process:", strings.TrimSpace(string(c)), filepath.Base(filepath.Dir(p)))
 		}
 	}
 	return b.String()
 }
 
+// zombie tells whether a process has ended and only waits to be reaped, which
+// is somebody else's to do.
+func zombie(proc string) bool {
+	b, err := os.ReadFile(filepath.Join(proc, "stat"))
+	_, state, _ := strings.Cut(string(b), ") ")
+	return err == nil && strings.HasPrefix(state, "Z")
+}
+
 // in is the host as seen by a subtest.
-func (h *host) in(t *testing.T) *host { return &host{t, h.root, h.bin} }
+func (h *host) in(t *testing.T) *host { return &host{t, h.root, h.bin, h.kind} }
+
+// run is the command line that runs an instance of the host's kind.
+func (h *host) run(args ...string) []string {
+	return slices.Concat([]string{"run"}, h.kind.flags, args)
+}
 
 // result is how a command ended.
 type result struct {

@@ -7,24 +7,25 @@ import (
 )
 
 // TestProcessOptions: what run is told of the process is what the process
-// finds in the guest.
-func TestProcessOptions(t *testing.T) {
-	h := newHost(t)
+// finds in the instance.
+func TestProcessOptions(t *testing.T) { onBoth(t, processOptions) }
+
+func processOptions(t *testing.T, h *host) {
 	script := `id -u; id -g; pwd; echo "$GREETING"; hostname; ulimit -n
 grep CapEff /proc/self/status | cut -f2
 touch /nope 2>/dev/null && echo root is writable || echo root is read-only
 echo x >/scratch/f && cat /scratch/f; df -k /scratch | tail -1 | awk '{print $2}'
 grep -c other.test /etc/hosts`
-	out := h.ok("run", "--rm", "--network", "none", "--kernel", fast, "-u", "65534:65533", "-w", "/usr/share", "-e", "GREETING=hello  you",
+	out := h.ok(h.run("--rm", "--network", "none", "-u", "65534:65533", "-w", "/usr/share", "-e", "GREETING=hello  you",
 		"--hostname", "box", "--ulimit", "nofile=333:444", "--read-only", "--tmpfs", "/scratch:size=1m,mode=1777", "--add-host", "other.test:10.9.9.9",
-		"debian:bookworm", "sh", "-c", script)
+		"debian:bookworm", "sh", "-c", script)...)
 	want := "65534\n65533\n/usr/share\nhello  you\nbox\n333\n0000000000000000\nroot is read-only\nx\n1024\n1\n"
 	if out != want {
 		t.Errorf("printed\n%s\nwant\n%s", out, want)
 	}
-	out = h.ok("run", "--rm", "--network", "none", "--kernel", fast, "--cap-drop", "CHOWN", "--cap-add", "SYS_TIME", "--sysctl", "kernel.msgmax=7777",
+	out = h.ok(h.run("--rm", "--network", "none", "--cap-drop", "CHOWN", "--cap-add", "SYS_TIME", "--sysctl", "kernel.msgmax=7777",
 		"--security-opt", "no-new-privileges", "--entrypoint", "/bin/sh",
-		"debian:bookworm", "-c", "grep -E 'CapBnd|NoNewPrivs' /proc/self/status | cut -f2; cat /proc/sys/kernel/msgmax; chown 1 /etc/hostname 2>&1 | grep -c permitted; echo $$")
+		"debian:bookworm", "-c", "grep -E 'CapBnd|NoNewPrivs' /proc/self/status | cut -f2; cat /proc/sys/kernel/msgmax; chown 1 /etc/hostname 2>&1 | grep -c permitted; echo $$")...)
 	f := strings.Fields(out)
 	if len(f) != 5 || f[1] != "1" || f[2] != "7777" || f[3] != "1" || f[4] != "1" {
 		t.Fatalf("printed %q", out)
@@ -36,10 +37,11 @@ grep -c other.test /etc/hosts`
 }
 
 // TestLongLived: what is done to an instance that is up, on one boot.
-func TestLongLived(t *testing.T) {
-	h := newHost(t)
-	h.ok("run", "-d", "-i", "--name", "long", "--kernel", fast, "-p", "127.0.0.1:18099:80", "--stop-timeout", "1", "debian:bookworm", "sh", "-c",
-		"trap '' TERM; echo ready; while read l; do echo got $l; done; while :; do sleep 1; done")
+func TestLongLived(t *testing.T) { onBoth(t, longLived) }
+
+func longLived(t *testing.T, h *host) {
+	h.ok(h.run("-d", "-i", "--name", "long", "-p", "127.0.0.1:18099:80", "--stop-timeout", "1", "debian:bookworm", "sh", "-c",
+		"trap '' TERM; echo ready; while read l; do echo got $l; done; while :; do sleep 1; done")...)
 	t.Run("exec's exit code, user, directory and input", func(t *testing.T) {
 		h := h.in(t)
 		r := h.hvctl("exec", "-u", "nobody", "-w", "/tmp", "-e", "A=b", "long", "sh", "-c", "id -un; pwd; echo $A; echo err >&2; exit 9")
@@ -72,8 +74,8 @@ func TestLongLived(t *testing.T) {
 	t.Run("refused while it runs", func(t *testing.T) {
 		h := h.in(t)
 		for what, r := range map[string]result{
-			"name is in use": h.hvctl("run", "-d", "--name", "long", "--network", "none", "--kernel", fast, "debian:bookworm", "true"),
-			"18099":          h.hvctl("run", "--rm", "--kernel", fast, "-p", "127.0.0.1:18099:80", "debian:bookworm", "true"),
+			"name is in use": h.hvctl(h.run("-d", "--name", "long", "--network", "none", "debian:bookworm", "true")...),
+			"18099":          h.hvctl(h.run("--rm", "-p", "127.0.0.1:18099:80", "debian:bookworm", "true")...),
 			"running":        h.hvctl("rm", "long"),
 		} {
 			if r.code == 0 || r.out != "" || !strings.Contains(r.err, what) || strings.Count(r.err, "\n") != 1 {

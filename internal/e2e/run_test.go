@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -56,7 +58,10 @@ func TestKernelsBoot(t *testing.T) {
 }
 
 func TestExitStatusAndStreamsArePassedOn(t *testing.T) {
-	h := newHost(t)
+	onBoth(t, exitStatusAndStreams)
+}
+
+func exitStatusAndStreams(t *testing.T, h *host) {
 	for _, c := range []struct {
 		name     string
 		args     []string
@@ -70,7 +75,7 @@ func TestExitStatusAndStreamsArePassedOn(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := h.in(t)
-			r := h.hvctl(append([]string{"run", "--rm", "--network", "none", "--kernel", fast, "debian:bookworm"}, c.args...)...)
+			r := h.hvctl(h.run(append([]string{"--rm", "--network", "none", "debian:bookworm"}, c.args...)...)...)
 			if r.code != c.code || r.out != c.out || !strings.Contains(strings.ToLower(r.err), strings.ToLower(c.err)) {
 				t.Errorf("exit %d, stdout %q, stderr %q; want %d, %q, %q\n%s", r.code, r.out, r.err, c.code, c.out, c.err, h.consoles())
 			}
@@ -78,9 +83,10 @@ func TestExitStatusAndStreamsArePassedOn(t *testing.T) {
 	}
 }
 
-func TestStdinReachesTheWorkload(t *testing.T) {
-	h := newHost(t)
-	c := h.command(t.Context(), "run", "--rm", "-i", "--network", "none", "--kernel", fast, "debian:bookworm", "sha256sum")
+func TestStdinReachesTheWorkload(t *testing.T) { onBoth(t, stdinReaches) }
+
+func stdinReaches(t *testing.T, h *host) {
+	c := h.command(t.Context(), h.run("--rm", "-i", "--network", "none", "debian:bookworm", "sha256sum")...)
 	c.Stdin = strings.NewReader(strings.Repeat("0123456789abcdef", 1<<16)) // 1 MiB
 	out, err := c.Output()
 	if err != nil {
@@ -90,21 +96,31 @@ func TestStdinReachesTheWorkload(t *testing.T) {
 	local.Stdin = strings.NewReader(strings.Repeat("0123456789abcdef", 1<<16))
 	want, err := local.Output()
 	if err != nil || string(out) != string(want) {
-		t.Errorf("digest in the guest %s, here %s (%v)", out, want, err)
+		t.Errorf("digest in the instance %s, here %s (%v)", out, want, err)
 	}
 }
 
-func TestLifecycle(t *testing.T) {
-	h := newHost(t)
-	h.ok("run", "-d", "--name", "life", "--network", "none", "--kernel", fast, "debian:bookworm", "sh", "-c",
-		"trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 1 & wait $!; done")
+// TestLifecycle: every verb on one instance.
+func TestLifecycle(t *testing.T) { onBoth(t, lifecycle) }
+
+func lifecycle(t *testing.T, h *host) {
+	h.ok(h.run("-d", "--name", "life", "--network", "none", "--pids-limit", "50", "debian:bookworm", "sh", "-c",
+		"trap 'echo bye; exit 3' TERM; echo ready; while :; do sleep 1 & wait $!; done")...)
 	eventually(t, "the workload says ready", func() bool { return strings.Contains(h.ok("logs", "life"), "ready") })
 	if out := h.ok("exec", "life", "sh", "-c", "echo $((6*7)); cat /proc/1/comm"); out != "42\nsh\n" {
 		t.Errorf("exec printed %q", out)
 	}
-	if out := h.ok("ps"); !strings.Contains(out, "life") || !strings.Contains(out, "Up ") {
+	if out := h.ok("ps"); !strings.Contains(out, "life") || !strings.Contains(out, "Up ") || !strings.Contains(out, " "+h.kind.name+" ") {
 		t.Errorf("ps printed %s", out)
 	}
+	var tasks []struct {
+		PID     int
+		Command string
+	}
+	if err := json.Unmarshal([]byte(h.ok("top", "--json", "life")), &tasks); err != nil || len(tasks) < 1 || tasks[0].PID != 1 || !strings.HasPrefix(tasks[0].Command, "sh -c trap") {
+		t.Errorf("top printed %+v (%v)", tasks, err)
+	}
+	copyFiles(t, h)
 	h.ok("pause", "life")
 	if out := h.ok("inspect", "--format", "{{.State.Status}}", "life"); strings.TrimSpace(out) != "paused" {
 		t.Errorf("status %q after pause", out)
@@ -116,6 +132,10 @@ func TestLifecycle(t *testing.T) {
 	if out := h.ok("stats", "--no-stream", "--json", "life"); !strings.Contains(out, "cpuNanoseconds") {
 		t.Errorf("stats printed %s", out)
 	}
+	h.ok("update", "--cpus", "0.5", "--cpu-weight", "50", "life")
+	if out := h.ok("inspect", "--format", "{{.State.Limits.CPUs}} {{.State.Limits.PIDs}}", "life"); strings.TrimSpace(out) != "0.5 50" {
+		t.Errorf("limits after an update: %q", out)
+	}
 	h.ok("stop", "life")
 	if r := h.hvctl("wait", "life"); strings.TrimSpace(r.out) != "3" {
 		t.Errorf("wait printed %q, %q: the TERM handler exits with 3", r.out, r.err)
@@ -124,27 +144,56 @@ func TestLifecycle(t *testing.T) {
 		t.Errorf("log %q misses the last words", out)
 	}
 	h.ok("rm", "life")
-	h.ok("run", "-d", "--name", "life", "--network", "none", "--kernel", fast, "debian:bookworm", "sleep", "1000")
+	h.ok(h.run("-d", "--name", "life", "--network", "none", "debian:bookworm", "sleep", "1000")...)
 	h.ok("kill", "-s", "KILL", "life")
 	if r := h.hvctl("wait", "life"); strings.TrimSpace(r.out) != "137" {
 		t.Errorf("wait after SIGKILL printed %q, %q", r.out, r.err)
 	}
 	h.ok("rm", "life")
+	var seen []string
+	for line := range strings.Lines(h.ok("events", "--json", "--no-follow", "life")) {
+		var e struct{ Type string }
+		if err := json.Unmarshal([]byte(line), &e); err != nil {
+			t.Fatalf("event %q: %v", line, err)
+		}
+		if !slices.Contains(seen, e.Type) {
+			seen = append(seen, e.Type)
+		}
+	}
+	if want := []string{"start", "exec_start", "exec_exit", "pause", "resume", "update", "stop", "exit", "signal"}; !slices.Equal(seen, want) {
+		t.Errorf("events %v, want %v", seen, want)
+	}
 }
 
-// TestKilledOwnerBlocksNothing: SIGKILL of the VMM, then the same name again.
-func TestKilledOwnerBlocksNothing(t *testing.T) {
-	h := newHost(t)
-	run := []string{"run", "-d", "--name", "phoenix", "--kernel", fast, "debian:bookworm", "sleep", "1000"}
+// copyFiles copies a tree into the instance life and out again.
+func copyFiles(t *testing.T, h *host) {
+	t.Helper()
+	dir := t.TempDir()
+	src, dst := filepath.Join(dir, "src"), filepath.Join(dir, "dst")
+	if err := errors.Join(os.MkdirAll(src+"/sub", 0o755), os.WriteFile(src+"/sub/f", []byte("carried"), 0o640), os.Symlink("sub/f", src+"/l")); err != nil {
+		t.Fatal(err)
+	}
+	h.ok("cp", src, "life:/tmp/there")
+	if out := h.ok("exec", "life", "sh", "-c", "cat /tmp/there/l; stat -c ' %a %u' /tmp/there/sub/f"); out != "carried 640 0\n" {
+		t.Errorf("in the instance: %q", out)
+	}
+	h.ok("cp", "life:/tmp/there/.", dst)
+	if out, err := exec.CommandContext(t.Context(), "diff", "-r", "--no-dereference", src, dst).CombinedOutput(); err != nil {
+		t.Errorf("what came back differs: %s", out)
+	}
+	if r := h.hvctl("cp", "life:/nonexistent", dst); r.code != 125 || !strings.Contains(r.err, "life: open /nonexistent: no such file") {
+		t.Errorf("a missing file: exit %d, %q", r.code, r.err)
+	}
+}
+
+// TestKilledOwnerBlocksNothing: SIGKILL of the owner, then the same name again.
+func TestKilledOwnerBlocksNothing(t *testing.T) { onBoth(t, killedOwner) }
+
+func killedOwner(t *testing.T, h *host) {
+	run := h.run("-d", "--name", "phoenix", "debian:bookworm", "sleep", "1000")
 	for range 2 {
 		h.ok(run...)
-		var pid int
-		if _, err := fmt.Sscan(h.ok("inspect", "--format", "{{.State.PID}}", "phoenix"), &pid); err != nil || pid < 2 {
-			t.Fatal(pid, err)
-		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
-			t.Fatal(err)
-		}
+		h.kill(t, "phoenix")
 		eventually(t, "the instance is known to be dead", func() bool {
 			return strings.TrimSpace(h.ok("inspect", "--format", "{{.State.Status}}", "phoenix")) == "dead"
 		})
@@ -152,26 +201,28 @@ func TestKilledOwnerBlocksNothing(t *testing.T) {
 	h.ok("rm", "phoenix")
 }
 
-func TestManyInARowLeakNothing(t *testing.T) {
+func TestManyInARowLeakNothing(t *testing.T) { onBoth(t, manyInARow) } // the host compares before and after
+
+func manyInARow(t *testing.T, h *host) {
 	n := 5
 	if os.Getenv("HVCTL_TEST_FULL") != "" {
 		n = 100
 	}
-	h := newHost(t) // compares before and after
 	for i := range n {
-		if out := h.ok("run", "--rm", "--kernel", fast, "debian:bookworm", "echo", fmt.Sprint(i)); out != fmt.Sprintln(i) {
+		if out := h.ok(h.run("--rm", "debian:bookworm", "echo", fmt.Sprint(i))...); out != fmt.Sprintln(i) {
 			t.Fatalf("run %d printed %q", i, out)
 		}
 	}
 }
 
-func TestEightAtOnce(t *testing.T) {
-	h := newHost(t)
+func TestEightAtOnce(t *testing.T) { onBoth(t, eightAtOnce) }
+
+func eightAtOnce(t *testing.T, h *host) {
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
-			if r := h.hvctl("run", "--rm", "--kernel", fast, "-m", "128M", "debian:bookworm", "echo", fmt.Sprint(i)); r.out != fmt.Sprintln(i) || r.code != 0 {
-				t.Errorf("VM %d: exit %d, %q, %q", i, r.code, r.out, r.err)
+			if r := h.hvctl(h.run("--rm", "-m", "128M", "debian:bookworm", "echo", fmt.Sprint(i))...); r.out != fmt.Sprintln(i) || r.code != 0 {
+				t.Errorf("instance %d: exit %d, %q, %q", i, r.code, r.out, r.err)
 			}
 		})
 	}

@@ -120,9 +120,10 @@ func (s *session) wait() int {
 }
 
 // TestTerminal: a shell on a real terminal, as a person uses it.
-func TestTerminal(t *testing.T) {
-	h := newHost(t)
-	s := h.startTTY("run", "-it", "--name", "tty", "--network", "none", "--kernel", fast, "debian:bookworm", "bash", "--norc")
+func TestTerminal(t *testing.T) { onBoth(t, terminal) }
+
+func terminal(t *testing.T, h *host) {
+	s := h.startTTY(h.run("-it", "--name", "tty", "--network", "none", "debian:bookworm", "bash", "--norc")...)
 	s.expect("# ")
 	s.typ("stty size; tty; echo in:$((40+2)):$TERM\n")
 	s.expect("30 100")

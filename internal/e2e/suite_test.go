@@ -8,12 +8,14 @@ import (
 
 	"github.com/hvctl/hvctl/images"
 	"github.com/hvctl/hvctl/internal/microvm/prepare"
+	ctrprepare "github.com/hvctl/hvctl/internal/nscontainer/prepare"
 	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/internal/workload/workloadtest"
 )
 
-// TestSuite: the life of an instance as every backend must live it, in VMs.
+// TestSuite: the life of an instance as every backend must live it, in VMs and
+// in containers, with the programs as they are installed.
 func TestSuite(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Linux, testenv.Images)
 	bin, store := os.Getenv("HVCTL_BIN"), testenv.TestStore()
@@ -29,6 +31,18 @@ func TestSuite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Run("container", func(t *testing.T) {
+		workloadtest.Suite(t, workloadtest.Target{
+			Backend: ctrprepare.New(filepath.Join(bin, "hvctl-ctr")),
+			Config: func(*testing.T) *workload.Config {
+				return &workload.Config{
+					Image:  workload.Image{Ref: im.Ref, Digest: im.Digest.String()},
+					Rootfs: workload.Rootfs{ImagePath: fs.Path, FSType: fs.Format},
+					Net:    workload.Network{Mode: workload.NetNone},
+				}
+			},
+		})
+	})
 	workloadtest.Suite(t, workloadtest.Target{
 		Backend: prepare.New(prepare.Options{
 			VMM: filepath.Join(bin, "hvctl-vmm"), Hvinit: filepath.Join(bin, "hvinit"),
