@@ -1,0 +1,141 @@
+package migrate
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/hvctl/hvctl/migrate/wire"
+)
+
+// ProtocolVersion is the version that this build speaks, with the one before
+// it, if there is one.
+const ProtocolVersion = 1
+
+const (
+	maxStreams     = 16
+	maxDescription = 1 << 20 // bytes; the same as in snapshots
+)
+
+// role says what a connection is for.
+type role string
+
+const (
+	roleControl role = "control"
+	roleData    role = "data"
+	roleQuery   role = "query"
+)
+
+// hello is the payload of HELLO.
+type hello struct {
+	Min     uint32 `json:"min"`
+	Max     uint32 `json:"max"`
+	Role    role   `json:"role"`
+	Session string `json:"session"`
+	Stream  int    `json:"stream,omitempty"`
+	Resume  bool   `json:"resume,omitempty"`
+	Token   string `json:"token,omitempty"`
+	VM      string `json:"vm,omitempty"`
+	Build   string `json:"build,omitempty"`
+}
+
+// check judges a hello; the error's text is what the peer is told.
+func (h hello) check() error {
+	switch {
+	case h.Min > ProtocolVersion || h.Max+1 < ProtocolVersion || h.Max < h.Min:
+		return fmt.Errorf("protocol versions %d to %d, this build speaks %d to %d", h.Min, h.Max, max(ProtocolVersion-1, 1), ProtocolVersion)
+	case !validSession(h.Session):
+		return errors.New("a session is 32 lower-case hexadecimal digits")
+	case h.Stream < 0 || h.Stream >= maxStreams:
+		return fmt.Errorf("stream %d, at most %d are allowed", h.Stream, maxStreams)
+	case len(h.VM) > 255 || len(h.Build) > 255:
+		return errors.New("a name has more than 255 bytes")
+	}
+	return nil
+}
+
+// validSession reports whether s can be a session, and so a file's name.
+func validSession(s string) bool {
+	if len(s) != 32 {
+		return false
+	}
+	for _, c := range s {
+		if (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+			return false
+		}
+	}
+	return true
+}
+
+// welcome is the payload of WELCOME.
+type welcome struct {
+	Version uint32   `json:"version"`
+	Applied []uint64 `json:"applied,omitempty"` // per stream, when resuming
+}
+
+// refusal is the payload of REFUSE and of ABORT.
+type refusal struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+// regionInfo is a region as OFFER names it.
+type regionInfo struct {
+	GPA  uint64 `json:"gpa"`
+	Size uint64 `json:"size"`
+}
+
+// offer is the payload of OFFER.
+type offer struct {
+	Streams     int             `json:"streams"`
+	Regions     []regionInfo    `json:"regions"`
+	Description json.RawMessage `json:"description"`
+	Plan        json.RawMessage `json:"plan,omitempty"`
+}
+
+// decodeJSON is strict: unknown fields and bytes after the value are errors,
+// which wrap ErrProtocol.
+func decodeJSON(t wire.Type, b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return fmt.Errorf("%w: %v: %w", ErrProtocol, t, err)
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: %v: bytes after the value", ErrProtocol, t)
+	}
+	return nil
+}
+
+// refusedBy turns a REFUSE into an error.
+func refusedBy(payload []byte) error {
+	var r refusal
+	if err := decodeJSON(wire.Refuse, payload, &r); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w by the destination (%s): %s", ErrRefused, printable(r.Code), printable(r.Message))
+}
+
+// printable makes a peer's words fit for a terminal and a log.
+func printable(s string) string {
+	if len(s) > 500 {
+		s = s[:500]
+	}
+	b := []rune(s)
+	for i, r := range b {
+		if r < ' ' || r == 0x7f {
+			b[i] = ' '
+		}
+	}
+	return string(b)
+}
+
+func sendJSON(c *wire.Conn, t wire.Type, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.Send(t, b)
+}

@@ -1,0 +1,372 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hvctl/hvctl/memory"
+	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/wire"
+)
+
+// Offer is the machine that a source wants to send. All of it comes from the
+// source.
+type Offer struct {
+	VM          string
+	Session     string
+	Peer        string // who is at the other end, as far as the transport knows
+	Build       string
+	Description json.RawMessage
+	Plan        json.RawMessage
+	Regions     []memory.Span
+}
+
+// ReceiveOptions says what a Receiver does with what arrives. Prepare is set;
+// zero values of the others mean the defaults given.
+type ReceiveOptions struct {
+	// Prepare judges the offer and builds the machine, with the offered regions,
+	// paused, nothing opened for writing. Its error's text is what the source is
+	// told.
+	Prepare func(ctx context.Context, o Offer) (Destination, error)
+	// Drop frees a machine that will never run here.
+	Drop func(Destination)
+	// Token judges a one-time token; nil needs none.
+	Token func(token string) error
+
+	Go        time.Duration // from READY to giving up on GO; 5 s
+	Linger    time.Duration // keep a session whose link broke; 60 s
+	Stall     time.Duration // longest time without any progress of a link; 10 s
+	Keepalive time.Duration // between PINGs; 2 s
+	Log       *slog.Logger  // nil is silence
+}
+
+// Outcome is how a session that was prepared ended.
+type Outcome struct {
+	Offer Offer
+	State commit.State // running, revoked or gone
+	// Destination is the running machine; nil otherwise.
+	Destination Destination
+	Err         error // why it does not run here
+}
+
+// Receiver takes in machines, one at a time, and answers for those it took or
+// refused before.
+type Receiver struct {
+	records  *commit.Dir
+	o        ReceiveOptions
+	outcomes chan Outcome
+
+	mu      sync.Mutex // guards session, and the records of sessions that are over
+	session *session
+	busy    bool // a control connection is being judged
+}
+
+// maxConns bounds the connections served at a time.
+const maxConns = 64
+
+// NewReceiver returns a receiver that keeps its decisions in records.
+func NewReceiver(records *commit.Dir, o ReceiveOptions) *Receiver {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.Go, 5*time.Second)
+	def(&o.Linger, time.Minute)
+	def(&o.Stall, 10*time.Second)
+	def(&o.Keepalive, 2*time.Second)
+	if o.Drop == nil {
+		o.Drop = func(Destination) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Receiver{records: records, o: o, outcomes: make(chan Outcome, 16)}
+}
+
+// Outcomes returns the channel on which every prepared session's end is told.
+func (r *Receiver) Outcomes() <-chan Outcome { return r.outcomes }
+
+// Serve accepts connections until ctx ends or the listener fails, and returns
+// when the last has been served. A session that has not reached READY is given
+// up then; one that waits for GO waits on until its time is up.
+func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
+	var conns sync.WaitGroup
+	defer func() {
+		conns.Wait()
+		r.mu.Lock()
+		s := r.session
+		r.mu.Unlock()
+		if s != nil {
+			s.post(event{commit.Fail, nil})
+		}
+	}()
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	slots := make(chan struct{}, maxConns)
+	for {
+		slots <- struct{}{}
+		nc, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("accept migrations: %w", err)
+		}
+		conns.Go(func() {
+			defer func() { <-slots }()
+			defer func() { _ = nc.Close() }()
+			stop := context.AfterFunc(serving, func() { _ = nc.Close() })
+			defer stop()
+			if err := r.serve(serving, nc); err != nil {
+				r.o.Log.Info("migration connection ended", "peer", peerOf(nc), "err", err)
+			}
+		})
+	}
+}
+
+// peerOf names the other end, as the transport knows it.
+func peerOf(c net.Conn) string {
+	if p, ok := c.(interface{ Peer() string }); ok {
+		return p.Peer()
+	}
+	return c.RemoteAddr().Network()
+}
+
+// errRefuse is an error that the peer is told.
+type errRefuse struct {
+	code string
+	err  error
+}
+
+func (e errRefuse) Error() string { return e.code + ": " + e.err.Error() }
+func (e errRefuse) Unwrap() error { return e.err }
+
+func refuse(code, format string, args ...any) error {
+	return errRefuse{code, fmt.Errorf(format, args...)}
+}
+
+// serve does what the first frame of a connection asks for.
+func (r *Receiver) serve(ctx context.Context, nc net.Conn) (err error) {
+	if h, ok := nc.(interface{ Handshake(context.Context) error }); ok {
+		hctx, cancel := context.WithTimeout(ctx, r.o.Stall)
+		err := h.Handshake(hctx)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	c := wire.Accept(nc, r.o.Stall)
+	defer func() {
+		var told errRefuse
+		if errors.As(err, &told) {
+			_ = sendJSON(c, wire.Refuse, refusal{Code: told.code, Message: told.err.Error()})
+		}
+	}()
+	t, p, err := c.Recv(r.o.Stall)
+	if err != nil {
+		return err
+	}
+	var h hello
+	if t != wire.Hello {
+		return fmt.Errorf("%w: %v instead of HELLO", ErrProtocol, t)
+	}
+	if err := decodeJSON(t, p, &h); err != nil {
+		return refuse("protocol", "%w", err)
+	}
+	if err := h.check(); err != nil {
+		return refuse("hello", "%w", err)
+	}
+	switch h.Role {
+	case roleControl:
+		if h.Resume {
+			return r.resume(ctx, c, h)
+		}
+		return r.begin(ctx, c, h)
+	case roleData:
+		s, err := r.find(c, h)
+		if err != nil {
+			return err
+		}
+		return s.data(c, h.Stream)
+	case roleQuery:
+		return r.query(c, h)
+	}
+	return refuse("hello", "unknown role %q", h.Role)
+}
+
+// find returns the session that a further connection names.
+func (r *Receiver) find(c *wire.Conn, h hello) (*session, error) {
+	r.mu.Lock()
+	s := r.session
+	r.mu.Unlock()
+	if s == nil || s.offer.Session != h.Session || s.offer.Peer != peerOf(c.Conn) || s.epoch != c.Epoch() {
+		return nil, refuse("session", "there is no such session here")
+	}
+	return s, nil
+}
+
+// begin takes a new session up, if the token is good and nothing else goes on.
+func (r *Receiver) begin(ctx context.Context, c *wire.Conn, h hello) error {
+	if r.o.Token != nil {
+		if err := r.o.Token(h.Token); err != nil {
+			return refuse("token", "%w", err)
+		}
+	}
+	r.mu.Lock()
+	if r.busy || r.session != nil {
+		r.mu.Unlock()
+		return refuse("busy", "another migration goes on here")
+	}
+	r.busy = true
+	r.mu.Unlock()
+	s, err := r.prepare(ctx, c, h)
+	r.mu.Lock()
+	r.busy, r.session = false, s
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	go s.run()
+	if err := c.Send(wire.Prepared, nil); err != nil {
+		s.lost(c)
+		return err
+	}
+	return s.control(c)
+}
+
+// prepare receives the offer and has the machine built.
+func (r *Receiver) prepare(ctx context.Context, c *wire.Conn, h hello) (*session, error) {
+	if _, err := r.records.Session(h.Session).Load(); !errors.Is(err, commit.ErrNoRecord) {
+		return nil, refuse("session", "this session was decided before")
+	}
+	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion}); err != nil {
+		return nil, err
+	}
+	t, p, err := c.Recv(r.o.Stall)
+	if err != nil {
+		return nil, err
+	}
+	if t != wire.Offer {
+		return nil, refuse("protocol", "%v instead of OFFER", t)
+	}
+	var off offer
+	if err := decodeJSON(t, p, &off); err != nil {
+		return nil, refuse("protocol", "%w", err)
+	}
+	if off.Streams < 1 || off.Streams > maxStreams || len(off.Regions) < 1 || len(off.Regions) > 64 || len(off.Description) > maxDescription {
+		return nil, refuse("offer", "%d streams, %d regions, description of %d bytes: out of bounds", off.Streams, len(off.Regions), len(off.Description))
+	}
+	o := Offer{VM: h.VM, Session: h.Session, Peer: peerOf(c.Conn), Build: h.Build, Description: off.Description, Plan: off.Plan}
+	for _, g := range off.Regions {
+		o.Regions = append(o.Regions, memory.Span{GPA: memory.GPA(g.GPA), Size: g.Size})
+	}
+	d, err := r.o.Prepare(ctx, o)
+	if err != nil {
+		return nil, refuse("prepare", "%w", err)
+	}
+	if err := sameRegions(d.Regions(), o.Regions); err != nil {
+		r.o.Drop(d)
+		return nil, refuse("prepare", "%w", err)
+	}
+	return newSession(r, c, o, off.Streams, d), nil
+}
+
+func sameRegions(got []memory.Region, want []memory.Span) error {
+	if len(got) != len(want) {
+		return fmt.Errorf("the machine built here has %d regions of RAM, the source's %d", len(got), len(want))
+	}
+	for i, g := range got {
+		if g.GPA != want[i].GPA || g.Size != want[i].Size || uint64(len(g.Bytes)) != g.Size {
+			return fmt.Errorf("region %d is %v+%#x here and %v+%#x at the source", i, g.GPA, g.Size, want[i].GPA, want[i].Size)
+		}
+	}
+	return nil
+}
+
+// resume takes a session up again over new connections.
+func (r *Receiver) resume(_ context.Context, c *wire.Conn, h hello) error {
+	s, err := r.find(c, h)
+	if err != nil {
+		return err
+	}
+	applied, err := s.restart(c)
+	if err != nil {
+		return err
+	}
+	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion, Applied: applied}); err != nil {
+		s.lost(c)
+		return err
+	}
+	return s.control(c)
+}
+
+// query answers a source that wants to know what became of a session.
+func (r *Receiver) query(c *wire.Conn, h hello) error {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion}); err != nil {
+		return err
+	}
+	t, _, err := c.Recv(r.o.Stall)
+	if err != nil {
+		return err
+	}
+	e := commit.GotQuery
+	switch t {
+	case wire.Query:
+	case wire.Abort:
+		e = commit.GotAbort
+	default:
+		return refuse("protocol", "%v is no question", t)
+	}
+	if s, err := r.find(c, h); err == nil && s.post(event{e, c}) {
+		_, _, _ = c.Recv(r.o.Linger) // until the source has heard the answer, and goes
+		return nil
+	}
+	return r.fromRecord(c, h, e)
+}
+
+// fromRecord answers for a session that no goroutine keeps any more, by what is
+// on disk; without a record the answer becomes one.
+func (r *Receiver) fromRecord(c *wire.Conn, h hello, e commit.Event) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.session != nil && r.session.offer.Session == h.Session {
+		return refuse("session", "ask again")
+	}
+	j := r.records.Session(h.Session)
+	rec, err := j.Load()
+	state := commit.Gone
+	switch {
+	case errors.Is(err, commit.ErrNoRecord):
+		rec = commit.Record{Session: h.Session, Epoch: c.Epoch(), VM: h.VM, Peer: peerOf(c.Conn)}
+	case err != nil:
+		return refuse("record", "%w", err)
+	case rec.Peer != peerOf(c.Conn):
+		return refuse("session", "there is no such session here")
+	case rec.Verdict == commit.OwnerRecord:
+		state = commit.Running
+	default:
+		state = commit.Revoked
+	}
+	m := commit.NewMachine(commit.Destination, state, func(a commit.Action) error {
+		switch a {
+		case commit.WriteRevoked:
+			rec.Verdict, rec.At = commit.RevokedRecord, time.Now().UTC()
+			return j.Store(rec)
+		case commit.SendRunning:
+			return c.Send(wire.Running, nil)
+		case commit.SendRevoked:
+			return c.Send(wire.Revoked, nil)
+		}
+		return nil // there is no guest and there are no locks
+	})
+	return m.Fire(e)
+}

@@ -1,0 +1,87 @@
+package migrate
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+)
+
+// RoundReport is what one round of copying did.
+type RoundReport struct {
+	Pages     uint64        `json:"pages"`      // sent with their bytes
+	Zero      uint64        `json:"zero_pages"` // sent as zero
+	Skipped   uint64        `json:"skipped_pages"`
+	Bytes     uint64        `json:"bytes"` // on the wire
+	Duration  time.Duration `json:"duration_ns"`
+	Bandwidth float64       `json:"bandwidth_bytes_per_s"`
+	Dirty     uint64        `json:"dirty_pages"` // that the guest wrote meanwhile
+	Expected  time.Duration `json:"expected_blackout_ns"`
+	Throttle  int           `json:"throttle_percent,omitempty"`
+}
+
+// Blackout is the time in which the guest did not run, by parts.
+type Blackout struct {
+	Pause  time.Duration `json:"pause_ns"`  // vCPUs out, devices quiet
+	Pages  time.Duration `json:"pages_ns"`  // last pages sent
+	State  time.Duration `json:"state_ns"`  // saved and sent
+	Load   time.Duration `json:"load_ns"`   // until READY: the destination applied and loaded
+	Commit time.Duration `json:"commit_ns"` // until RUNNING: records, locks, resume
+	Total  time.Duration `json:"total_ns"`
+}
+
+// Report says what a migration did, on the source's side.
+type Report struct {
+	Session    string        `json:"session"`
+	Outcome    string        `json:"outcome"` // handed, kept, in-doubt
+	Reason     string        `json:"reason,omitempty"`
+	Streams    int           `json:"streams"`
+	RAM        uint64        `json:"ram_bytes"`
+	Holes      uint64        `json:"hole_pages"` // never looked at
+	Rounds     []RoundReport `json:"rounds"`
+	Final      RoundReport   `json:"final"`
+	StateBytes uint64        `json:"state_bytes"`
+	Reconnects int           `json:"reconnects"`
+	Again      uint64        `json:"pages_sent_again"` // because a link broke
+	RTT        time.Duration `json:"rtt_ns"`
+	Total      time.Duration `json:"total_ns"`
+	Blackout   Blackout      `json:"blackout"`
+	// The bounds: no migration over these sockets can be faster.
+	BoundTotal    time.Duration `json:"bound_total_ns"`
+	BoundBlackout time.Duration `json:"bound_blackout_ns"`
+}
+
+// bytes returns what all rounds sent.
+func (r *Report) bytes() (n uint64) {
+	for _, x := range r.Rounds {
+		n += x.Bytes
+	}
+	return n + r.Final.Bytes + r.StateBytes
+}
+
+// WriteTable prints the report for people.
+func (r *Report) WriteTable(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "round\tpages\tzero\tbytes\ttime\tMiB/s\tdirtied\texpected blackout\t")
+	row := func(name string, x RoundReport) {
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%v\t%.0f\t%d\t%v\t\n", name, x.Pages, x.Zero, x.Bytes,
+			x.Duration.Round(time.Microsecond), x.Bandwidth/(1<<20), x.Dirty, x.Expected.Round(time.Microsecond))
+	}
+	for i, x := range r.Rounds {
+		row(fmt.Sprint(i), x)
+	}
+	if r.Blackout.Total > 0 {
+		row("last", r.Final)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	us := time.Microsecond
+	b := r.Blackout
+	_, err := fmt.Fprintf(w, `outcome %s %s
+total %v (bound %v), %d bytes over %d streams, %d holes skipped, %d reconnects, %d pages sent again
+blackout %v (bound %v): pause %v, pages %v, state %v, load %v, commit %v
+`, r.Outcome, r.Reason, r.Total.Round(us), r.BoundTotal.Round(us), r.bytes(), r.Streams, r.Holes, r.Reconnects, r.Again,
+		b.Total.Round(us), r.BoundBlackout.Round(us), b.Pause.Round(us), b.Pages.Round(us), b.State.Round(us), b.Load.Round(us), b.Commit.Round(us))
+	return err
+}
