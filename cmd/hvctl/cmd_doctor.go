@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -24,7 +25,7 @@ func (p *program) cmdDoctor() *cli.Command {
 			if err != nil {
 				return err
 			}
-			o := doctor.Options{Root: root, Store: store, Helpers: map[string]error{}, DefaultKernel: func() (string, error) {
+			o := doctor.Options{UID: os.Geteuid(), Root: root, Store: store, Helpers: map[string]error{}, DefaultKernel: func() (string, error) {
 				s, err := p.kernels(c)
 				if err != nil {
 					return "", err
@@ -35,12 +36,12 @@ func (p *program) cmdDoctor() *cli.Command {
 				}
 				return fmt.Sprintf("%s, version %s", k.Name, k.Version), nil
 			}}
-			for _, name := range []string{"hvctl-vmm", "hvinit"} {
+			for _, name := range []string{"hvctl-vmm", "hvinit", "hvctl-ctr"} {
 				_, o.Helpers[name] = findHelper(name)
 			}
 			checks := doctor.Run(o)
 			if c.Bool("json") {
-				err = p.printJSON(map[string]any{"usable": doctor.Usable(checks), "checks": checks})
+				err = p.printJSON(map[string]any{"usable": doctor.Usable(checks), "containers": doctor.ContainersUsable(checks), "checks": checks})
 			} else {
 				err = p.printChecks(checks, c.Bool("quiet"))
 			}
@@ -67,6 +68,11 @@ func (p *program) printChecks(checks []doctor.Check, quiet bool) error {
 	verdict := "VMs can run here"
 	if n[doctor.Fail] > 0 {
 		verdict = "VMs cannot run here"
+	}
+	if doctor.ContainersUsable(checks) {
+		verdict += ", containers can"
+	} else {
+		verdict += ", containers cannot"
 	}
 	_, err := fmt.Fprintf(p.stdout, "%s: %d ok, %d warnings, %d failures\n", verdict, n[doctor.OK], n[doctor.Warn], n[doctor.Fail])
 	return err

@@ -11,7 +11,7 @@ func (p *program) cmdUpdate() *cli.Command {
 		Name:        "update",
 		Usage:       "change limits of running instances",
 		ArgsUsage:   "INSTANCE...",
-		Description: "A VM can be held to less than the processors it booted with, and weighed anew.",
+		Description: "A VM can be held to less than the processors it booted with, and weighed anew;\na container's limits can all be changed.",
 		Flags: []cli.Flag{
 			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors' worth of time"},
 			&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000"},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -321,7 +322,8 @@ func parseVolume(s string) (specs.Mount, error) {
 func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 	refuse := func(flags ...string) error {
 		for _, f := range flags {
-			if c.IsSet(f) {
+			// What the environment sets is for those that can use it.
+			if c.IsSet(f) && (f != "kernel" || c.String(f) != os.Getenv("HVCTL_KERNEL")) {
 				return fmt.Errorf("%s: --%s: %w", name, f, workload.ErrUnsupported)
 			}
 		}

@@ -8,7 +8,7 @@ import (
 type Status string
 
 // Fail means that VMs cannot run; Warn that something works less well, or not
-// for every use.
+// for every use, such as containers.
 const (
 	OK   Status = "ok"
 	Warn Status = "warn"
@@ -27,6 +27,7 @@ type Check struct {
 // Options says where to look. The zero value is the running host.
 type Options struct {
 	Sys   string // in place of /, for tests: dev, proc and sys are looked up below it
+	UID   int    // who would run hvctl
 	Root  string // state directory
 	Store string // image and kernel store
 	// DefaultKernel describes the kernel VMs boot by default.
@@ -43,7 +44,7 @@ func Run(o Options) []Check {
 	}
 	checks := []func(Options) Check{
 		kvmDevice, kvmMode, memory, defaultKernel, helpers, storeDir, rootDir,
-		tap, netAdmin, nfTables, vhostNet, vhostVsock, cgroups, hugePages, aptTools,
+		containers, tap, netAdmin, nfTables, vhostNet, vhostVsock, cgroups, hugePages, aptTools,
 	}
 	out := make([]Check, 0, len(checks))
 	for _, c := range checks {

@@ -44,11 +44,11 @@ func TestHostWithNothing(t *testing.T) {
 		DefaultKernel: func() (string, error) { return "", errors.New("no kernel yet") },
 		Helpers:       map[string]error{"hvctl-vmm": errors.New("hvctl-vmm: not found")},
 	})
-	if Usable(all) {
-		t.Error("VMs would be said to work")
+	if Usable(all) || ContainersUsable(all) {
+		t.Error("VMs or containers would be said to work")
 	}
 	for name, want := range map[string]Status{
-		"kvm": Fail, "kvm-mode": Warn, "kernel": Warn, "programs": Fail, "store": OK, "tap": Warn, "vhost-net": Warn, "memory": Warn, "cgroup": Warn,
+		"kvm": Fail, "kvm-mode": Warn, "kernel": Warn, "programs": Fail, "store": OK, "tap": Warn, "vhost-net": Warn, "memory": Warn, "cgroup": Warn, "containers": Warn,
 	} {
 		if c := find(t, all, name); c.Status != want {
 			t.Errorf("%s is %s (%s), want %s", name, c.Status, c.Detail, want)
@@ -56,6 +56,32 @@ func TestHostWithNothing(t *testing.T) {
 	}
 	if c := find(t, all, "kvm"); !strings.Contains(c.Fix, "firmware") {
 		t.Errorf("fix without processor support: %s", c.Fix)
+	}
+}
+
+func TestContainersNameWhatIsMissing(t *testing.T) {
+	sys := t.TempDir()
+	for _, d := range []string{"mnt", "pid", "ipc", "uts", "net", "cgroup"} {
+		if err := os.MkdirAll(filepath.Join(sys, "proc/self/ns", d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(sys, "proc/filesystems"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("nodev\tproc\nnodev\toverlay\n\terofs\n")
+	if c := containers(Options{Sys: sys}); c.Status != OK {
+		t.Errorf("%+v", c)
+	}
+	if c := containers(Options{Sys: sys, UID: 1000}); c.Status != Warn || !strings.Contains(c.Fix, "as root") {
+		t.Errorf("%+v", c)
+	}
+	write("nodev\toverlayx\n")
+	if c := containers(Options{Sys: sys}); c.Status != Warn || !strings.Contains(c.Fix, "modprobe overlay; modprobe erofs") {
+		t.Errorf("%+v", c)
 	}
 }
 

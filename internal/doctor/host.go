@@ -59,7 +59,7 @@ func defaultKernel(o Options) Check {
 }
 
 func helpers(o Options) Check {
-	c := Check{Name: "programs", Why: "a VM is owned by hvctl-vmm, and starts hvinit inside"}
+	c := Check{Name: "programs", Why: "a VM is owned by hvctl-vmm, and starts hvinit inside; a container is owned by hvctl-ctr"}
 	var names, missing []string
 	for n, err := range o.Helpers {
 		if err != nil {
@@ -72,7 +72,7 @@ func helpers(o Options) Check {
 	if len(missing) > 0 {
 		return bad(c, Fail, strings.Join(missing, "; "), "install hvctl whole: make build puts its programs into bin/")
 	}
-	return good(c, strings.Join(names, " and ")+" found")
+	return good(c, strings.Join(names, ", ")+" found")
 }
 
 func storeDir(o Options) Check {
@@ -188,7 +188,7 @@ func vhostVsock(o Options) Check {
 }
 
 func cgroups(o Options) Check {
-	c := Check{Name: "cgroup", Why: "limits of memory, CPU and processes are enforced by cgroup v2"}
+	c := Check{Name: "cgroup", Why: "limits of memory, CPU and processes are enforced by cgroup v2; v1 works, with less to tell"}
 	const fix = "boot with systemd.unified_cgroup_hierarchy=1, or mount cgroup2 on /sys/fs/cgroup"
 	path := filepath.Join(o.Sys, "sys/fs/cgroup")
 	var fs unix.Statfs_t

@@ -222,9 +222,9 @@ func (c *Container) close() error {
 	var errs []error
 	if c.made {
 		errs = append(errs, c.oci.Delete(ctx, c.cfg.ID, true))
-		if c.group != nil && c.cfg.Res.CgroupParent == "" {
-			c.group.Prune("/")
-		}
+	}
+	if c.cfg.Res.CgroupParent == "" {
+		prune()
 	}
 	if c.net != nil {
 		errs = append(errs, c.net.Close())
@@ -234,4 +234,15 @@ func (c *Container) close() error {
 	}
 	errs = append(errs, os.RemoveAll(c.oci.Root))
 	return errors.Join(errs...)
+}
+
+// prune removes the group that instances' groups are in, if this was the last.
+func prune() {
+	parent, err := cgroup.Open(workload.DefaultCgroupParent)
+	if err != nil {
+		return
+	}
+	if g, err := parent.Child("any"); err == nil { // it need not exist
+		g.Prune("/")
+	}
 }
