@@ -146,7 +146,7 @@ func (s *server) handle(frame *guestproto.Framer, msg []byte) {
 		_ = send(frame, reply)
 	}
 	switch req.Method {
-	case guestproto.MethodRun, guestproto.MethodExec, guestproto.MethodCopy, guestproto.MethodTop, guestproto.MethodStats, guestproto.MethodFreeze, guestproto.MethodThaw:
+	case guestproto.MethodRun, guestproto.MethodExec, guestproto.MethodCopy, guestproto.MethodTop, guestproto.MethodStats, guestproto.MethodIdentify, guestproto.MethodFreeze, guestproto.MethodThaw:
 		go answer()
 	default:
 		answer()
@@ -196,6 +196,8 @@ func (m *manager) call(method string, params json.RawMessage) (any, error) {
 		return nil, do(params, func(c guestproto.SyncClock) error { return setClock(c.UnixNano) })
 	case guestproto.MethodReseed:
 		return nil, do(params, func(r guestproto.Reseed) error { return reseed(r.Entropy) })
+	case guestproto.MethodIdentify:
+		return nil, do(params, m.identify)
 	case guestproto.MethodFreeze:
 		return nil, m.freeze(true)
 	case guestproto.MethodThaw:

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -577,6 +578,26 @@ func TestStatsAndPing(t *testing.T) {
 	}
 	if err := g.Reseed(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestACopiedGuestBecomesAnother(t *testing.T) {
+	g := startGuest(t)
+	if err := g.Identify(t.Context(), "copy", nil); !errors.Is(err, agent.ErrState) {
+		t.Errorf("before run: %v", err)
+	}
+	g.run(guestproto.Run{Hostname: "original", Process: proc("main", "sleep", "1000")}, agent.IO{})
+	if err := g.Identify(t.Context(), "copy", &guestproto.Network{Hosts: []guestproto.Host{{Address: "10.1.2.3", Names: []string{"peer"}}}}); err != nil {
+		t.Fatal(err)
+	}
+	var out syncBuffer
+	p, err := g.Exec(t.Context(), proc("look", "sh", "-c", "hostname; cat /etc/hostname; grep -c original /etc/hosts; grep peer /etc/hosts; echo $HOSTNAME"), agent.IO{Stdout: &out, Stderr: &out})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.wait(p)
+	if got := strings.Fields(out.String()); !slices.Equal(got, []string{"copy", "copy", "0", "10.1.2.3", "peer", "copy"}) {
+		t.Errorf("the guest says %q", got)
 	}
 }
 

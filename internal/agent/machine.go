@@ -48,6 +48,14 @@ func (s *Session) Reseed(ctx context.Context) error {
 	return s.call(ctx, guestproto.MethodReseed, guestproto.Reseed{Entropy: NewEntropy()}, nil)
 }
 
+// Identify makes a guest that was copied another machine than its original, with
+// fresh entropy and the time of now. The workload runs meanwhile.
+func (s *Session) Identify(ctx context.Context, hostname string, n *guestproto.Network) error {
+	return s.call(ctx, guestproto.MethodIdentify, guestproto.Identity{
+		Hostname: hostname, Network: n, Clock: time.Now().UnixNano(), Entropy: NewEntropy(),
+	}, nil)
+}
+
 // Freeze flushes the guest's disks and blocks writes to them until Thaw.
 func (s *Session) Freeze(ctx context.Context) error {
 	return s.call(ctx, guestproto.MethodFreeze, nil, nil)

@@ -33,6 +33,7 @@ const (
 	MethodPing       = "ping"        // -> Pong
 	MethodSyncClock  = "sync_clock"  // SyncClock
 	MethodReseed     = "reseed"      // Reseed
+	MethodIdentify   = "identify"    // Identity
 	MethodFreeze     = "freeze"      // flush and block writes to the disks
 	MethodThaw       = "thaw"        // allow writes again
 	MethodShutdown   = "shutdown"    // Shutdown
@@ -214,6 +215,17 @@ type SyncClock struct {
 // Reseed mixes fresh entropy into the guest's random generator, and makes it
 // forget what it would have given out: two copies of one machine must differ.
 type Reseed struct {
+	Entropy []byte `json:"entropy"`
+}
+
+// Identity makes a machine that was copied another one than the original: its
+// random numbers, clock, name and network. Everything but Clock and Entropy
+// replaces what Run said.
+type Identity struct {
+	Hostname string   `json:"hostname,omitempty"`
+	Network  *Network `json:"network,omitempty"`
+	// Clock is the wall clock in nanoseconds since 1970.
+	Clock   int64  `json:"clock"`
 	Entropy []byte `json:"entropy"`
 }
 
