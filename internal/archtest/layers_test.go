@@ -77,8 +77,8 @@ var layers = map[string]string{
 	"internal/etcfiles":              "",
 	"internal/proctable":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
-	"internal/microvm": "images virtio virtio/... memory internal/agent internal/cgroup internal/guestproto internal/hostnet " +
-		"internal/initrd internal/machine internal/metrics internal/seccomp internal/workload",
+	"internal/microvm": "images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/guestproto internal/hostnet " +
+		"internal/initrd internal/machine internal/metrics internal/seccomp internal/state internal/workload",
 	"internal/microvm/prepare": "internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
 	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
 		"internal/seccomp internal/workload",

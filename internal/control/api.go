@@ -30,6 +30,13 @@ type StopRequest struct {
 	TimeoutSeconds *int `json:"timeoutSeconds,omitempty"`
 }
 
+// SnapshotRequest is the body of POST /v1/snapshot. The answer is a
+// workload.SnapshotReport.
+type SnapshotRequest struct {
+	// Dir is an empty directory, an absolute path, which the owner fills.
+	Dir string `json:"dir"`
+}
+
 // ResizeRequest is the body of POST /v1/resize.
 type ResizeRequest struct {
 	Exec    string `json:"exec,omitempty"`
@@ -69,6 +76,7 @@ const (
 	EventResume    = "resume"
 	EventSignal    = "signal"
 	EventUpdate    = "update"
+	EventSnapshot  = "snapshot"
 	EventStop      = "stop"
 	EventExecStart = "exec_start"
 	EventExecExit  = "exec_exit"

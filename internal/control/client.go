@@ -66,6 +66,12 @@ func (c *Client) Update(ctx context.Context, u workload.Update) error {
 	return c.do(ctx, "POST", "/v1/update", u, nil)
 }
 
+// Snapshot writes the instance into dir.
+func (c *Client) Snapshot(ctx context.Context, dir string) (workload.SnapshotReport, error) {
+	var v workload.SnapshotReport
+	return v, c.do(ctx, "POST", "/v1/snapshot", SnapshotRequest{Dir: dir}, &v)
+}
+
 // Resize sets the size of a terminal.
 func (c *Client) Resize(ctx context.Context, r ResizeRequest) error {
 	return c.do(ctx, "POST", "/v1/resize", r, nil)

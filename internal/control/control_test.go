@@ -40,9 +40,12 @@ func (o *fakeOwner) Stop(_ context.Context, r StopRequest) (workload.Exit, error
 	o.stops = append(o.stops, r)
 	return workload.Exit{Code: 3, At: time.Now()}, o.fail
 }
-func (o *fakeOwner) Kill(context.Context) error                    { return o.fail }
-func (o *fakeOwner) Pause(context.Context) error                   { return o.fail }
-func (o *fakeOwner) Resume(context.Context) error                  { return o.fail }
+func (o *fakeOwner) Kill(context.Context) error   { return o.fail }
+func (o *fakeOwner) Pause(context.Context) error  { return o.fail }
+func (o *fakeOwner) Resume(context.Context) error { return o.fail }
+func (o *fakeOwner) Snapshot(context.Context, SnapshotRequest) (workload.SnapshotReport, error) {
+	return workload.SnapshotReport{PausedNs: 1}, o.fail
+}
 func (o *fakeOwner) Update(context.Context, workload.Update) error { return o.fail }
 func (o *fakeOwner) Wait(context.Context) (workload.Exit, error) {
 	return workload.Exit{Code: 4, At: time.Now()}, o.fail

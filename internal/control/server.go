@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -34,6 +35,8 @@ type Owner interface {
 	Resume(ctx context.Context) error
 	// Update changes limits, all that u names or none.
 	Update(ctx context.Context, u workload.Update) error
+	// Snapshot writes the instance down, which goes on.
+	Snapshot(ctx context.Context, r SnapshotRequest) (workload.SnapshotReport, error)
 	// Wait returns when the instance has ended and was cleaned up.
 	Wait(ctx context.Context) (workload.Exit, error)
 	Resize(ctx context.Context, r ResizeRequest) error
@@ -76,6 +79,7 @@ var Routes = []Route{
 	{"POST", "/v1/pause", (*Server).pause},
 	{"POST", "/v1/resume", (*Server).resume},
 	{"POST", "/v1/update", (*Server).update},
+	{"POST", "/v1/snapshot", (*Server).snapshot},
 	{"GET", "/v1/wait", (*Server).wait},
 	{"POST", "/v1/exec", (*Server).exec},
 	{"POST", "/v1/attach", (*Server).attach},
@@ -188,6 +192,18 @@ func (s *Server) update(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: %w", ErrBadRequest, err)
 	}
 	return done(w, s.owner.Update(r.Context(), u))
+}
+
+func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) error {
+	var q SnapshotRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(q.Dir) {
+		return fmt.Errorf("%w: snapshot: the directory %q is no absolute path", ErrBadRequest, q.Dir)
+	}
+	v, err := s.owner.Snapshot(r.Context(), q)
+	return answer(w, v, err)
 }
 
 func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {

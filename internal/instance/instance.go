@@ -177,6 +177,20 @@ func (i *Instance) Remove() error {
 	if err := i.store.discard(i.ID()); err != nil {
 		return err
 	}
+	err = i.dropData()
 	i.Unlock()
-	return nil
+	return err
+}
+
+// dropData deletes the directory that only this instance uses. That it bears the
+// instance's ID keeps a damaged configuration from naming another one.
+func (i *Instance) dropData() error {
+	d := i.config.DataDir
+	if d == "" {
+		return nil
+	}
+	if !filepath.IsAbs(d) || filepath.Base(d) != i.ID() {
+		return fmt.Errorf("%w: %s: data directory %q is not this instance's", ErrCorrupt, i.dir, d)
+	}
+	return os.RemoveAll(d)
 }

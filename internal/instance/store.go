@@ -154,6 +154,9 @@ func (s *Store) evict(name, id string, replace bool) error {
 		return fmt.Errorf("%w: %q is %s as %s; use `hvctl rm %s` or --replace", ErrNameInUse, name, st.Status, i.ShortID(), name)
 	}
 	err = s.discard(id)
+	if err == nil {
+		err = i.dropData()
+	}
 	i.Unlock()
 	return err
 }

@@ -289,6 +289,13 @@ func (m *Machine) freeze(ctx context.Context) error {
 	return nil
 }
 
+// Paused tells whether the machine stands still.
+func (m *Machine) Paused() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.paused
+}
+
 // Resume undoes Pause. It is idempotent. The error wraps ErrEnded when there is
 // nothing to resume any more.
 func (m *Machine) Resume(context.Context) error {

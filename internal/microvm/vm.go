@@ -121,6 +121,9 @@ func (v *VM) withAgent() (*guest, error) {
 // ctx bounds all of that. On error what was made is kept until Close.
 func (v *VM) Start(ctx context.Context, io workload.Stdio) (workload.Process, error) {
 	v.times.mark("vmm start")
+	if v.cfg.VM.Restore != nil {
+		return v.restore(ctx, io)
+	}
 	if err := v.build(ctx, io); err != nil {
 		return nil, err
 	}
@@ -143,35 +146,40 @@ func (v *VM) Start(ctx context.Context, io workload.Stdio) (workload.Process, er
 }
 
 // build makes everything up to the parked machine.
-func (v *VM) build(ctx context.Context, io workload.Stdio) (err error) {
-	if v.console, err = newConsole(filepath.Join(v.dir, "console.log")); err != nil {
-		return err
-	}
-	if err := v.holdImage(); err != nil {
-		return err
-	}
-	if err := v.attachNetwork(ctx); err != nil {
-		return err
-	}
-	devs, err := v.devices()
+func (v *VM) build(ctx context.Context, io workload.Stdio) error {
+	c, err := v.surround(ctx, io)
 	if err != nil {
 		return err
 	}
-	v.machine, err = machine.New(machine.Config{
+	c.HugePages = v.cfg.VM.HugePages
+	c.Kernel, c.KernelCache = v.cfg.VM.Kernel, v.cfg.VM.KernelCache
+	c.Initrds, c.Cmdline = initrds(v.cfg.VM.Initrd), v.cfg.VM.Cmdline
+	v.machine, err = machine.New(c)
+	return err
+}
+
+// surround makes everything around the machine and describes it: what a machine
+// that boots and one that is restored have in common.
+func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config, err error) {
+	if v.console, err = newConsole(filepath.Join(v.dir, "console.log")); err != nil {
+		return c, err
+	}
+	if err := v.holdImage(); err != nil {
+		return c, err
+	}
+	if err := v.attachNetwork(ctx); err != nil {
+		return c, err
+	}
+	devs, err := v.devices()
+	return machine.Config{
 		CPUs:        vcpus(v.cfg.Res.CPUs),
 		MemoryBytes: v.cfg.Res.MemoryBytes,
-		HugePages:   v.cfg.VM.HugePages,
-		Kernel:      v.cfg.VM.Kernel,
-		KernelCache: v.cfg.VM.KernelCache,
-		Initrds:     initrds(v.cfg.VM.Initrd),
-		Cmdline:     v.cfg.VM.Cmdline,
 		Transport:   machine.Transport(v.cfg.VM.Transport),
 		Devices:     devs,
 		SerialOut:   v.serialOut(io.Out),
 		Mark:        v.times.mark,
 		Log:         v.log,
-	})
-	return err
+	}, err
 }
 
 // launch lets the machine run; done is called when it has stopped.
@@ -222,15 +230,8 @@ var errEnded = errors.New("the guest ended before its workload started")
 
 // boot waits for the agent and gives it the workload.
 func (v *VM) boot(ctx context.Context, g *guest, io workload.Stdio) (workload.Process, error) {
-	ctx, over := context.WithCancelCause(ctx)
+	ctx, over := v.untilEnded(ctx, g)
 	defer over(nil)
-	go func() { // a machine that ends while it boots ends the wait
-		select {
-		case <-g.ended:
-			over(errEnded)
-		case <-ctx.Done():
-		}
-	}()
 	hello, err := v.ready(ctx, g)
 	if err != nil {
 		return nil, err
@@ -247,6 +248,19 @@ func (v *VM) boot(ctx context.Context, g *guest, io workload.Stdio) (workload.Pr
 	}
 	v.times.mark("workload started")
 	return &process{p: p, vm: v, guest: g}, nil
+}
+
+// untilEnded is ctx, but that a machine that ends ends it, too.
+func (v *VM) untilEnded(ctx context.Context, g *guest) (context.Context, context.CancelCauseFunc) {
+	ctx, over := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-g.ended:
+			over(errEnded)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, over
 }
 
 func (v *VM) ready(ctx context.Context, g *guest) (guestproto.Hello, error) {
@@ -340,11 +354,21 @@ func (v *VM) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (
 	if err != nil {
 		return nil, err
 	}
-	p, err := g.session.Exec(ctx, guestProcess(fmt.Sprintf("exec-%d", v.execs.Add(1)), spec), agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})
+	p, err := g.session.Exec(ctx, guestProcess(v.execID(), spec), agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})
 	if err != nil {
 		return nil, startError(err)
 	}
 	return &process{p: p, vm: v, guest: g}, nil
+}
+
+// execID names a process to the agent. A guest that was restored knows those of
+// the original.
+func (v *VM) execID() string {
+	n := v.execs.Add(1)
+	if v.cfg.VM.Restore == nil {
+		return fmt.Sprintf("exec-%d", n)
+	}
+	return fmt.Sprintf("exec-%.12s-%d", v.cfg.ID, n)
 }
 
 // Close stops what still runs and frees everything. A guest with disks of its

@@ -22,6 +22,9 @@ type Config struct {
 	VM      VM                `json:"vm,omitzero"`
 	Labels  map[string]string `json:"labels,omitempty"`
 
+	// DataDir is a directory of this instance alone, whose last element is its
+	// ID; it goes when the instance is removed. Empty: it has none.
+	DataDir string `json:"dataDir,omitempty"`
 	// OpenStdin keeps the process's standard input open and attachable
 	// (docker's -i). Without it the process reads end of file at once.
 	OpenStdin bool `json:"openStdin,omitempty"`
@@ -125,6 +128,9 @@ type VM struct {
 	// and no image: the serial console is the first process's terminal, and
 	// Cmdline is the whole command line (hvctl boot).
 	Raw bool `json:"raw,omitempty"`
+	// Restore lets the VM go on from a snapshot; Kernel, Initrd and Cmdline then
+	// say only how the original was booted.
+	Restore *Restore `json:"restore,omitempty"`
 	// Timeline asks the VMM to record when each stage of the start was
 	// reached (hvctl bench boot).
 	Timeline bool `json:"timeline,omitempty"`

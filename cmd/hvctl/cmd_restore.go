@@ -1,0 +1,120 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+
+	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/snapshots"
+	"github.com/hvctl/hvctl/internal/supervisor/launch"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/urfave/cli/v2"
+)
+
+func (p *program) cmdRestore() *cli.Command {
+	return &cli.Command{
+		Name:      "restore",
+		Usage:     "let a new instance go on from a snapshot, and print its ID",
+		ArgsUsage: "SNAPSHOT",
+		Description: "The instance is a copy with an identity of its own: ID, addresses, hostname,\n" +
+			"random numbers, VM generation ID and clock are new; connections of the original\n" +
+			"are broken. The original may be running. Its published ports are published\n" +
+			"again unless --publish or --no-publish says otherwise.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "name", Usage: "call the instance `NAME`", DefaultText: "two words"},
+			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
+			&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
+			&cli.BoolFlag{Name: "copy", Usage: "read all memory at once and check it, in place of reading pages when they are touched"},
+			&cli.StringFlag{Name: "hostname", Usage: "hostname `NAME`", DefaultText: "the original's if it was given, else the short ID"},
+			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host, in place of the original's ports"},
+			&cli.BoolFlag{Name: "no-publish", Usage: "publish no ports"},
+			&cli.StringFlag{Name: "ip", Usage: "IPv4 `ADDRESS` on the bridge", DefaultText: "the next free one"},
+			&cli.StringFlag{Name: "mac-address", Usage: "MAC `ADDRESS`", DefaultText: "derived from the ID"},
+		},
+		BashComplete: p.completeSnapshots,
+		Action:       p.oneSnapshot(p.restore),
+	}
+}
+
+func (p *program) restore(c *cli.Context, s *snapshots.Snapshot) error {
+	cfg, err := p.restoredConfig(c, s)
+	if err != nil {
+		return err
+	}
+	b, err := p.backend(c, cfg.Backend)
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible(c)
+	defer stop()
+	h, _, err := p.launchConfig(ctx, c, b, cfg, launch.Options{})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(p.stdout, h.ID())
+	return nil
+}
+
+// restoredConfig is the original's configuration with another identity.
+func (p *program) restoredConfig(c *cli.Context, s *snapshots.Snapshot) (*workload.Config, error) {
+	cfg := s.Description.Config // ours alone: it was decoded for us
+	short := cfg.ID[:min(12, len(cfg.ID))]
+	cfg.ID, cfg.Name, cfg.AutoRemove = instance.NewID(), c.String("name"), c.Bool("rm")
+	switch {
+	case c.String("hostname") != "":
+		cfg.Spec.Hostname = c.String("hostname")
+	case cfg.Spec.Hostname == short:
+		cfg.Spec.Hostname = cfg.ID[:12]
+	}
+	if err := errors.Join(workload.CheckHostname(cfg.Spec.Hostname), restoredNetwork(c, &cfg.Net)); err != nil {
+		return nil, &usageError{err: err, command: c.Command.HelpName}
+	}
+	cfg.VM.Restore = &workload.Restore{File: s.File().Name(), Copy: c.Bool("copy")}
+	for i, d := range s.Description.Disks {
+		if d.Name == "" {
+			continue
+		}
+		if cfg.DataDir == "" {
+			store, err := storeDir(c)
+			if err != nil {
+				return nil, err
+			}
+			if store, err = filepath.Abs(store); err != nil {
+				return nil, err
+			}
+			cfg.DataDir = filepath.Join(store, "instances", cfg.ID)
+		}
+		cfg.VM.Disks[i].Path = filepath.Join(cfg.DataDir, filepath.Base(d.Name))
+	}
+	return cfg, nil
+}
+
+// restoredNetwork drops the original's addresses, which it may be using.
+func restoredNetwork(c *cli.Context, n *workload.Network) error {
+	var errs []error
+	n.MAC, n.IP = "", netip.Addr{}
+	if s := c.String("mac-address"); s != "" {
+		m, err := parseMAC(s)
+		errs, n.MAC = append(errs, err), m
+	}
+	if s := c.String("ip"); s != "" {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			err = fmt.Errorf("--ip %q: no IP address", s)
+		}
+		errs, n.IP = append(errs, err), a
+	}
+	if c.Bool("no-publish") || c.IsSet("publish") {
+		n.Publish = nil
+	}
+	for _, s := range c.StringSlice("publish") {
+		port, err := parsePort(s)
+		errs, n.Publish = append(errs, err), append(n.Publish, port)
+	}
+	if (len(n.Publish) > 0 || c.IsSet("ip") || c.IsSet("mac-address")) && n.Mode != workload.NetBridge {
+		errs = append(errs, errors.New("the original has no network: --publish, --ip and --mac-address have no meaning"))
+	}
+	return errors.Join(errs...)
+}
