@@ -20,7 +20,7 @@ func permute(app *cli.App, args []string) []string {
 	out := args[:1:1]
 	rest := args[1:]
 	cmds, flags := app.Commands, app.Flags
-	for {
+	for top := true; ; top = false {
 		// The flags of the level we are at, then the command that follows.
 		n := 0
 		for n < len(rest) && isFlag(rest[n]) {
@@ -37,7 +37,7 @@ func permute(app *cli.App, args []string) []string {
 		cmd := cmds[i]
 		out, rest = append(out, rest[:n+1]...), rest[n+1:]
 		cmds, flags = cmd.Subcommands, cmd.Flags
-		if slices.Contains(takesCommand, cmd.Name) {
+		if top && slices.Contains(takesCommand, cmd.Name) { // not snapshot create
 			return append(out, rest...)
 		}
 	}

@@ -130,19 +130,20 @@ func TestEnvFile(t *testing.T) {
 func TestFlagsAfterArguments(t *testing.T) {
 	app := testApp(nil).app()
 	for in, want := range map[string]string{
-		"logs web -f":                "logs -f web",
-		"logs web -n 3 -f":           "logs -n 3 -f web",
-		"stop a -t 5 b --signal=INT": "stop -t 5 --signal=INT a b",
-		"--root /x rm web -f":        "--root /x rm -f web",
-		"kernel import f --name n":   "kernel import --name n f",
-		"run -d img ls -l":           "run -d img ls -l",
-		"exec -it web sh -c x":       "exec -it web sh -c x",
-		"logs -- -odd -f":            "logs -- -odd -f",
-		"logs web -fn 3":             "logs -fn 3 web",
-		"nope -f x":                  "nope -f x",
-		"logs web -n":                "logs -n web",
-		"--debug":                    "--debug",
-		"ps":                         "ps",
+		"logs web -f":                 "logs -f web",
+		"logs web -n 3 -f":            "logs -n 3 -f web",
+		"stop a -t 5 b --signal=INT":  "stop -t 5 --signal=INT a b",
+		"--root /x rm web -f":         "--root /x rm -f web",
+		"kernel import f --name n":    "kernel import --name n f",
+		"snapshot create web --tag t": "snapshot create --tag t web",
+		"run -d img ls -l":            "run -d img ls -l",
+		"exec -it web sh -c x":        "exec -it web sh -c x",
+		"logs -- -odd -f":             "logs -- -odd -f",
+		"logs web -fn 3":              "logs -fn 3 web",
+		"nope -f x":                   "nope -f x",
+		"logs web -n":                 "logs -n web",
+		"--debug":                     "--debug",
+		"ps":                          "ps",
 	} {
 		got := permute(app, append([]string{"hvctl"}, strings.Fields(in)...))
 		if s := strings.Join(got[1:], " "); s != want {

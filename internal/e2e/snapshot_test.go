@@ -1,0 +1,195 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/testenv"
+)
+
+// redis asks the redis of an instance with one published port.
+func (h *host) redis(name, command string) string {
+	h.t.Helper()
+	addr := fmt.Sprintf("127.0.0.1:%d", h.port(name))
+	var reply string
+	eventually(h.t, "redis of "+name+" answers", func() bool {
+		c, err := net.DialTimeout("tcp", addr, 5*time.Second)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := fmt.Fprintf(c, "%s\r\n", command); err != nil {
+			return false
+		}
+		b := make([]byte, 512)
+		n, err := c.Read(b)
+		reply = string(b[:n])
+		return err == nil
+	})
+	return strings.TrimSpace(strings.ReplaceAll(reply, "\r\n", " "))
+}
+
+func (h *host) inspect(name, format string) string {
+	h.t.Helper()
+	return strings.TrimSpace(h.ok("inspect", "--format", format, name))
+}
+
+func TestASnapshotIsRestoredBesideItsOriginalAndAfterIt(t *testing.T) {
+	h := newHost(t)
+	tag := filepath.Base(h.root)
+	t.Cleanup(func() { h.hvctl("snapshot", "rm", tag) })
+	disk := filepath.Join(h.root, ".disk")
+	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::6379", "--disk", "path="+disk, "redis")
+	if got := h.redis("web", "SET k v"); got != "+OK" {
+		t.Fatal(got)
+	}
+	h.ok("exec", "web", "sh", "-c", "echo mark >/tmp/f; printf before | dd of=/dev/vdb conv=fsync 2>/dev/null")
+	h.ok("exec", "-d", "web", "sleep", "1000") // a process besides the first
+
+	h.ok("snapshot", "create", "web", "--tag", tag)
+	if r := h.hvctl("snapshot", "create", "web", "--tag", tag); r.code == 0 || !strings.Contains(r.err, "--replace") {
+		t.Errorf("the same name again: exit %d, %s", r.code, r.err)
+	}
+	if got := h.ok("snapshot", "verify", tag); !strings.Contains(got, "intact") {
+		t.Errorf("verify says %q", got)
+	}
+	var all []struct{ Name, Instance string }
+	if err := json.Unmarshal([]byte(h.ok("snapshot", "ls", "--json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(fmt.Sprint(all), "{"+tag+" web}") {
+		t.Errorf("the list has %v", all)
+	}
+
+	// The original goes on, and what it does from now on is its own.
+	if got := h.redis("web", "SET k other"); got != "+OK" {
+		t.Error(got)
+	}
+	h.ok("exec", "web", "sh", "-c", "printf after_ | dd of=/dev/vdb conv=fsync 2>/dev/null")
+
+	h.ok("restore", tag, "--name", "web2")
+	copied := func(name string) {
+		t.Helper()
+		if got := h.redis(name, "GET k"); got != "$1 v" {
+			t.Errorf("%s: k is %q", name, got)
+		}
+		out := strings.Fields(h.ok("exec", name, "sh", "-c", "cat /tmp/f; hostname; dd if=/dev/vdb bs=6 count=1 2>/dev/null; echo; cat /etc/hosts"))
+		id, ip := h.inspect(name, "{{.Config.ID}}"), h.inspect(name, "{{.State.IP}}")
+		if len(out) < 3 || out[0] != "mark" || out[1] != id[:12] || out[2] != "before" || !strings.Contains(strings.Join(out, " "), ip+" "+id[:12]) {
+			t.Errorf("%s (%.12s, %s) says %q", name, id, ip, out)
+		}
+		if ip == h.inspect("web", "{{.State.IP}}") {
+			t.Errorf("%s has the original's address %s", name, ip)
+		}
+	}
+	copied("web2")
+	if got := h.redis("web", "GET k"); got != "$5 other" {
+		t.Errorf("the original's k is %q", got)
+	}
+	random := func(name string) string { return h.ok("exec", name, "cat", "/proc/sys/kernel/random/uuid") }
+	h.ok("restore", tag, "--name", "web3", "--no-publish", "--hostname", "third")
+	if a, b := random("web2"), random("web3"); a == b {
+		t.Errorf("two copies draw the same random number %s", a)
+	}
+	if got := strings.TrimSpace(h.ok("exec", "web3", "hostname")); got != "third" {
+		t.Errorf("hostname %q", got)
+	}
+	// Both copies reach the original, over addresses of their own.
+	for _, name := range []string{"web2", "web3"} {
+		ip := h.inspect("web", "{{.State.IP}}")
+		if got := strings.TrimSpace(h.ok("exec", name, "redis-cli", "-h", ip, "GET", "k")); got != "other" {
+			t.Errorf("%s asks the original for k: %q", name, got)
+		}
+	}
+	h.ok("pause", "web3")
+	h.ok("resume", "web3")
+	h.ok("snapshot", "create", "web3", "--tag", tag, "--replace") // a copy of a copy
+	if r := h.hvctl("stop", "web3"); r.code != 0 {
+		t.Errorf("stop: %d, %s", r.code, r.err)
+	}
+	data := h.inspect("web2", "{{.Config.DataDir}}")
+	if !fileExists(filepath.Join(data, "disk0")) {
+		t.Errorf("no disk in %q", data)
+	}
+	h.ok("rm", "-f", "web", "web2", "web3")
+	if fileExists(data) {
+		t.Errorf("%s was left", data)
+	}
+
+	h.ok("restore", tag, "--name", "web4", "--copy", "--rm", "-p", "127.0.0.1::6379")
+	if got := h.redis("web4", "GET k"); got != "$1 v" {
+		t.Errorf("after the original: k is %q", got)
+	}
+	h.ok("stop", "web4")
+	h.ok("snapshot", "rm", tag)
+	if r := h.hvctl("restore", tag); r.code == 0 || !strings.Contains(r.err, "no such snapshot") {
+		t.Errorf("restore of a removed snapshot: %d, %s", r.code, r.err)
+	}
+}
+
+func fileExists(f string) bool { _, err := os.Stat(f); return err == nil }
+
+func TestADamagedSnapshotIsRefused(t *testing.T) {
+	h := newHost(t)
+	tag := filepath.Base(h.root)
+	t.Cleanup(func() { h.hvctl("snapshot", "rm", tag) })
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--network", "none", "debian:bookworm", "sleep", "1000")
+	h.ok("snapshot", "create", "web", "--tag", tag)
+	file := filepath.Join(testenv.TestStore(), "snapshots", tag, "snapshot")
+	st, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(file, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	flip := func(at int64) {
+		t.Helper()
+		b := make([]byte, 1)
+		if _, err := f.ReadAt(b, at); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.WriteAt([]byte{b[0] ^ 1}, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flip(st.Size() - 5000) // in the tables and sections
+	r := h.hvctl("restore", tag, "--name", "copy")
+	if r.code == 0 || !strings.Contains(r.err, "corrupt") {
+		t.Errorf("damaged state: exit %d, %s", r.code, r.err)
+	}
+	flip(st.Size() - 5000)
+	at, err := f.Seek(20<<20, unix.SEEK_DATA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flip(at + 100) // in memory: found by verify and --copy
+	for _, args := range [][]string{{"snapshot", "verify", tag}, {"restore", tag, "--copy", "--name", "copy"}} {
+		if r := h.hvctl(args...); r.code == 0 || !strings.Contains(r.err, "corrupt") {
+			t.Errorf("%q of damaged memory: exit %d, %s", args, r.code, r.err)
+		}
+	}
+	if got := h.inspect("web", "{{.State.Status}}"); got != "running" {
+		t.Errorf("the original is %s", got)
+	}
+	if r := h.hvctl("ps", "-a", "-q"); strings.Count(r.out, "\n") != 1 {
+		t.Errorf("left behind: %q", r.out)
+	}
+}
