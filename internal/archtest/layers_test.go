@@ -93,6 +93,7 @@ var layers = map[string]string{
 	"internal/instance":            "internal/workload",
 	"internal/control":             "internal/workload",
 	"internal/doctor":              "kvm",
+	"internal/snapshots":           "internal/workload migrate/snapshot",
 	"internal/supervisor":          "internal/cgroup internal/control internal/instance internal/workload",
 	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/workload",
 
