@@ -27,13 +27,11 @@ var defaultDevices = [...]plan.Device{
 // descriptors is left to the caller.
 func buildPlan(s *specs.Spec, rec *record) (*plan.Plan, error) {
 	p := &plan.Plan{
-		StartFD: plan.None, ConsoleFD: plan.None, SeccompFD: plan.None,
 		UserNS: rec.UserNS, Hostname: s.Hostname, Domainname: s.Domainname,
 		Root: plan.Root{Path: rec.Rootfs, ReadOnly: s.Root.Readonly, Remain: namespaceOf(s, specs.MountNamespace) == nil},
 	}
 	if h := s.Hooks; h != nil {
-		p.InContainer, p.AtStart = hookPlans(h.CreateContainer), hookPlans(h.StartContainer)
-		p.RuntimeHooks = len(h.Prestart)+len(h.CreateRuntime) > 0
+		p.RuntimeHooks = len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
 	}
 	ownDev := true
 	for i := range s.Mounts {
@@ -53,6 +51,12 @@ func buildPlan(s *specs.Spec, rec *record) (*plan.Plan, error) {
 	if l := s.Linux; l != nil {
 		p.Masked, p.ReadOnly = l.MaskedPaths, l.ReadonlyPaths
 		p.Root.Propagation, _ = propagation(l.RootfsPropagation) // validated
+		if p.Root.Propagation&unix.MS_SHARED != 0 {
+			var err error
+			if p.Root.Mount, err = mountOf(rec.Rootfs); err != nil {
+				return nil, err
+			}
+		}
 		for _, k := range slices.Sorted(maps.Keys(l.Sysctl)) {
 			p.Sysctl = append(p.Sysctl, plan.Pair{Key: sysctlPath(k), Value: l.Sysctl[k]})
 		}
@@ -96,18 +100,6 @@ func devicePlans(p *plan.Plan, s *specs.Spec, ownDev bool) error {
 		}
 	}
 	return nil
-}
-
-func hookPlans(hooks []specs.Hook) []plan.Hook {
-	var out []plan.Hook
-	for _, h := range hooks {
-		p := plan.Hook{Path: h.Path, Args: h.Args, Env: h.Env}
-		if h.Timeout != nil {
-			p.TimeoutMillis = uint32(*h.Timeout) * 1000
-		}
-		out = append(out, p)
-	}
-	return out
 }
 
 func timeOffsets(m map[string]specs.LinuxTimeOffset) string {

@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/hvctl/hvctl/container/plan"
+	"github.com/hvctl/hvctl/container/program"
+	"github.com/hvctl/hvctl/container/steps"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -72,7 +75,7 @@ func (r *Runtime) Run(ctx context.Context, o CreateOptions) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.release(c.sync, c.spec.Hooks)
+	err = c.release(ctx, c.sync, c.run.Next)
 	c.end()
 	if err != nil {
 		c.pidfd.Close()
@@ -89,11 +92,13 @@ type creation struct {
 	rec   *record
 	spec  *specs.Spec
 	plan  *plan.Plan
+	prog  program.Container
 	ns    *nsPlan
 	group Cgroup
-	sync  *os.File // to the stage
+	run   *steps.Started // the process, until it is the user's program
+	sync  *os.File       // to it
 	pidfd *os.File
-	files []*os.File // the stage's descriptors
+	files []*os.File // its descriptors
 	own   []*os.File // those of them that are ours to close
 }
 
@@ -113,25 +118,21 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, now bool) (_ *cre
 		return nil, err
 	}
 	c.plan.Root.NoPivot = o.NoPivot
-	if c.plan.Process != nil {
-		c.plan.Process.DieWithParent = o.DieWithCaller
+	if p := c.plan.Process; p != nil {
+		p.DieWithParent = o.DieWithCaller
+		p.Env = withHome(p.Env, c.rec.Rootfs, p.UID)
 	}
 	c.plan.NewKeyring = c.rec.Keyring
 	if err = r.filter(c.plan.Process, c.spec.Linux); err != nil {
 		return nil, err
 	}
 	group := c.makeGroup()
-	if err = c.descriptors(now); err == nil && r.birthIn() {
-		err = c.join(group)
-		group = nil
+	err = c.descriptors(now)
+	// It is made meanwhile; the mounts show it, so it has to be there.
+	if err = errors.Join(err, c.awaitGroup(group)); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = c.spawn()
-	}
-	if group != nil { // it is made while the stage's process comes to life
-		err = errors.Join(err, c.join(group))
-	}
-	if err != nil {
+	if err = c.spawn(); err != nil {
 		return nil, err
 	}
 	if err = c.setUp(ctx); err != nil {
@@ -198,49 +199,107 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 	return c, nil
 }
 
-// setUp gives the stage its plan and accompanies it until it waits.
+// setUp accompanies the process until it waits to be started.
 func (c *creation) setUp(ctx context.Context) error {
-	pid := c.rec.PID
-	if err := setOOMScore(pid, c.spec.Process); err != nil {
+	if c.group != nil && (!c.r.Cgroups.BirthIn()) {
+		if err := c.group.Add(c.rec.PID); err != nil {
+			return err
+		}
+	}
+	if err := setOOMScore(c.rec.PID, c.spec.Process); err != nil {
 		return err
 	}
-	c.plan.State, c.plan.StartState = c.rec.hookState(Creating), c.rec.hookState(Created)
-	if err := cgroupMounts(c.plan, c.group); err != nil {
+	if err := c.answer(); err != nil {
 		return err
 	}
-	if c.plan.SeccompFD != plan.None {
-		c.plan.Process.SeccompState = c.rec.seccompState(c.spec.Linux.Seccomp, pid, specs.StateCreating)
-	}
-	b, err := c.plan.Encode()
-	if err != nil {
-		return err
-	}
-	if err := plan.WritePlan(c.sync, b); err != nil {
-		return fmt.Errorf("give the first process its plan: %w", err)
+	if c.prog.Notify != plan.None {
+		if _, err := c.sync.Write(c.rec.seccompState(c.spec.Linux.Seccomp, c.rec.PID, specs.StateCreating)); err != nil {
+			return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
+		}
 	}
 	// Whoever cancels ends the process, and with it the wait.
 	defer context.AfterFunc(ctx, func() { _ = unix.PidfdSendSignal(int(c.pidfd.Fd()), unix.SIGKILL, nil, 0) })()
 	for {
-		k, text, err := plan.Receive(c.sync)
+		told, err := c.run.Next()
 		switch {
 		case err != nil && ctx.Err() != nil:
 			return context.Cause(ctx)
+		case errors.Is(err, io.EOF):
+			return errors.New("the container's first process died while it was set up")
 		case err != nil:
-			return fmt.Errorf("the container's first process died while it was set up: %w", err)
-		case k == plan.Ready:
+			return err
+		case told.Event == program.Ready:
 			return nil
-		case k == plan.Failed:
-			return errors.New(text)
-		case k != plan.Hooks:
-			return fmt.Errorf("the container's first process said %q", k)
+		case told.Event == program.Hooks:
+			err = c.runtimeHooks(ctx)
+		case told.Event == program.CopyUp:
+			err = c.copyUp()
 		}
-		if err := c.runtimeHooks(ctx); err != nil {
+		if err == nil {
+			err = c.answer()
+		}
+		if err != nil {
 			return err
 		}
-		if err := plan.Send(c.sync, plan.Continue, ""); err != nil {
-			return fmt.Errorf("after the runtime's hooks: %w", err)
-		}
 	}
+}
+
+// answer lets the process go on after an event.
+func (c *creation) answer() error {
+	if _, err := c.sync.Write([]byte{program.Go}); err != nil {
+		return fmt.Errorf("the container's first process died while it was set up: %w", err)
+	}
+	return nil
+}
+
+// runtimeHooks runs those that come before the root is entered. What the first
+// two kinds see differs for the sake of prestart's users: before there was
+// "creating", they saw "created".
+func (c *creation) runtimeHooks(ctx context.Context) error {
+	h := c.spec.Hooks
+	creating := c.rec.hookState(Creating)
+	if err := c.r.runHooks(ctx, "prestart", h.Prestart, c.rec.hookState(Created), nil); err != nil {
+		return err
+	}
+	if err := c.r.runHooks(ctx, "createRuntime", h.CreateRuntime, creating, nil); err != nil {
+		return err
+	}
+	return c.r.runHooks(ctx, "createContainer", h.CreateContainer, creating, c.rec)
+}
+
+// copyUp receives two directories and copies the one into the other.
+func (c *creation) copyUp() error {
+	var dirs [2]int
+	for i := range dirs {
+		fd, err := receiveFD(int(c.sync.Fd()))
+		if err != nil {
+			return fmt.Errorf("tmpcopyup: %w", err)
+		}
+		defer unix.Close(fd)
+		dirs[i] = fd
+	}
+	if err := copyUp(dirs[0], dirs[1]); err != nil {
+		return fmt.Errorf("tmpcopyup: %w", err)
+	}
+	return nil
+}
+
+// receiveFD takes one descriptor from a connection.
+func receiveFD(conn int) (int, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(conn, make([]byte, 16), oob, unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return -1, os.NewSyscallError("recvmsg", err)
+	}
+	msgs, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(msgs) != 1 {
+		return -1, errors.Join(errors.New("no descriptor came"), err)
+	}
+	fds, err := unix.ParseUnixRights(&msgs[0])
+	if err != nil || len(fds) != 1 {
+		return -1, errors.Join(errors.New("no descriptor came"), err)
+	}
+	return fds[0], nil
 }
 
 // tell hands the process's ID to those who asked.
@@ -271,6 +330,9 @@ func sendPIDFD(socket string, pidfd *os.File) error {
 func (c *creation) end() {
 	if c.sync != nil {
 		c.sync.Close()
+	}
+	if c.run != nil {
+		c.run.Close()
 	}
 	c.dir.close()
 }

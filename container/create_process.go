@@ -1,21 +1,19 @@
 package container
 
 import (
-	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"syscall"
 
 	"github.com/hvctl/hvctl/container/plan"
-	"github.com/hvctl/hvctl/container/seal"
-	"github.com/hvctl/hvctl/container/spawn"
-	"github.com/hvctl/hvctl/container/stage"
+	"github.com/hvctl/hvctl/container/program"
 	"github.com/hvctl/hvctl/internal/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
-
-func (r *Runtime) birthIn() bool { return r.Cgroups != nil && r.Cgroups.BirthIn() }
 
 // grouped is the outcome of making a group.
 type grouped struct {
@@ -53,41 +51,46 @@ func (r *Runtime) warning() func(string) {
 	}
 }
 
-// join waits for the group and, where the process is there already, moves it in.
-func (c *creation) join(made <-chan grouped) error {
+// awaitGroup waits for the group.
+func (c *creation) awaitGroup(made <-chan grouped) error {
 	m := <-made
 	c.group = m.g
-	if m.err != nil || m.g == nil {
+	if m.err != nil {
 		return m.err
 	}
-	c.rec.Cgroup = m.g.Paths()
-	if c.rec.PID == 0 {
-		return nil
+	if m.g != nil {
+		c.rec.Cgroup = m.g.Paths()
 	}
-	return m.g.Add(c.rec.PID)
+	return cgroupMounts(c.plan, c.group)
 }
 
-// descriptors opens what the stage is given and numbers it.
+// descriptors opens what the process is given and numbers it.
 func (c *creation) descriptors(now bool) error {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("socketpair", err)
 	}
 	c.sync = os.NewFile(uintptr(pair[0]), "sync")
-	theirs := os.NewFile(uintptr(pair[1]), "sync")
-	c.files = append(c.files, stdio(c.o.Stdio)...)
-	c.give(theirs, true)
+	c.files = append(stdio(c.o.Stdio), c.o.ExtraFiles...)
+	p := &c.prog
+	*p = program.Container{
+		Plan: c.plan, Sync: c.give(os.NewFile(uintptr(pair[1]), "sync"), true),
+		UserNS: plan.None, PIDNS: plan.None, Start: plan.None, Console: plan.None, Notify: plan.None,
+	}
+	if c.plan.Process != nil {
+		c.plan.Process.KeepFDs = uint32(len(c.o.ExtraFiles))
+	}
 	if !now {
 		l, err := c.dir.listen()
 		if err != nil {
 			return err
 		}
-		c.plan.StartFD = c.give(l, true)
+		p.Start = c.give(l, true)
 	}
-	if c.plan.ConsoleFD, err = c.console(); err != nil {
+	if p.Console, err = c.console(); err != nil {
 		return err
 	}
-	if err := c.seccompListener(); err != nil {
+	if p.Notify, err = c.seccompListener(); err != nil {
 		return err
 	}
 	if c.ns, err = openNamespaces(c.spec); err != nil {
@@ -95,28 +98,27 @@ func (c *creation) descriptors(now bool) error {
 	}
 	c.plan.Unshare = c.ns.unshare
 	for _, flag := range c.ns.order {
-		c.plan.Join = append(c.plan.Join, plan.Join{FD: c.give(c.ns.join[flag], false), Flag: flag})
+		c.plan.Join = append(c.plan.Join, plan.Join{FD: int32(c.give(c.ns.join[flag], false)), Flag: flag})
 	}
-	if err := c.mappedMounts(); err != nil {
-		return err
+	if c.ns.user != nil {
+		p.UserNS = c.give(c.ns.user, false)
 	}
-	if p := c.plan.Process; p != nil && len(c.o.ExtraFiles) > 0 {
-		p.KeepBase, p.KeepFDs = uint32(len(c.files)), uint32(len(c.o.ExtraFiles))
-		c.files = append(c.files, c.o.ExtraFiles...)
+	if c.ns.pid != nil {
+		p.PIDNS = c.give(c.ns.pid, false)
 	}
-	return nil
+	return c.mappedMounts()
 }
 
-// give adds a descriptor of the stage and returns its number there.
-func (c *creation) give(f *os.File, own bool) int32 {
+// give adds a descriptor of the process and returns its number there.
+func (c *creation) give(f *os.File, own bool) int {
 	c.files = append(c.files, f)
 	if own {
 		c.own = append(c.own, f)
 	}
-	return int32(len(c.files) - 1)
+	return len(c.files) - 1
 }
 
-func (c *creation) console() (int32, error) {
+func (c *creation) console() (int, error) {
 	switch {
 	case c.o.Console != nil:
 		return c.give(c.o.Console, false), nil
@@ -130,17 +132,16 @@ func (c *creation) console() (int32, error) {
 	return plan.None, nil
 }
 
-func (c *creation) seccompListener() error {
+func (c *creation) seccompListener() (int, error) {
 	path := listenerPath(c.spec.Linux)
 	if path == "" || c.plan.Process == nil {
-		return nil
+		return plan.None, nil
 	}
 	s, err := connectUnix("linux.seccomp.listenerPath", path)
 	if err != nil {
-		return err
+		return plan.None, err
 	}
-	c.plan.SeccompFD = c.give(s, true)
-	return nil
+	return c.give(s, true), nil
 }
 
 // listenerPath is where a profile that notifies has its agent; "" without.
@@ -177,35 +178,40 @@ func (rec *record) seccompState(s *specs.LinuxSeccomp, pid int, st specs.Contain
 	return b
 }
 
-// spawn starts the stage and records its process.
+// spawn starts the process and records it.
 func (c *creation) spawn() error {
 	defer func() {
-		for _, f := range c.own {
-			f.Close()
-		}
+		closeAll(c.own)
+		c.own = nil
 		c.ns.close()
 	}()
-	exe, err := c.r.self()
-	if err != nil {
-		return err
-	}
-	defer exe.Close()
-	req := spawn.Request{
-		Exe: exe, Args: []string{"hvctl-oci", stage.Verb}, Env: stageEnv(), Files: c.files, Flags: uintptr(c.ns.clone), JoinPID: c.ns.pid,
+	attr := &syscall.SysProcAttr{Cloneflags: uintptr(c.ns.clone)}
+	if c.ns.user != nil { // all others belong to it
+		attr.Cloneflags, c.prog.Flags = 0, uint64(c.ns.clone)
 	}
 	if c.ns.clone&unix.CLONE_NEWUSER != 0 {
-		req.UIDs, req.GIDs = idMaps(c.spec.Linux.UIDMappings), idMaps(c.spec.Linux.GIDMappings)
+		attr.UidMappings, attr.GidMappings = idMaps(c.spec.Linux.UIDMappings), idMaps(c.spec.Linux.GIDMappings)
+		attr.GidMappingsEnableSetgroups = true
+		// The host's IDs need not exist in there; without this the process would
+		// be nobody and lose its capabilities with the execve.
+		attr.Credential = &syscall.Credential{}
 	}
-	if c.group != nil {
-		if req.Cgroup, err = c.group.File(); err != nil {
+	if c.group != nil && c.r.Cgroups.BirthIn() {
+		g, err := c.group.File()
+		if err != nil {
 			return err
 		}
-		if req.Cgroup != nil {
-			defer req.Cgroup.Close()
-		}
+		defer g.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(g.Fd())
 	}
-	if c.rec.PID, err = c.clone(&req); err != nil {
+	var err error
+	if c.run, err = program.Create(&c.prog).Start(c.files, attr); err != nil {
 		return fmt.Errorf("start the container's first process: %w", err)
+	}
+	if c.rec.PID = c.run.PID; c.prog.UserNS != plan.None || c.prog.PIDNS != plan.None {
+		if err := c.adoptClone(); err != nil {
+			return fmt.Errorf("start the container's first process: %w", err)
+		}
 	}
 	fd, err := unix.PidfdOpen(c.rec.PID, 0) // our child: it is not reaped before we do
 	if err != nil {
@@ -220,41 +226,15 @@ func (c *creation) spawn() error {
 	return c.dir.save(c.rec)
 }
 
-// clone is by package syscall, but where a user namespace is joined.
-func (c *creation) clone(req *spawn.Request) (int, error) {
-	if c.ns.user == nil {
-		return spawn.Start(req)
+// adoptClone waits for the clone that a program which joins namespaces makes.
+func (c *creation) adoptClone() error {
+	told, err := c.run.Next()
+	reap(c.run.PID) // it ends with this, either way
+	if errors.Is(err, io.EOF) {
+		err = errors.New("it died")
 	}
-	return spawn.Join(&spawn.JoinRequest{Request: *req, UserNS: c.ns.user})
-}
-
-// self is the binary to execute in a container.
-func (r *Runtime) self() (*os.File, error) {
-	if r.Sealed {
-		return os.Open("/proc/self/exe")
-	}
-	return seal.Self()
-}
-
-// runtimeHooks runs prestart and createRuntime.
-func (c *creation) runtimeHooks(ctx context.Context) error {
-	h := c.spec.Hooks
-	// What these two see differs for the sake of prestart's users: before there
-	// was "creating", they saw "created".
-	if err := runHooks(ctx, "prestart", h.Prestart, c.rec.hookState(Created)); err != nil {
-		return err
-	}
-	return runHooks(ctx, "createRuntime", h.CreateRuntime, c.rec.hookState(Creating))
-}
-
-func runHooks(ctx context.Context, name string, hooks []specs.Hook, state []byte) error {
-	plans := hookPlans(hooks)
-	for i := range plans {
-		if err := stage.RunHook(ctx, &plans[i], state); err != nil {
-			return fmt.Errorf("hooks.%s[%d] %s: %w", name, i, plans[i].Path, err)
-		}
-	}
-	return nil
+	c.rec.PID = told.Child
+	return err
 }
 
 // stdio are the streams given, or our own.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/hvctl/hvctl/container/stage"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -78,10 +77,9 @@ func (r *Runtime) end(ctx context.Context, rec *record) error {
 // poststop runs the hooks that come after; that one fails is told and changes
 // nothing (runtime.md, "Lifecycle", step 13).
 func (r *Runtime) poststop(ctx context.Context, hooks []specs.Hook, rec *record) {
-	plans := hookPlans(hooks)
-	for i := range plans {
-		if err := stage.RunHook(ctx, &plans[i], rec.hookState(Stopped)); err != nil && r.Log != nil {
-			r.Log.Warn("a poststop hook failed", "index", i, "path", plans[i].Path, "err", err)
+	for i := range hooks {
+		if err := r.runHook(ctx, &hooks[i], rec.hookState(Stopped), nil); err != nil && r.Log != nil {
+			r.Log.Warn("a poststop hook failed", "index", i, "path", hooks[i].Path, "err", err)
 		}
 	}
 }

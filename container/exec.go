@@ -8,8 +8,8 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/hvctl/hvctl/container/enter"
 	"github.com/hvctl/hvctl/container/plan"
+	"github.com/hvctl/hvctl/container/program"
 	"github.com/hvctl/hvctl/container/steps"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -100,27 +100,28 @@ func (e *execution) start(ctx context.Context) (*Proc, error) {
 		return nil, err
 	}
 	pr.SetGroups, pr.KeepFDs = !e.groupsDenied(), uint32(len(e.o.ExtraFiles))
-	pr.Env = e.withHome(pr.Env, pr.UID)
+	pr.Env = withHome(pr.Env, fmt.Sprintf("/proc/%d/root", e.rec.PID), pr.UID)
 	if err := e.r.filter(pr, e.spec.Linux); err != nil {
 		return nil, err
 	}
-	t := &enter.Target{
-		Process: pr, OOM: e.o.Process.OOMScoreAdj, Keyring: e.rec.Keyring, NoGroups: !pr.SetGroups,
-		Console: plan.None, Notify: plan.None, State: plan.None,
-	}
 	defer func() { closeAll(e.own) }()
 	e.files = append(stdio(e.o.Stdio), e.o.ExtraFiles...)
-	state, err := e.connect(t)
+	t := &program.Target{Process: pr, OOM: e.o.Process.OOMScoreAdj, Keyring: e.rec.Keyring, NoGroups: !pr.SetGroups}
+	conns := *t
+	state, err := e.connect(&conns)
 	if err != nil {
 		return nil, err
 	}
 	if state != nil {
 		defer state.Close()
 	}
-	if err := e.target(t); err != nil {
+	joined, err := e.r.target(t, e.rec, e.o.Cgroup, len(e.files))
+	if err != nil {
 		return nil, err
 	}
-	run, err := enter.Program(t).Start(e.files)
+	e.files, e.own = append(e.files, joined...), append(e.own, joined...)
+	t.Console, t.Notify, t.State = conns.Console, conns.Notify, conns.State
+	run, err := program.Enter(t).Start(e.files, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +152,8 @@ func (e *execution) give(f *os.File, own bool) int {
 
 // connect opens the connections that the process sends something over. state
 // takes what goes with the seccomp listener; nil: there is none.
-func (e *execution) connect(t *enter.Target) (state *os.File, err error) {
+func (e *execution) connect(t *program.Target) (state *os.File, err error) {
+	t.Console, t.Notify, t.State = plan.None, plan.None, plan.None
 	switch {
 	case e.o.Console != nil:
 		t.Console = e.give(e.o.Console, false)
@@ -179,81 +181,12 @@ func (e *execution) connect(t *enter.Target) (state *os.File, err error) {
 	return w, nil
 }
 
-// target opens the namespaces and groups that the process joins.
-func (e *execution) target(t *enter.Target) error {
-	fd, err := e.rec.pidfd()
-	if err != nil {
-		return err
-	}
-	t.Last = len(e.files)
-	t.PIDFD = e.give(os.NewFile(uintptr(fd), "pidfd"), true)
-	groups, err := e.groups()
-	if err != nil {
-		return err
-	}
-	for _, f := range groups {
-		t.Groups = append(t.Groups, e.give(f, true))
-	}
-	t.Join, t.UserNS = e.namespaces()
-	return nil
-}
-
-// namespaces are those of the container that are not ours.
-func (e *execution) namespaces() (flags int, user bool) {
-	for _, ns := range [...]struct {
-		name string
-		flag int
-	}{
-		{"user", unix.CLONE_NEWUSER}, {"mnt", unix.CLONE_NEWNS}, {"pid", unix.CLONE_NEWPID}, {"net", unix.CLONE_NEWNET},
-		{"ipc", unix.CLONE_NEWIPC}, {"uts", unix.CLONE_NEWUTS}, {"cgroup", unix.CLONE_NEWCGROUP}, {"time", unix.CLONE_NEWTIME},
-	} {
-		if !sameNamespace(e.rec.PID, ns.name) {
-			flags |= ns.flag
-		}
-	}
-	return flags, flags&unix.CLONE_NEWUSER != 0
-}
-
-// groups opens the files by which the process enters the container's group.
-func (e *execution) groups() ([]*os.File, error) {
-	g, err := e.r.cgroup(e.rec)
-	if err != nil || g == nil {
-		return nil, err
-	}
-	if e.o.Cgroup != "" {
-		if g, err = g.Child(e.o.Cgroup); err != nil {
-			return nil, fmt.Errorf("--cgroup %s: %w", e.o.Cgroup, err)
-		}
-	}
-	var out []*os.File
-	seen := map[string]bool{}
-	for _, dir := range g.Paths() {
-		if seen[dir] {
-			continue
-		}
-		seen[dir] = true
-		f, err := os.OpenFile(dir+"/cgroup.procs", os.O_WRONLY, 0)
-		if err != nil {
-			closeAll(out)
-			return nil, err
-		}
-		out = append(out, f)
-	}
-	return out, nil
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
-}
-
 // follow waits until the process is the program, or could not be.
 func (e *execution) follow(ctx context.Context, run *steps.Started, state *os.File) (p *Proc, err error) {
 	defer reap(run.PID) // it ends when it has told of its child, or failed
 	defer context.AfterFunc(ctx, func() { _ = unix.Kill(run.PID, unix.SIGKILL) })()
 	for {
-		child, rerr := run.Next()
+		told, rerr := run.Next()
 		switch {
 		case errors.Is(rerr, io.EOF) && p != nil && err == nil:
 			if err = e.tell(p); err == nil {
@@ -263,7 +196,7 @@ func (e *execution) follow(ctx context.Context, run *steps.Started, state *os.Fi
 			err = rerr // and on to the end, for the child's ID may be still to come
 			continue
 		case rerr == nil:
-			if p, err = e.adopt(child, state); err == nil {
+			if p, err = e.adopt(told.Child, state); err == nil {
 				continue
 			}
 		}

@@ -1,7 +1,6 @@
 package container
 
 import (
-	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -14,15 +13,15 @@ import (
 // maxPasswd bounds what is read of an image's user table.
 const maxPasswd = 1 << 20
 
-// withHome adds HOME where the environment has none: the user's in the image's
-// table, else the root.
-func (e *execution) withHome(env []string, uid uint32) []string {
+// withHome adds HOME where the environment has none: the user's in the table of
+// the image that is at root, else the root.
+func withHome(env []string, root string, uid uint32) []string {
 	for _, kv := range env {
 		if strings.HasPrefix(kv, "HOME=") {
 			return env
 		}
 	}
-	return append(env[:len(env):len(env)], "HOME="+homeOf(fmt.Sprintf("/proc/%d/root", e.rec.PID), uid))
+	return append(env[:len(env):len(env)], "HOME="+homeOf(root, uid))
 }
 
 // homeOf looks a user up in the /etc/passwd below root, whose owner may have

@@ -1,12 +1,13 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"syscall"
 
 	"github.com/hvctl/hvctl/container/plan"
-	"github.com/hvctl/hvctl/container/spawn"
-	"github.com/hvctl/hvctl/container/stage"
+	"github.com/hvctl/hvctl/container/steps"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -34,7 +35,7 @@ func (c *creation) mappedMounts() error {
 		if err != nil {
 			return fmt.Errorf("mounts[%d] (%s): %w", i, m.Dest, err)
 		}
-		c.plan.Mounts[i].SourceFD = c.give(tree, true)
+		c.plan.Mounts[i].SourceFD = int32(c.give(tree, true))
 	}
 	return nil
 }
@@ -85,40 +86,20 @@ func (c *creation) mappingNS(m *specs.Mount) (*os.File, error) {
 		uids, gids = c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings
 	}
 	if len(uids) == 0 {
-		return nil, fmt.Errorf("idmap needs uidMappings and gidMappings, of the mount or of linux")
+		return nil, errors.New("idmap needs uidMappings and gidMappings, of the mount or of linux")
 	}
-	// A namespace begins with a process. This one waits for a plan that never
-	// comes.
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, os.NewSyscallError("socketpair", err)
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "sync"), os.NewFile(uintptr(pair[1]), "sync")
-	defer ours.Close()
-	defer theirs.Close()
-	exe, err := c.r.self()
-	if err != nil {
-		return nil, err
-	}
-	defer exe.Close()
-	pid, err := spawn.Start(&spawn.Request{
-		Exe: exe, Args: []string{"hvctl-oci", stage.Verb}, Env: stageEnv(), Files: []*os.File{os.Stdin, os.Stdout, os.Stderr, theirs},
-		Flags: unix.CLONE_NEWUSER, UIDs: idMaps(uids), GIDs: idMaps(gids), AsIs: true,
+	// A namespace begins with a process. This one waits until it is killed.
+	var p steps.Program
+	p.Call("wait", unix.SYS_PAUSE)
+	run, err := p.Start([]*os.File{os.Stdin, os.Stdout, os.Stderr}, &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWUSER, UidMappings: idMaps(uids), GidMappings: idMaps(gids), GidMappingsEnableSetgroups: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make a user namespace for the mappings: %w", err)
 	}
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", pid))
-	_ = unix.Kill(pid, unix.SIGKILL) // our child, not reaped yet
-	reap(pid)
+	defer run.Close()
+	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/user", run.PID))
+	_ = unix.Kill(run.PID, unix.SIGKILL) // our child, not reaped yet
+	reap(run.PID)
 	return ns, err
-}
-
-// reap waits for a child of ours; it may be somebody else's.
-func reap(pid int) {
-	for {
-		if _, err := unix.Wait4(pid, nil, 0, nil); err != unix.EINTR {
-			return
-		}
-	}
 }

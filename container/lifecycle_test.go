@@ -130,7 +130,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		}, "took longer than 1 s and was killed"},
 		{"failing hook inside", func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{CreateContainer: []specs.Hook{{Path: "/bin/false"}}}
-		}, "hooks.createContainer: [0] /bin/false"},
+		}, "hooks.createContainer[0] /bin/false"},
 		{"seccomp without an action", func(s *specs.Spec) { s.Linux.Seccomp = &specs.LinuxSeccomp{} }, "linux.seccomp: "},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -14,19 +14,10 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/container"
-	"github.com/hvctl/hvctl/container/stage"
 	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
-
-// TestMain lets the test program be the stage of the containers it makes.
-func TestMain(m *testing.M) {
-	if stage.Wanted() {
-		os.Exit(stage.Main())
-	}
-	os.Exit(m.Run())
-}
 
 // host is a runtime with a state root of its own, and what tests need of it.
 type host struct {

@@ -18,8 +18,6 @@ type Runtime struct {
 	Log  *slog.Logger
 	// Cgroups makes and finds the containers' groups; nil: they have none.
 	Cgroups Cgroups
-	// Sealed says that the process already runs from a protected binary.
-	Sealed bool
 }
 
 // cgroup finds a container's group; nil without error when it has none.
@@ -153,6 +151,3 @@ func (rec *record) pidfd() (int, error) {
 	}
 	return fd, nil
 }
-
-// environment of a stage: short, and a Go runtime that stays small.
-func stageEnv() []string { return []string{"GOMAXPROCS=1", "GOGC=off", "GOTRACEBACK=none"} }

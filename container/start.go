@@ -7,7 +7,8 @@ import (
 	"io"
 	"os"
 
-	"github.com/hvctl/hvctl/container/plan"
+	"github.com/hvctl/hvctl/container/program"
+	"github.com/hvctl/hvctl/container/steps"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -32,37 +33,51 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return fmt.Errorf("cannot start container %q: %w", id, err)
 	}
 	defer conn.Close()
-	c := &creation{r: r, dir: d, rec: rec, spec: spec}
 	fd, err := rec.pidfd()
 	if err != nil {
 		return err
 	}
-	c.pidfd = os.NewFile(uintptr(fd), "pidfd")
+	c := &creation{r: r, dir: d, rec: rec, spec: spec, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer c.pidfd.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.CloseRead() })()
-	err = c.release(conn, spec.Hooks)
+	err = c.release(ctx, conn, func() (steps.Told, error) { return steps.ReadReport(conn) })
 	_ = os.Remove(d.file(startSocket)) // it only saves asking
 	return err
 }
 
-// release says go to the stage and waits until it has become the program.
-func (c *creation) release(conn io.ReadWriter, hooks *specs.Hooks) error {
-	if err := plan.Send(conn, plan.Go, ""); err != nil {
+// release runs the startContainer hooks, says go to the waiting process and
+// waits until it has become the program; then it runs the poststart hooks.
+// next reads what it reports.
+func (c *creation) release(ctx context.Context, conn io.Writer, next func() (steps.Told, error)) error {
+	if err := c.hooks(ctx, "startContainer", Created, c.rec); err != nil {
+		return err
+	}
+	if _, err := conn.Write([]byte{program.Go}); err != nil {
 		return fmt.Errorf("start the container's program: %w", err)
 	}
 	// The connection ends with the execve.
-	switch k, text, err := plan.Receive(conn); {
-	case err == nil && k == plan.Failed:
-		return errors.New(text)
+	switch _, err := next(); {
 	case err == nil:
-		return fmt.Errorf("the container's first process said %q", k)
+		return errors.New("start the container's program: it answered what nobody asked")
 	case !errors.Is(err, io.EOF):
-		return fmt.Errorf("start the container's program: %w", err)
+		return err
 	}
-	if hooks == nil || len(hooks.Poststart) == 0 {
+	return c.hooks(ctx, "poststart", Running, nil)
+}
+
+// hooks runs one kind of hooks of a start. One that fails ends the container.
+func (c *creation) hooks(ctx context.Context, kind string, st Status, in *record) error {
+	if c.spec.Hooks == nil {
 		return nil
 	}
-	err := runHooks(context.Background(), "poststart", hooks.Poststart, c.rec.hookState(Running))
+	list := c.spec.Hooks.StartContainer
+	if kind == "poststart" {
+		list = c.spec.Hooks.Poststart
+	}
+	if len(list) == 0 {
+		return nil
+	}
+	err := c.r.runHooks(ctx, kind, list, c.rec.hookState(st), in)
 	if err != nil {
 		_ = unix.PidfdSendSignal(int(c.pidfd.Fd()), unix.SIGKILL, nil, 0) // it may have ended
 	}

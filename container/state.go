@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hvctl/hvctl/container/plan"
+	"github.com/hvctl/hvctl/container/program"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -166,11 +166,12 @@ func (d *dir) waiting() bool {
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	if plan.Send(conn, plan.Ping, "") != nil {
+	if _, err := conn.Write([]byte{program.Ping}); err != nil {
 		return false
 	}
-	k, _, err := plan.Receive(conn)
-	return err == nil && k == plan.Ready
+	var answer [1]byte
+	n, err := conn.Read(answer[:])
+	return err == nil && n == 1 && answer[0] == program.Pong
 }
 
 // State is what `state` shows; the keys are runc's.

@@ -1,7 +1,6 @@
 // Command hvctl-ctr owns one container: it is started by hvctl with the
 // instance's state directory, in a mount namespace of its own, and lives as
-// long as the container does. Run by a copy of itself as "init" it is what
-// becomes the container's first process (package container/stage).
+// long as the container does.
 package main
 
 import (
@@ -11,7 +10,6 @@ import (
 	"os"
 	"runtime/debug"
 
-	"github.com/hvctl/hvctl/container/stage"
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/nscontainer"
@@ -24,9 +22,6 @@ import (
 const heapLimit = 12 << 20
 
 func main() {
-	if stage.Wanted() {
-		os.Exit(stage.Main())
-	}
 	debug.SetMemoryLimit(heapLimit)
 	if err := run(os.Args[1:]); err != nil {
 		fmt.Fprintf(os.Stderr, "hvctl-ctr: %v\n", err)

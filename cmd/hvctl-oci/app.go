@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/hvctl/hvctl/container"
-	"github.com/hvctl/hvctl/container/seal"
 	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -110,7 +109,7 @@ func (a *app) runtime() (*container.Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &container.Runtime{Root: root, Log: a.log, Sealed: seal.Sealed()}
+	r := &container.Runtime{Root: root, Log: a.log}
 	switch r.Cgroups, err = container.HostCgroups(); {
 	case errors.Is(err, cgroup.ErrNotMounted):
 		a.log.Warn("containers have no cgroup and no limits", "err", err)

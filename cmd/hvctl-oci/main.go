@@ -12,14 +12,9 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"github.com/hvctl/hvctl/container/stage"
 )
 
 func main() {
-	if stage.Wanted() {
-		os.Exit(stage.Main())
-	}
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
 }
 

@@ -5,11 +5,6 @@ const None = -1
 
 // Plan is all the stage needs to know.
 type Plan struct {
-	// Descriptors, by their number in the stage; None where unused.
-	StartFD   int32 // listening socket on which the start arrives
-	ConsoleFD int32 // connected socket that takes the terminal's master
-	SeccompFD int32 // connected socket that takes the seccomp notifier
-
 	Join        []Join // namespaces to enter, in this order
 	Unshare     uint32 // CLONE_NEW* flags to make once the cgroup is right
 	TimeOffsets string // for the new time namespace, as the kernel reads them
@@ -24,11 +19,7 @@ type Plan struct {
 	Sysctl       []Pair
 	Hostname     string
 	Domainname   string
-	RuntimeHooks bool   // stop for the runtime's hooks before the root is entered
-	InContainer  []Hook // createContainer
-	AtStart      []Hook // startContainer
-	State        []byte // OCI state given to these hooks; status "creating"
-	StartState   []byte // the same with status "created"
+	RuntimeHooks bool // stop for the runtime's hooks before the root is entered
 
 	NewKeyring string // name of the session keyring; empty: none is made
 	Process    *Process
@@ -49,6 +40,7 @@ type Root struct {
 	ReadOnly    bool
 	NoPivot     bool
 	Propagation uint64 // MS_*, 0: private
+	Mount       string // with MS_SHARED: the host's mount that Path is in
 	Remain      bool   // there is no mount namespace: only chroot
 }
 
@@ -113,7 +105,6 @@ type Process struct {
 	SELinux         string
 	Seccomp         []byte // encoded program
 	SeccompFlags    uint32
-	SeccompState    []byte // what the listener is told
 	Personality     uint64
 	HasPersonality  bool
 	HasScheduler    bool
@@ -124,7 +115,6 @@ type Process struct {
 	HasMemoryPolicy bool
 	Affinity        []uint32 // processors, empty: as it is
 	KeepFDs         uint32   // how many further descriptors the program gets, from 3 on
-	KeepBase        uint32   // where they begin in the stage
 	DieWithParent   bool     // SIGKILL when the runtime's process ends
 }
 

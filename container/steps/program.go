@@ -2,7 +2,6 @@ package steps
 
 import (
 	"encoding/binary"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -12,16 +11,14 @@ const (
 	opCompare = -1 // ([arg 0] & arg 1) == arg 2, else fail with errno arg 3
 	opSet     = -2 // [arg 0] = arg 1
 	opCopy    = -3 // [arg 0] = [arg 1]
-	opFail    = -4 // fail with errno arg 0
+	opCount   = -4 // [arg 0] -= 1, and fail with errno arg 1 when it is 0
+	opFail    = -5 // fail with errno arg 0
 )
 
 // stop is the next step of one whose failure ends the program.
 const stop = 1<<32 - 1
 
-const (
-	stepSize   = 72
-	reportSize = 8 // number of a step and errno, or pidStep and a process ID
-)
+const stepSize = 80
 
 // step is one row of the table.
 type step struct {
@@ -41,29 +38,49 @@ type Label struct{ at int }
 // Program is a list of steps. The zero value has none. Its methods are not for
 // concurrent use.
 type Program struct {
-	steps []step
-	data  []byte
+	steps   []step
+	data    []byte
+	strings map[string]Ref
 }
 
 // Ref is the address of data in the process that runs the program.
 type Ref uint64
+
+// Words that every program has.
+const (
+	// Report is the descriptor that failures are reported on.
+	Report Ref = tableBase
+	// LastErrno is what the last system call that failed failed with.
+	LastErrno Ref = tableBase + 8
+)
 
 // align keeps kernel structures where the kernel expects them.
 const align = 16
 
 // Bytes adds data, which the steps may also change, and returns its address.
 func (p *Program) Bytes(b []byte) Ref {
+	p.data = append(p.data, make([]byte, (align-len(p.data)%align)%align)...)
 	at := dataBase + len(p.data)
 	p.data = append(p.data, b...)
-	p.data = append(p.data, make([]byte, (align-len(p.data)%align)%align)...)
 	return Ref(at)
 }
 
 // Space adds n zero bytes.
 func (p *Program) Space(n int) Ref { return p.Bytes(make([]byte, n)) }
 
-// String adds a C string.
-func (p *Program) String(s string) Ref { return p.Bytes(append([]byte(s), 0)) }
+// String adds a C string. Equal strings are one: do not change them.
+func (p *Program) String(s string) Ref {
+	if at, ok := p.strings[s]; ok {
+		return at
+	}
+	if p.strings == nil {
+		p.strings = map[string]Ref{}
+	}
+	at := Ref(dataBase + len(p.data))
+	p.data = append(append(p.data, s...), 0)
+	p.strings[s] = at
+	return at
+}
 
 // Strings adds a NULL-terminated table of C strings.
 func (p *Program) Strings(ss []string) Ref {
@@ -103,12 +120,44 @@ func (p *Program) Copy(to, from Ref) Step {
 	return p.add(step{nr: opCopy}, []uint64{uint64(to), uint64(from)})
 }
 
-// CallOn is Call with the word at ref as first argument, such as a descriptor
-// that an earlier step stored there.
+// From says that an argument is the word at Ref when the call is made.
+type From struct {
+	Arg int
+	Ref Ref
+}
+
+// CallFrom is Call with some arguments from memory, such as descriptors that
+// earlier steps stored there.
+func (p *Program) CallFrom(what string, nr uintptr, from []From, args ...uint64) Step {
+	call := Step{p, len(p.steps) + len(from)}
+	for _, f := range from {
+		p.Copy(call.Arg(f.Arg), f.Ref)
+	}
+	return p.Call(what, nr, args...)
+}
+
+// CallOn is CallFrom with the first argument alone, and args the others.
 func (p *Program) CallOn(what string, nr uintptr, ref Ref, args ...uint64) Step {
-	call := Step{p, len(p.steps) + 1}
-	p.Copy(call.Arg(0), ref)
-	return p.Call(what, nr, append([]uint64{0}, args...)...)
+	return p.CallFrom(what, nr, []From{{0, ref}}, append([]uint64{0}, args...)...)
+}
+
+// Count adds a step that takes one from the word at ref, and fails with errno
+// when nothing is left.
+func (p *Program) Count(ref Ref, errno unix.Errno) Step {
+	return p.add(step{nr: opCount}, []uint64{uint64(ref), uint64(errno)})
+}
+
+// Go adds a step that goes to l.
+func (p *Program) Go(l *Label) {
+	s := Step{p, len(p.steps)}
+	p.Set(s.Arg(5), 0).Then(l) // an argument of its own that means nothing
+}
+
+// FailAgain adds a step that fails as the last system call did.
+func (p *Program) FailAgain(what string) Step {
+	fail := Step{p, len(p.steps) + 1}
+	p.Copy(fail.Arg(0), LastErrno)
+	return p.Fail(what, 0)
 }
 
 // Fail adds a step that fails.
@@ -159,18 +208,33 @@ func (s Step) Arg(n int) Ref {
 // Fork adds steps that clone a process, tell its ID and end; the steps that
 // follow are the clone's. flags are clone(2)'s, without CLONE_VM.
 func (p *Program) Fork(what string, flags uint64) {
-	const pidAt = 4
 	var child Label
-	rec := p.Bytes(binary.LittleEndian.AppendUint64(nil, pidStep))
-	p.Call(what, unix.SYS_CLONE, flags).Store(rec + pidAt)
-	p.Compare("", rec+pidAt, 1<<32-1, 0, 0).Then(&child).Optional()
-	tell := p.Call("tell the process ID", unix.SYS_WRITE, 0, uint64(rec), reportSize)
-	p.steps[tell.i].report = true
+	rec := p.record(isPID, 0)
+	p.Call(what, unix.SYS_CLONE, flags).Store(rec + valueAt)
+	p.Compare("", rec+valueAt, 1<<32-1, 0, 0).Then(&child).Optional()
+	p.Set(rec+kindAt, isPID) // storing the ID wrote over it
+	p.tell(rec)
 	p.Call("", unix.SYS_EXIT_GROUP, 0)
 	p.Here(&child)
 }
 
-// table is the steps as the machine reads them.
+// Tell adds a step that reports an event, to be waited for with Next.
+func (p *Program) Tell(event int) { p.tell(p.record(isEvent, event)) }
+
+func (p *Program) tell(rec Ref) {
+	s := p.Call("report", unix.SYS_WRITE, 0, uint64(rec), recordSize)
+	p.steps[s.i].report = true
+}
+
+// record is the beginning of a report: a 32-bit value, a 16-bit kind and the
+// length of the text that follows.
+func (p *Program) record(kind, value int) Ref {
+	b := binary.LittleEndian.AppendUint32(nil, uint32(value))
+	return p.Bytes(binary.LittleEndian.AppendUint64(b, uint64(kind)))
+}
+
+// table is the steps as the machine reads them; it adds their names to the
+// data.
 func (p *Program) table(report int) []byte {
 	le := binary.LittleEndian
 	b := le.AppendUint64(make([]byte, 0, headSize+stepSize*len(p.steps)), uint64(report))
@@ -190,15 +254,9 @@ func (p *Program) table(report int) []byte {
 			}
 			b = le.AppendUint32(b, next)
 		}
+		what := s.what[:min(len(s.what), maxText)]
+		b = le.AppendUint32(b, uint32(p.String(what)))
+		b = le.AppendUint32(b, uint32(len(what)))
 	}
 	return b
-}
-
-// Dump lists the steps, for tests and whoever looks for a mistake.
-func (p *Program) Dump() string {
-	var b strings.Builder
-	for _, s := range p.steps {
-		b.WriteString(s.what + "\n")
-	}
-	return b.String()
 }

@@ -21,14 +21,14 @@ func run(t *testing.T, p *Program) (out string, children []int, err error, st un
 		t.Fatal(perr)
 	}
 	defer r.Close()
-	s, serr := p.Start([]*os.File{os.Stdin, w, os.Stderr})
+	s, serr := p.Start([]*os.File{os.Stdin, w, os.Stderr}, nil)
 	w.Close()
 	if serr != nil {
 		t.Fatal(serr)
 	}
 	defer s.Close()
 	for {
-		child, nerr := s.Next()
+		told, nerr := s.Next()
 		if nerr == io.EOF {
 			break
 		}
@@ -36,7 +36,7 @@ func run(t *testing.T, p *Program) (out string, children []int, err error, st un
 			err = nerr
 			continue
 		}
-		children = append(children, child)
+		children = append(children, told.Child)
 	}
 	b, rerr := io.ReadAll(r)
 	if rerr != nil {
@@ -116,6 +116,31 @@ func TestForkTellsTheChild(t *testing.T) {
 	if len(children) != 1 || err != nil || st.ExitStatus() != 9 {
 		t.Errorf("it had children %v, reported %v, and the child ended with %v", children, err, st)
 	}
+}
+
+func TestCountAndFailAgain(t *testing.T) {
+	var p Program
+	var again, end Label
+	left := p.Bytes([]byte{3, 0, 0, 0, 0, 0, 0, 0})
+	p.Call("open", unix.SYS_OPEN, uint64(p.String("/nope")), unix.O_RDONLY).Optional()
+	p.Here(&again)
+	p.Call("write", unix.SYS_WRITE, 1, uint64(p.String("x")), 1)
+	p.Count(left, unix.EDOM).Then(&again).Else(&end)
+	p.Fail("not reached", unix.EINVAL)
+	p.Here(&end)
+	p.FailAgain("opened before")
+	out, _, err, _ := run(t, &p)
+	if out != "xxx" || err == nil || err.Error() != "opened before: no such file or directory" {
+		t.Errorf("it wrote %q and reported %v", out, err)
+	}
+}
+
+func FuzzReadReport(f *testing.F) {
+	f.Add([]byte{2, 0, 0, 0, 1, 0, 3, 0, 'a', 'b', 'c'})
+	f.Add([]byte{2, 0, 0, 0, 2, 0, 0, 0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = ReadReport(bytes.NewReader(b))
+	})
 }
 
 // TestFileCannotBeChanged tries what a container could through /proc/PID/exe.

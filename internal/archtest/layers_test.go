@@ -14,8 +14,8 @@ var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
-	"cmd/hvctl-ctr": "container/stage internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/workload",
-	"cmd/hvctl-oci": "container container/seal container/stage internal/cgroup",
+	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/workload",
+	"cmd/hvctl-oci": "container internal/cgroup",
 	"cmd/hvinit":    "internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -64,14 +64,11 @@ var layers = map[string]string{
 	"images/erofs":                   "",
 	"images/kernel":                  "",
 	"images/rootfs":                  "images/erofs",
-	"container":                      "container/enter container/inroot container/plan container/seal container/spawn container/stage container/steps internal/cgroup internal/seccomp",
+	"container":                      "container/inroot container/plan container/program container/steps internal/cgroup internal/seccomp",
 	"container/inroot":               "",
 	"container/plan":                 "",
-	"container/seal":                 "",
-	"container/enter":                "container/plan container/steps",
-	"container/spawn":                "container/steps",
+	"container/program":              "container/plan container/steps",
 	"container/steps":                "",
-	"container/stage":                "container/inroot container/plan internal/seccomp",
 	"internal/workload":              "images",
 	"internal/archive":               "",
 	"internal/etcfiles":              "",

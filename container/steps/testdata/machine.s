@@ -1,23 +1,29 @@
 # The machine of package steps, for GNU as. machine.go has its bytes;
 # TestMachineIsItsSource compares them.
 #
-# rbx: the table. r12: the step's number. rbp: the step. r13: the report's
-# descriptor. A step is 72 bytes: number of the call, six arguments, where to
-# store the result or 0, the next step on success and on failure (32 bits each).
+# rbx: the table. r12: the step's number. rbp: the step. In front of the table
+# lie the report's descriptor and the last system call's error. A step is 80
+# bytes: number of the call, six arguments, where to store the result or 0, the
+# next step on success and on failure, address and length of its name (32 bits
+# each).
 .intel_syntax noprefix
 .globl _start
 _start:
-	mov	ebx, 0x500000		# tableBase
-	mov	r13d, [rbx]
-	add	rbx, 16
-	mov	edi, r13d		# the report ends with the next execve
+	mov	ebx, 0x500010		# tableBase + headSize
+	mov	edi, [rbx-16]		# the report ends with the next execve
 	mov	esi, 2			# F_SETFD
 	mov	edx, 1			# FD_CLOEXEC
 	mov	eax, 72			# fcntl
 	syscall
+	mov	edi, [rbx-16]		# nothing above it is ours
+	inc	edi
+	mov	esi, -1
+	xor	edx, edx
+	mov	eax, 436		# close_range
+	syscall
 	xor	r12d, r12d
 next:
-	imul	rbp, r12, 72
+	imul	rbp, r12, 80
 	add	rbp, rbx
 	mov	rax, [rbp]
 	test	rax, rax
@@ -30,7 +36,7 @@ next:
 	mov	r9, [rbp+48]
 	syscall
 	cmp	rax, -4095
-	jae	failed
+	jae	refused
 	mov	rcx, [rbp+56]
 	test	rcx, rcx
 	jz	done
@@ -38,7 +44,7 @@ next:
 done:
 	mov	r12d, [rbp+64]
 	jmp	next
-special:				# -1: compare, -2: set, -3: copy, else: fail
+special:				# -1: compare, -2: set, -3: copy, -4: count, else: fail
 	mov	rcx, [rbp+8]
 	mov	rdx, [rbp+16]
 	inc	rax
@@ -47,21 +53,35 @@ special:				# -1: compare, -2: set, -3: copy, else: fail
 	jz	set
 	inc	rax
 	jz	copy
+	inc	rax
+	jz	count
 	mov	rax, rcx
-negate:
+	jmp	failed
+refused:
 	neg	rax
-failed:					# rax: -errno
+	mov	[rbx-8], rax
+failed:					# rax: errno
 	mov	edx, [rbp+68]
 	cmp	edx, -1
 	jne	branch
-	neg	rax
-	shl	rax, 32
-	or	rax, r12
+	mov	ecx, [rbp+76]		# the report: errno, 1, length of the name
+	shl	rcx, 48
+	or	rax, rcx
+	mov	ecx, 1
+	shl	rcx, 32
+	or	rax, rcx
 	push	rax
-	mov	edi, r13d
+	mov	rax, rsp
+	mov	ecx, [rbp+76]		# two pieces, in one write
+	push	rcx
+	mov	ecx, [rbp+72]
+	push	rcx
+	push	8
+	push	rax
+	mov	edi, [rbx-16]
 	mov	rsi, rsp
-	mov	edx, 8
-	mov	eax, 1			# write
+	mov	edx, 2
+	mov	eax, 20			# writev
 	syscall
 	mov	edi, 127
 	mov	eax, 231		# exit_group
@@ -74,9 +94,14 @@ compare:				# ([a0] & a1) == a2, else errno a3
 	cmp	rdx, [rbp+24]
 	je	done
 	mov	rax, [rbp+32]
-	jmp	negate
+	jmp	failed
 copy:					# [a0] = [a1]
 	mov	rdx, [rdx]
 set:					# [a0] = a1
 	mov	[rcx], rdx
 	jmp	done
+count:					# [a0] -= 1, and errno a1 when it is 0
+	mov	rax, rdx
+	dec	qword ptr [rcx]
+	jnz	done
+	jmp	failed
