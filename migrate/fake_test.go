@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -283,6 +285,7 @@ func (m *machine) LoadState(sections []state.Section) error {
 type rig struct {
 	world    *world
 	src, dst *machine
+	small    *machine // with less RAM
 	receiver *migrate.Receiver
 	records  *commit.Dir
 	journal  commit.File
@@ -303,6 +306,7 @@ func newRig(t testing.TB, change func(*rig)) *rig {
 	t.Helper()
 	w := newWorld()
 	r := &rig{world: w, src: newMachine(t, w, "source", ramSize), dst: newMachine(t, w, "destination", ramSize), dir: t.TempDir()}
+	r.small = newMachine(t, w, "small", 1<<20)
 	fill(r.src.g)
 	r.journal = commit.File(filepath.Join(r.dir, "record"))
 	r.send = migrate.SendOptions{
@@ -310,9 +314,13 @@ func newRig(t testing.TB, change func(*rig)) *rig {
 		Stall: 2 * time.Second, Keepalive: 100 * time.Millisecond, Answer: 500 * time.Millisecond, Doubt: 3 * time.Second,
 	}
 	r.receive = migrate.ReceiveOptions{
-		Prepare: func(_ context.Context, o migrate.Offer) (migrate.Destination, error) { return r.dst, nil },
-		Drop:    func(migrate.Destination) { r.dst.drop() },
+		Prepare: func(context.Context, migrate.Offer) (migrate.Destination, error) { return r.fresh(t), nil },
+		Drop:    func(d migrate.Destination) { d.(*machine).drop() },
 		Go:      time.Second, Linger: 2 * time.Second, Stall: 2 * time.Second, Keepalive: 100 * time.Millisecond,
+	}
+	if os.Getenv("MIGRATE_LOG") != "" {
+		r.send.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		r.receive.Log = r.send.Log
 	}
 	if change != nil {
 		change(r)
@@ -335,6 +343,15 @@ func newRig(t testing.TB, change func(*rig)) *rig {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// fresh returns a destination with RAM of zeroes.
+func (r *rig) fresh(t testing.TB) *machine {
+	if d := r.dst; d.dropped {
+		r.dst = newMachine(t, r.world, "destination", ramSize)
+		r.dst.failure = d.failure
+	}
+	return r.dst
 }
 
 // start starts the receiver, halt stops it.

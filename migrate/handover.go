@@ -79,7 +79,7 @@ func (s *sender) sendRest(ctx context.Context) (state []byte, err error) {
 	}
 	first := make(chan sent, 1)
 	go func() {
-		r, err := s.sendPages(ctx)
+		r, err := s.sendPages(ctx, ctx)
 		first <- sent{r, err}
 	}()
 	sections, serr := s.src.SaveState()
@@ -96,7 +96,7 @@ func (s *sender) sendRest(ctx context.Context) (state []byte, err error) {
 		return nil, fmt.Errorf("fetch the dirty log: %w", err)
 	}
 	if todo > 0 {
-		r, err := s.sendPages(ctx)
+		r, err := s.sendPages(ctx, ctx)
 		f := &s.report.Final
 		f.Pages, f.Zero, f.Skipped, f.Bytes = f.Pages+r.Pages, f.Zero+r.Zero, f.Skipped+r.Skipped, f.Bytes+r.Bytes
 		if err != nil {

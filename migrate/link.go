@@ -13,8 +13,9 @@ import (
 	"github.com/hvctl/hvctl/migrate/wire"
 )
 
-// prepareWait is how long the destination may take to build the machine.
-const prepareWait = time.Minute
+// lastWords is how long a REFUSE may still come on the control connection after
+// a data connection has ended.
+const lastWords = 200 * time.Millisecond
 
 // message is a frame of the control connection.
 type message struct {
@@ -26,8 +27,9 @@ type message struct {
 type link struct {
 	control *wire.Conn
 	data    []*wire.Conn
-	in      chan message // closed when the control connection ends
-	err     error        // why; set before in is closed
+	in      chan message    // closed when the control connection ends
+	err     error           // why; set before in is closed
+	ctx     context.Context // ends with the link
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 	rtt     time.Duration
@@ -42,7 +44,7 @@ type dialer struct {
 	o     SendOptions
 }
 
-// greet opens a connection and has it welcomed.
+// greet opens a connection and has it welcomed. c is nil after an error.
 func (d *dialer) greet(ctx context.Context, channel uint16, h hello) (c *wire.Conn, w welcome, rtt time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d.o.Stall)
 	defer cancel()
@@ -50,43 +52,53 @@ func (d *dialer) greet(ctx context.Context, channel uint16, h hello) (c *wire.Co
 	if err != nil {
 		return nil, w, 0, fmt.Errorf("%w: dial the destination: %w", errLink, err)
 	}
-	c = wire.NewConn(nc, channel, d.epoch, d.o.Stall)
-	defer func() {
-		if err != nil {
-			_ = nc.Close()
-		}
-	}()
 	begin := time.Now()
-	if err := sendJSON(c, wire.Hello, h); err != nil {
-		return c, w, 0, fmt.Errorf("%w: %w", errLink, err)
-	}
-	t, p, err := c.Recv(d.o.Stall)
-	switch {
-	case err != nil:
-		return c, w, 0, fmt.Errorf("%w: wait for WELCOME: %w", errLink, err)
-	case t == wire.Refuse:
-		return c, w, 0, refusedBy(p)
-	case t != wire.Welcome:
-		return c, w, 0, fmt.Errorf("%w: %v instead of WELCOME", ErrProtocol, t)
-	}
-	if err := decodeJSON(t, p, &w); err != nil {
-		return c, w, 0, err
-	}
-	if w.Version != ProtocolVersion {
-		return c, w, 0, fmt.Errorf("%w: the destination chose version %d", ErrProtocol, w.Version)
+	c = wire.NewConn(nc, channel, d.epoch, d.o.Stall)
+	if w, err = d.welcome(c, h); err != nil {
+		_ = nc.Close()
+		return nil, w, 0, err
 	}
 	return c, w, time.Since(begin), nil
 }
 
+// welcome sends HELLO and receives the answer.
+func (d *dialer) welcome(c *wire.Conn, h hello) (w welcome, err error) {
+	if err := sendJSON(c, wire.Hello, h); err != nil {
+		return w, fmt.Errorf("%w: %w", errLink, err)
+	}
+	t, p, err := c.Recv(d.o.Stall)
+	switch {
+	case err != nil:
+		return w, fmt.Errorf("%w: wait for WELCOME: %w", errLink, err)
+	case t == wire.Refuse:
+		return w, refusedBy(p)
+	case t != wire.Welcome:
+		return w, fmt.Errorf("%w: %v instead of WELCOME", ErrProtocol, t)
+	}
+	if err := decodeJSON(t, p, &w); err != nil {
+		return w, err
+	}
+	if w.Version != ProtocolVersion {
+		return w, fmt.Errorf("%w: the destination chose version %d", ErrProtocol, w.Version)
+	}
+	return w, nil
+}
+
 // open opens all connections of the session, anew or again. When it fails,
 // none is left.
-func (d *dialer) open(ctx context.Context, resume bool) (l *link, applied []uint64, err error) {
-	l = &link{in: make(chan message, 16)}
-	defer func() {
-		if err != nil && l.control != nil {
-			l.closeAll()
-		}
-	}()
+func (d *dialer) open(ctx context.Context, resume bool) (*link, []uint64, error) {
+	l := &link{in: make(chan message, 16)}
+	l.ctx, l.stop = context.WithCancel(context.Background())
+	applied, err := d.fill(ctx, l, resume)
+	if err != nil {
+		l.closeAll()
+		return nil, nil, err
+	}
+	l.serve(d.o)
+	return l, applied, nil
+}
+
+func (d *dialer) fill(ctx context.Context, l *link, resume bool) (applied []uint64, err error) {
 	h := d.hello
 	h.Role, h.Resume = roleControl, resume
 	if resume {
@@ -94,35 +106,34 @@ func (d *dialer) open(ctx context.Context, resume bool) (l *link, applied []uint
 	}
 	var w welcome
 	if l.control, w, l.rtt, err = d.greet(ctx, 0, h); err != nil {
-		l.control = nil
-		return nil, nil, err
+		return nil, err
 	}
 	if resume && len(w.Applied) != d.offer.Streams {
-		return nil, nil, fmt.Errorf("%w: WELCOME tells of %d streams, there are %d", ErrProtocol, len(w.Applied), d.offer.Streams)
+		return nil, fmt.Errorf("%w: WELCOME tells of %d streams, there are %d", ErrProtocol, len(w.Applied), d.offer.Streams)
 	}
 	if !resume {
 		if err := d.makeOffer(l.control); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
+	l.wg.Go(func() { ping(l.ctx, l.control, d.o.Keepalive) })
 	h = hello{Min: h.Min, Max: h.Max, Role: roleData, Session: h.Session}
 	for i := range d.offer.Streams {
 		h.Stream = i
 		c, _, _, err := d.greet(ctx, uint16(i+1), h)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		l.data = append(l.data, c)
 	}
-	l.serve(d.o)
-	return l, w.Applied, nil
+	return w.Applied, nil
 }
 
 func (d *dialer) makeOffer(c *wire.Conn) error {
 	if err := sendJSON(c, wire.Offer, d.offer); err != nil {
 		return fmt.Errorf("%w: %w", errLink, err)
 	}
-	t, p, err := c.Recv(prepareWait)
+	t, p, err := c.Recv(d.o.Prepare)
 	switch {
 	case err != nil:
 		return fmt.Errorf("%w: wait for PREPARED: %w", errLink, err)
@@ -134,10 +145,8 @@ func (d *dialer) makeOffer(c *wire.Conn) error {
 	return nil
 }
 
-// serve begins to read the control connection and to send PING on it.
+// serve begins to read the connections.
 func (l *link) serve(o SendOptions) {
-	ctx, stop := context.WithCancel(context.Background())
-	l.stop = stop
 	l.wg.Go(func() {
 		defer close(l.in)
 		for {
@@ -148,7 +157,7 @@ func (l *link) serve(o SendOptions) {
 			}
 			select {
 			case l.in <- message{t, bytes.Clone(p)}:
-			case <-ctx.Done():
+			case <-l.ctx.Done():
 				l.err = fmt.Errorf("%w: closed", errLink)
 				return
 			}
@@ -158,11 +167,12 @@ func (l *link) serve(o SendOptions) {
 	// but its end does.
 	for _, c := range l.data {
 		l.wg.Go(func() {
+			_ = c.SetReadDeadline(time.Time{}) // the handshake had one
 			_, _ = io.Copy(io.Discard, c.Conn)
+			_ = sleep(l.ctx, lastWords)
 			_ = l.control.Close()
 		})
 	}
-	l.wg.Go(func() { ping(ctx, l.control, o.Keepalive) })
 }
 
 // ping sends PING until ctx ends or the connection breaks.
@@ -183,10 +193,10 @@ func ping(ctx context.Context, c *wire.Conn, every time.Duration) {
 }
 
 func (l *link) closeAll() {
-	if l.stop != nil {
-		l.stop()
+	l.stop()
+	if l.control != nil {
+		_ = l.control.Close()
 	}
-	_ = l.control.Close()
 	for _, c := range l.data {
 		_ = c.Close()
 	}
@@ -250,5 +260,9 @@ func (d *dialer) ask(ctx context.Context, t wire.Type, wait time.Duration) (wire
 // isLink reports whether dialling again may help against err.
 func isLink(err error) bool {
 	var n net.Error
+	var r refusedError
+	if errors.As(err, &r) { // a stream is refused when the session has lost its control connection meanwhile
+		return r.code == codeStream
+	}
 	return errors.Is(err, errLink) || errors.As(err, &n) || errors.Is(err, net.ErrClosed) || errors.Is(err, wire.ErrCorrupt) || errors.Is(err, io.EOF)
 }

@@ -109,13 +109,26 @@ func decodeJSON(t wire.Type, b []byte, v any) error {
 	return nil
 }
 
+// codeStream is the code of a refusal of a data connection.
+const codeStream = "stream"
+
+// refusedError is a REFUSE of the destination.
+type refusedError struct{ code, message string }
+
+func (e refusedError) Error() string {
+	return fmt.Sprintf("%v by the destination (%s): %s", ErrRefused, e.code, e.message)
+}
+
+// Is makes it an ErrRefused.
+func (e refusedError) Is(target error) bool { return target == ErrRefused }
+
 // refusedBy turns a REFUSE into an error.
 func refusedBy(payload []byte) error {
 	var r refusal
 	if err := decodeJSON(wire.Refuse, payload, &r); err != nil {
 		return err
 	}
-	return fmt.Errorf("%w by the destination (%s): %s", ErrRefused, printable(r.Code), printable(r.Message))
+	return refusedError{printable(r.Code), printable(r.Message)}
 }
 
 // printable makes a peer's words fit for a terminal and a log.

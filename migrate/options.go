@@ -40,6 +40,7 @@ type SendOptions struct {
 	OnTimeout OnTimeout     // cancel
 	Throttle  bool          // slow the guest down when rounds do not shrink
 
+	Prepare    time.Duration // for the destination to build the machine; 1 min
 	Reconnects int           // attempts to dial again in a row; 5
 	Backoff    time.Duration // before the first of them, doubling; 100 ms
 	Stall      time.Duration // longest time without any progress of the link; 10 s
@@ -71,6 +72,7 @@ func (o SendOptions) withDefaults() SendOptions {
 	def(&o.Downtime, 50*time.Millisecond)
 	def(&o.Blackout, max(10*o.Downtime, time.Second))
 	def(&o.Backoff, 100*time.Millisecond)
+	def(&o.Prepare, time.Minute)
 	def(&o.Stall, 10*time.Second)
 	def(&o.Keepalive, 2*time.Second)
 	def(&o.Answer, 5*time.Second)

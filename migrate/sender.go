@@ -145,7 +145,7 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 	var before uint64
 	slow := 0 // rounds in a row that hardly shrank the rest
 	for n := 0; ; n++ {
-		r, err := s.sendRound(rounds)
+		r, err := s.sendRound(rounds, ctx)
 		if err != nil {
 			if err := s.again(ctx, rounds, err); err != nil {
 				return err
@@ -270,9 +270,9 @@ func (s *sender) expected(todo uint64) time.Duration {
 }
 
 // sendRound sends what is to be sent and waits until it has been applied.
-func (s *sender) sendRound(ctx context.Context) (r RoundReport, err error) {
+func (s *sender) sendRound(ctx, hard context.Context) (r RoundReport, err error) {
 	begin := time.Now()
-	if r, err = s.sendPages(ctx); err != nil {
+	if r, err = s.sendPages(ctx, hard); err != nil {
 		return r, err
 	}
 	if err := s.endRound(); err != nil {
@@ -291,15 +291,17 @@ func (s *sender) sendRound(ctx context.Context) (r RoundReport, err error) {
 // measure computes the bandwidth of a round. Small rounds measure the round
 // trip and not the bandwidth: they count only when there is nothing better.
 func (s *sender) measure(r *RoundReport) {
-	r.Bandwidth = float64(r.Bytes) / max(r.Duration-s.report.RTT, r.Duration/2, 1).Seconds()
+	s.report.RTT = min(s.report.RTT, r.Duration)
+	r.Bandwidth = float64(r.Bytes) / max(r.Duration-s.report.RTT, r.Duration/2, time.Nanosecond).Seconds()
 	if r.Bytes >= 1<<20 || s.best == 0 && r.Bytes > 0 {
 		s.best = r.Bandwidth
 	}
 }
 
-// sendPages has every stream send its share. The first failure ends them all.
-func (s *sender) sendPages(ctx context.Context) (r RoundReport, err error) {
-	stop := context.AfterFunc(ctx, s.link.interrupt)
+// sendPages has every stream send its share. The first failure ends them all,
+// and so does the end of ctx; that of hard makes the link useless besides.
+func (s *sender) sendPages(ctx, hard context.Context) (r RoundReport, err error) {
+	stop := context.AfterFunc(hard, s.link.interrupt)
 	defer stop()
 	g, gctx := errgroup.WithContext(ctx)
 	for i, st := range s.streams {

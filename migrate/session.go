@@ -192,6 +192,7 @@ func (s *session) current() *wire.Conn {
 
 // do performs one action of the commit rule.
 func (s *session) do(a commit.Action) error {
+	s.r.o.Log.Debug("migrate", "action", a, "session", s.offer.Session)
 	ctx := context.Background() // nobody can call this off
 	switch a {
 	case commit.SendReady:
@@ -356,7 +357,7 @@ func (s *session) data(c *wire.Conn, stream int) error {
 	s.mu.Lock()
 	if stream >= len(s.streams) || s.ctl == nil || s.streams[stream] != nil || int(c.Channel()) != stream+1 {
 		s.mu.Unlock()
-		return refuse("stream", "stream %d is open already, or there is none", stream)
+		return refuse(codeStream, "stream %d is open already, or there is none", stream)
 	}
 	s.streams[stream] = c
 	s.handlers.Add(1)
