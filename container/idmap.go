@@ -89,7 +89,7 @@ func (c *creation) mappingNS(m *specs.Mount) (*os.File, error) {
 		return nil, errors.New("idmap needs uidMappings and gidMappings, of the mount or of linux")
 	}
 	// A namespace begins with a process. This one waits until it is killed.
-	var p steps.Program
+	p := steps.New()
 	p.Call("wait", unix.SYS_PAUSE)
 	run, err := p.Start([]*os.File{os.Stdin, os.Stdout, os.Stderr}, &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWUSER, UidMappings: idMaps(uids), GidMappings: idMaps(gids), GidMappingsEnableSetgroups: true,

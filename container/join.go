@@ -3,6 +3,7 @@ package container
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/hvctl/hvctl/container/plan"
 	"github.com/hvctl/hvctl/container/program"
@@ -50,13 +51,13 @@ func foreignNamespaces(pid int) (flags int) {
 }
 
 // groupFiles opens the files by which a process enters a container's group, or
-// the one below it.
+// child below it; "" and "/" are the group itself.
 func (r *Runtime) groupFiles(rec *record, child string) ([]*os.File, error) {
 	g, err := r.cgroup(rec)
 	if err != nil || g == nil {
 		return nil, err
 	}
-	if child != "" {
+	if child = strings.Trim(child, "/"); child != "" {
 		if g, err = g.Child(child); err != nil {
 			return nil, fmt.Errorf("--cgroup %s: %w", child, err)
 		}

@@ -24,10 +24,17 @@ const atCWD = 1<<64 + unix.AT_FDCWD
 
 // builder writes a program.
 type builder struct {
-	steps.Program
+	*steps.Program
 	about string // what the steps are for, in front of their names
 	hows  map[[2]uint64]steps.Ref
 	path  steps.Ref // execve's first argument
+	tries steps.Ref // lookups that may still be tried again
+}
+
+func newBuilder() builder {
+	b := builder{Program: steps.New(), hows: map[[2]uint64]steps.Ref{}}
+	b.tries = b.Word(resolveTries)
+	return b
 }
 
 // call is Call with the builder's context.
@@ -38,11 +45,6 @@ func (b *builder) call(what string, nr uintptr, args ...uint64) steps.Step {
 // on is CallOn with the builder's context.
 func (b *builder) on(fd steps.Ref, what string, nr uintptr, args ...uint64) steps.Step {
 	return b.CallOn(b.about+what, nr, fd, args...)
-}
-
-// word is 64 bits with a value.
-func (b *builder) word(n uint64) steps.Ref {
-	return b.Bytes(binary.LittleEndian.AppendUint64(nil, n))
 }
 
 // text is the address of a C string, as an argument.
@@ -56,9 +58,6 @@ func (b *builder) how(flags, resolve uint64) uint64 {
 	}
 	h := binary.LittleEndian.AppendUint64(nil, key[0])
 	at := b.Bytes(binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(h, 0), resolve))
-	if b.hows == nil {
-		b.hows = map[[2]uint64]steps.Ref{}
-	}
 	b.hows[key] = at
 	return uint64(at)
 }
@@ -72,9 +71,9 @@ const (
 	beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS
 )
 
-// resolveTries bounds how often a lookup that raced with a rename is tried
+// resolveTries bounds how often lookups that raced with a rename are tried
 // again; the kernel asks for it with EAGAIN.
-const resolveTries = 128
+const resolveTries = 4096
 
 // open opens name below the descriptor at dir and stores it at to. A failure
 // goes to failed (nil: fails the program).
@@ -84,12 +83,11 @@ func (b *builder) open(dir steps.Ref, name string, flags, resolve uint64, to ste
 	if out == nil {
 		out = &fatal
 	}
-	tries := b.word(resolveTries)
 	b.Here(&again)
 	b.CallOn("", unix.SYS_OPENAT2, dir, b.text(name), b.how(flags, resolve), howSize).Store(to).Then(&done).Else(&refused)
 	b.Here(&refused)
 	b.Compare("", steps.LastErrno, all, uint64(unix.EAGAIN), 0).Else(out)
-	b.Count(tries, unix.EAGAIN).Then(&again).Else(out)
+	b.Count(b.tries, unix.EAGAIN).Then(&again).Else(out)
 	if failed == nil {
 		b.Here(&fatal)
 		b.FailAgain(b.about + "open " + name)

@@ -55,7 +55,7 @@ type creator struct {
 // Create is the steps that set the container up, wait, and execute its
 // program.
 func Create(t *Container) *steps.Program {
-	c := &creator{Container: t}
+	c := &creator{builder: newBuilder(), Container: t}
 	p := t.Plan
 	execve := new(steps.Label)
 	if p.Process != nil {
@@ -86,12 +86,12 @@ func Create(t *Container) *steps.Program {
 	c.wait()
 	if p.Process == nil {
 		c.Fail("process: not set in the configuration, there is nothing to start", unix.EINVAL)
-		return &c.Program
+		return c.Program
 	}
 	c.umask(p.Process)
 	c.Call("close_range", unix.SYS_CLOSE_RANGE, 3+uint64(p.Process.KeepFDs), 1<<32-1, unix.CLOSE_RANGE_CLOEXEC)
 	c.become(p.Process, n, execve)
-	return &c.Program
+	return c.Program
 }
 
 // namespaces joins a user or PID namespace, which takes a process of its own.

@@ -35,7 +35,7 @@ type Target struct {
 // Enter is the steps into the container. The file to execute is looked for in
 // there, in PATH if it has no slash.
 func Enter(t *Target) *steps.Program {
-	b := new(builder)
+	b := newBuilder()
 	p := t.Process
 	execve := b.execute(p)
 	b.Call("PR_SET_DUMPABLE", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
@@ -54,20 +54,20 @@ func Enter(t *Target) *steps.Program {
 	n := b.notify(t.Notify, t.State)
 	b.Call("close_range", unix.SYS_CLOSE_RANGE, 3+uint64(p.KeepFDs), 1<<32-1, unix.CLOSE_RANGE_CLOEXEC)
 	b.become(p, n, execve)
-	return &b.Program
+	return b.Program
 }
 
 // Hook is the steps of a hook: where t is nil, outside; else in the container's
 // namespaces and groups, as their root.
 func Hook(path string, args, env []string, t *Target) *steps.Program {
-	b := new(builder)
+	b := newBuilder()
 	if t != nil {
 		b.Call("PR_SET_DUMPABLE", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 		b.join(t)
 	}
 	b.Call("setsid", unix.SYS_SETSID) // so that all it starts can be killed
 	b.Call("exec", unix.SYS_EXECVE, b.text(path), uint64(b.Strings(args)), uint64(b.Strings(env)))
-	return &b.Program
+	return b.Program
 }
 
 // join is what happens where the container does not see it.

@@ -32,7 +32,7 @@ func (b *builder) terminal(p *plan.Process, root steps.Ref, console int) (peer s
 	}
 	// The name is for show: whoever receives the descriptor uses that.
 	text := []byte(ptmx)
-	b.send("console socket", console, master, b.Bytes(text), b.word(uint64(len(text))))
+	b.send("console socket", console, master, b.Bytes(text), b.Word(uint64(len(text))))
 	for fd := range uint64(3) {
 		b.CallOn("dup3", unix.SYS_DUP3, peer, fd, 0)
 	}
@@ -65,7 +65,7 @@ func (b *builder) bindConsole(root, peer steps.Ref) {
 // sendTo sends a descriptor alone.
 func (b *builder) sendTo(what string, socket int, fd steps.Ref) {
 	text := []byte("fd")
-	b.send(b.about+what, socket, fd, b.Bytes(text), b.word(uint64(len(text))))
+	b.send(b.about+what, socket, fd, b.Bytes(text), b.Word(uint64(len(text))))
 }
 
 // send sends a descriptor, with text of the length at size, over a socket

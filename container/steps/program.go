@@ -2,6 +2,7 @@ package steps
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -35,12 +36,18 @@ type step struct {
 // Label is a place in a program that steps can go to.
 type Label struct{ at int }
 
-// Program is a list of steps. The zero value has none. Its methods are not for
-// concurrent use.
+// Program is a list of steps; New makes one. Its methods are not for concurrent
+// use.
 type Program struct {
 	steps   []step
 	data    []byte
 	strings map[string]Ref
+}
+
+// New makes an empty program.
+func New() *Program {
+	const usual, bytes = 1 << 10, 32 << 10 // of a container's: growing costs more than this
+	return &Program{steps: make([]step, 0, usual), data: make([]byte, 0, bytes), strings: make(map[string]Ref, usual/2)}
 }
 
 // Ref is the address of data in the process that runs the program.
@@ -59,22 +66,31 @@ const align = 16
 
 // Bytes adds data, which the steps may also change, and returns its address.
 func (p *Program) Bytes(b []byte) Ref {
-	p.data = append(p.data, make([]byte, (align-len(p.data)%align)%align)...)
+	var pad [align]byte
+	p.data = append(p.data, pad[:(align-len(p.data)%align)%align]...)
 	at := dataBase + len(p.data)
 	p.data = append(p.data, b...)
 	return Ref(at)
 }
 
 // Space adds n zero bytes.
-func (p *Program) Space(n int) Ref { return p.Bytes(make([]byte, n)) }
+func (p *Program) Space(n int) Ref {
+	at := p.Bytes(nil)
+	p.data = slices.Grow(p.data, n)[:len(p.data)+n]
+	return at
+}
+
+// Word adds 64 bits with a value.
+func (p *Program) Word(n uint64) Ref {
+	at := p.Bytes(nil)
+	p.data = binary.LittleEndian.AppendUint64(p.data, n)
+	return at
+}
 
 // String adds a C string. Equal strings are one: do not change them.
 func (p *Program) String(s string) Ref {
 	if at, ok := p.strings[s]; ok {
 		return at
-	}
-	if p.strings == nil {
-		p.strings = map[string]Ref{}
 	}
 	at := Ref(dataBase + len(p.data))
 	p.data = append(append(p.data, s...), 0)
@@ -229,8 +245,11 @@ func (p *Program) tell(rec Ref) {
 // record is the beginning of a report: a 32-bit value, a 16-bit kind and the
 // length of the text that follows.
 func (p *Program) record(kind, value int) Ref {
-	b := binary.LittleEndian.AppendUint32(nil, uint32(value))
-	return p.Bytes(binary.LittleEndian.AppendUint64(b, uint64(kind)))
+	at := p.Space(recordSize + 8) // with room for storing 64 bits over the value
+	b := p.data[len(p.data)-recordSize-8:]
+	binary.LittleEndian.PutUint32(b[valueAt:], uint32(value))
+	binary.LittleEndian.PutUint16(b[kindAt:], uint16(kind))
+	return at
 }
 
 // table is the steps as the machine reads them; it adds their names to the

@@ -51,19 +51,19 @@ func run(t *testing.T, p *Program) (out string, children []int, err error, st un
 }
 
 func TestProgramRunsAnother(t *testing.T) {
-	var p Program
+	p := New()
 	p.Call("execute", unix.SYS_EXECVE, uint64(p.String("/bin/sh")), uint64(p.Strings([]string{"sh", "-c", `echo "$0 $X"; exit 3`, "zero"})), uint64(p.Strings([]string{"X=1"})))
-	out, _, err, st := run(t, &p)
+	out, _, err, st := run(t, p)
 	if out != "zero 1\n" || err != nil || st.ExitStatus() != 3 {
 		t.Errorf("it wrote %q, reported %v and ended with %v", out, err, st)
 	}
 }
 
 func TestFailureIsReported(t *testing.T) {
-	var p Program
+	p := New()
 	p.Call("this is passed over", unix.SYS_CLOSE, 1000).Optional()
 	p.Call("open what is not there", unix.SYS_OPEN, uint64(p.String("/nope")), unix.O_RDONLY)
-	_, _, err, st := run(t, &p)
+	_, _, err, st := run(t, p)
 	var se *Error
 	if !errors.As(err, &se) || se.What != "open what is not there" || !errors.Is(err, unix.ENOENT) {
 		t.Errorf("it reported %v", err)
@@ -77,7 +77,7 @@ func TestFailureIsReported(t *testing.T) {
 // word of its metadata and goes both ways.
 func TestStoreCompareAndGo(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "file")
-	var p Program
+	p := New()
 	var yes, no, end Label
 	say := func(s string) { p.Call("write", unix.SYS_WRITE, 1, uint64(p.Bytes([]byte(s))), uint64(len(s))) }
 	open := p.Call("open", unix.SYS_OPEN, uint64(p.String(name)), unix.O_CREAT|unix.O_RDWR, 0o600)
@@ -102,24 +102,24 @@ func TestStoreCompareAndGo(t *testing.T) {
 	p.Here(&end)
 	say("done")
 	p.Fail("this is the end", unix.EDOM)
-	out, _, err, _ := run(t, &p)
+	out, _, err, _ := run(t, p)
 	if out != "done" || !errors.Is(err, unix.EDOM) {
 		t.Errorf("it wrote %q and reported %v", out, err)
 	}
 }
 
 func TestForkTellsTheChild(t *testing.T) {
-	var p Program
+	p := New()
 	p.Fork("clone", unix.CLONE_PARENT|uint64(unix.SIGCHLD))
 	p.Call("exit", unix.SYS_EXIT_GROUP, 9)
-	_, children, err, st := run(t, &p)
+	_, children, err, st := run(t, p)
 	if len(children) != 1 || err != nil || st.ExitStatus() != 9 {
 		t.Errorf("it had children %v, reported %v, and the child ended with %v", children, err, st)
 	}
 }
 
 func TestCountAndFailAgain(t *testing.T) {
-	var p Program
+	p := New()
 	var again, end Label
 	left := p.Bytes([]byte{3, 0, 0, 0, 0, 0, 0, 0})
 	p.Call("open", unix.SYS_OPEN, uint64(p.String("/nope")), unix.O_RDONLY).Optional()
@@ -129,7 +129,7 @@ func TestCountAndFailAgain(t *testing.T) {
 	p.Fail("not reached", unix.EINVAL)
 	p.Here(&end)
 	p.FailAgain("opened before")
-	out, _, err, _ := run(t, &p)
+	out, _, err, _ := run(t, p)
 	if out != "xxx" || err == nil || err.Error() != "opened before: no such file or directory" {
 		t.Errorf("it wrote %q and reported %v", out, err)
 	}
@@ -145,7 +145,7 @@ func FuzzReadReport(f *testing.F) {
 
 // TestFileCannotBeChanged tries what a container could through /proc/PID/exe.
 func TestFileCannotBeChanged(t *testing.T) {
-	var p Program
+	p := New()
 	p.Call("exit", unix.SYS_EXIT_GROUP, 0)
 	f, err := p.file(3)
 	if err != nil {
