@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/hvctl/hvctl/container/inroot"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,7 +32,9 @@ func homeOf(root string, uid uint32) string {
 		return none
 	}
 	defer unix.Close(dir)
-	fd, err := inroot.Root(dir).Open("/etc/passwd", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := unix.Openat2(dir, "etc/passwd", &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_NONBLOCK | unix.O_NOCTTY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
 	if err != nil {
 		return none
 	}

@@ -3,12 +3,12 @@ package plan
 // None is the number of a descriptor that is not there.
 const None = -1
 
-// Plan is all the stage needs to know.
+// Plan is all there is to know.
 type Plan struct {
 	Join        []Join // namespaces to enter, in this order
 	Unshare     uint32 // CLONE_NEW* flags to make once the cgroup is right
 	TimeOffsets string // for the new time namespace, as the kernel reads them
-	UserNS      bool   // the stage has a user namespace of its own
+	UserNS      bool   // the container has a user namespace that is not the host's
 
 	Root         Root
 	Mounts       []Mount
@@ -59,7 +59,6 @@ type Mount struct {
 	Dest        string
 	SourceFD    int32  // tree opened by the runtime, or None
 	Recursive   bool   // of a bind
-	SourceIsDir bool   // when SourceFD is set
 	AttrSet     uint64 // MOUNT_ATTR_* of the mount
 	AttrClear   uint64
 	RecSet      uint64 // the same for the whole tree
@@ -88,34 +87,32 @@ type Hook struct {
 
 // Process is the program and what it is allowed.
 type Process struct {
-	Args, Env       []string
-	Cwd             string
-	Terminal        bool
-	Columns, Rows   uint32
-	UID, GID        uint32
-	Groups          []uint32
-	SetGroups       bool // setgroups(2) is permitted
-	Umask           uint32
-	HasUmask        bool
-	HasCaps         bool
-	Caps            Caps
-	NoNewPrivs      bool
-	Rlimits         []Rlimit
-	AppArmor        string
-	SELinux         string
-	Seccomp         []byte // encoded program
-	SeccompFlags    uint32
-	Personality     uint64
-	HasPersonality  bool
-	HasScheduler    bool
-	Scheduler       Scheduler
-	IOPriority      uint32 // as ioprio_set(2) wants it
-	HasIOPriority   bool
-	MemoryPolicy    MemoryPolicy
-	HasMemoryPolicy bool
-	Affinity        []uint32 // processors, empty: as it is
-	KeepFDs         uint32   // how many further descriptors the program gets, from 3 on
-	DieWithParent   bool     // SIGKILL when the runtime's process ends
+	Args, Env      []string
+	Cwd            string
+	Terminal       bool
+	Columns, Rows  uint32
+	UID, GID       uint32
+	Groups         []uint32
+	SetGroups      bool // setgroups(2) is permitted
+	Umask          uint32
+	HasUmask       bool
+	HasCaps        bool
+	Caps           Caps
+	NoNewPrivs     bool
+	Rlimits        []Rlimit
+	AppArmor       string
+	SELinux        string
+	Seccomp        []byte // encoded program
+	SeccompFlags   uint32
+	Personality    uint64
+	HasPersonality bool
+	HasScheduler   bool
+	Scheduler      Scheduler
+	IOPriority     uint32 // as ioprio_set(2) wants it
+	HasIOPriority  bool
+	Affinity       []uint32 // processors, empty: as it is
+	KeepFDs        uint32   // how many further descriptors the program gets, from 3 on
+	DieWithParent  bool     // SIGKILL when the runtime's process ends
 }
 
 // Caps are the five capability sets.
@@ -134,10 +131,4 @@ type Scheduler struct {
 	Nice                      int32
 	Priority                  uint32
 	Runtime, Deadline, Period uint64
-}
-
-// MemoryPolicy is set_mempolicy(2)'s arguments.
-type MemoryPolicy struct {
-	Mode  uint32
-	Nodes []uint32
 }
