@@ -76,6 +76,9 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 		return status(err)
 	}
 	defer fs.release(n)
+	if n.sealed {
+		return fuse.EPERM
+	}
 	for _, set := range []func(*node, *fuse.SetAttrIn) error{fs.setOwner, fs.setMode, fs.setSize, fs.setTimes} {
 		if err := set(n, in); err != nil {
 			return status(err)

@@ -62,6 +62,9 @@ func (fs *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.En
 		return status(err)
 	}
 	defer fs.release(n)
+	if n.sealed {
+		return fuse.EPERM
+	}
 	in.Owner = fuse.Owner{} // a link has no owner of its own
 	return status(fs.make(&in.InHeader, name, out, func(dir *node) error {
 		return unix.Linkat(unix.AT_FDCWD, n.path(), dir.fd, name, unix.AT_SYMLINK_FOLLOW)

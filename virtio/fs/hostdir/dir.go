@@ -22,6 +22,10 @@ func (fs *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 		return status(err)
 	}
 	defer fs.release(n)
+	if n.sealed {
+		out.Fh, err = fs.newHandle(&handle{fd: -1, dirs: &dirReader{}})
+		return status(err)
+	}
 	fd, err := unix.Openat(n.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return status(err)
@@ -54,8 +58,11 @@ func (fs *FS) readDir(in *fuse.ReadIn, add func(entry) bool) error {
 		return err
 	}
 	defer h.release()
-	if h.dirs == nil {
+	switch {
+	case h.dirs == nil:
 		return unix.ENOTDIR
+	case h.fd < 0: // sealed
+		return nil
 	}
 	h.dirs.mu.Lock()
 	defer h.dirs.mu.Unlock()

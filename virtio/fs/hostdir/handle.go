@@ -66,7 +66,7 @@ func (h *handle) close() {
 }
 
 func (h *handle) reap() {
-	if h.closed && h.busy == 0 {
+	if h.closed && h.busy == 0 && h.fd >= 0 {
 		unix.Close(h.fd)
 		h.fd = -1
 	}

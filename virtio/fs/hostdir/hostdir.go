@@ -81,6 +81,10 @@ func New(o Options) (*FS, error) {
 			return nil, err
 		}
 	}
+	if err := checkServable(fd, o.Path); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
 	if fs.maker, err = newMaker(os.Geteuid() == 0); err != nil {
 		unix.Close(fd)
 		return nil, err

@@ -3,9 +3,11 @@ package hostdir_test
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
+	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/virtio/fs/hostdir"
 	"golang.org/x/sys/unix"
 )
@@ -288,5 +290,63 @@ func TestWhatDoesNotExistIsAnErrorThatNamesIt(t *testing.T) {
 	_, err := hostdir.New(hostdir.Options{Path: "/nonexistent/dir"})
 	if err == nil || err.Error() != "shared directory /nonexistent/dir: no such file or directory" {
 		t.Error(err)
+	}
+}
+
+// What is mounted below and is no data is an empty directory: proc has the
+// memory of this very process.
+func TestKernelsOwnFileSystemsAreShownEmpty(t *testing.T) {
+	testenv.Require(t, testenv.Root)
+	fs, dir := share(t, hostdir.Options{}, func(dir string) {
+		for _, d := range []string{"proc", "data"} {
+			if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, filepath.Join(dir, "version"), "")
+		for _, m := range [][3]string{{"proc", "proc", "proc"}, {"tmpfs", "data", "tmpfs"}} {
+			if err := unix.Mount(m[0], filepath.Join(dir, m[1]), m[2], 0, ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Mount("/proc/version", filepath.Join(dir, "version"), "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(dir, "data/f"), "f")
+	})
+	t.Cleanup(func() {
+		for _, d := range []string{"proc", "data", "version"} {
+			if err := unix.Unmount(filepath.Join(dir, d), unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if got, _ := read(fs, lookup(t, fs, lookup(t, fs, root, "data").NodeId, "f").NodeId); got != "f" {
+		t.Errorf("a tmpfs below: read %q", got)
+	}
+	if got, code := read(fs, lookup(t, fs, root, "version").NodeId); code != fuse.EPERM {
+		t.Errorf("a file of proc that is bound here: read %q, %v", got, code)
+	}
+	proc := lookup(t, fs, root, "proc").NodeId
+	var e fuse.EntryOut
+	for _, name := range []string{"self", "1", "version"} {
+		if code := fs.Lookup(nil, at(proc), name, &e); code != fuse.ENOENT {
+			t.Errorf("lookup of proc/%s: %v", name, code)
+		}
+	}
+	if code := fs.Mkdir(nil, &fuse.MkdirIn{InHeader: *at(proc), Mode: 0o755}, "x", &e); code.Ok() {
+		t.Error("mkdir in proc")
+	}
+	var open fuse.OpenOut
+	if code := fs.OpenDir(nil, &fuse.OpenIn{InHeader: *at(proc)}, &open); !code.Ok() {
+		t.Fatal(code)
+	}
+	list := fuse.NewDirEntryList(make([]byte, 4096), 0)
+	if code := fs.ReadDir(nil, &fuse.ReadIn{Fh: open.Fh}, list); !code.Ok() || len(list.Bytes()) > 0 {
+		t.Errorf("listing: %d bytes, %v", len(list.Bytes()), code)
+	}
+	fs.ReleaseDir(&fuse.ReleaseIn{Fh: open.Fh})
+	if _, err := hostdir.New(hostdir.Options{Path: "/proc/self"}); err == nil || !strings.Contains(err.Error(), "/proc/self") {
+		t.Errorf("sharing /proc/self: %v", err)
 	}
 }

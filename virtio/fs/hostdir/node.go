@@ -20,6 +20,8 @@ type node struct {
 	file fileKey
 	dir  bool
 	reg  bool
+	// sealed is a directory that is shown empty: see servable.
+	sealed bool
 
 	lookups uint64 // how often the client was given it; it forgets that many
 	busy    int    // calls that use fd right now
@@ -52,11 +54,16 @@ func (fs *FS) useDir(id uint64, name string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !n.dir {
-		fs.release(n)
-		return nil, unix.ENOTDIR
+	switch {
+	case !n.dir:
+		err = unix.ENOTDIR
+	case n.sealed:
+		err = unix.ENOENT
+	default:
+		return n, nil
 	}
-	return n, nil
+	fs.release(n)
+	return nil, err
 }
 
 // checkName refuses what is not the name of one entry.
@@ -115,7 +122,16 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) error {
 		unix.Close(fd)
 		return err
 	}
-	n, err := fs.intern(fd, &st)
+	sealed := false
+	if st.Dev != dir.file.dev {
+		ok, err := isServable(fd)
+		if err != nil {
+			unix.Close(fd)
+			return err
+		}
+		sealed = !ok
+	}
+	n, err := fs.intern(fd, &st, sealed)
 	if err != nil {
 		return err
 	}
@@ -127,7 +143,7 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) error {
 }
 
 // intern finds the node of an open file or makes one; it owns fd.
-func (fs *FS) intern(fd int, st *unix.Stat_t) (*node, error) {
+func (fs *FS) intern(fd int, st *unix.Stat_t, sealed bool) (*node, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	k := keyOf(st)
@@ -142,7 +158,10 @@ func (fs *FS) intern(fd int, st *unix.Stat_t) (*node, error) {
 	}
 	fs.nextID++
 	kind := st.Mode & unix.S_IFMT
-	n := &node{id: fs.nextID, fd: fd, file: k, dir: kind == unix.S_IFDIR, reg: kind == unix.S_IFREG, lookups: 1}
+	n := &node{
+		id: fs.nextID, fd: fd, file: k, lookups: 1,
+		dir: kind == unix.S_IFDIR, reg: kind == unix.S_IFREG && !sealed, sealed: sealed,
+	}
 	fs.nodes[n.id], fs.byFile[k] = n, n
 	return n, nil
 }
