@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,8 +45,18 @@ func OpenDevice(path string) (*System, error) {
 	return NewSystem(n)
 }
 
-// NewSystem takes ownership of an open descriptor of /dev/kvm, such as one
-// passed by a parent process; on error it is closed. The caller has set
+// Adopt is Open for a device that is open already, such as one passed by a
+// parent process. The descriptor is duplicated; f stays the caller's.
+func Adopt(f *os.File) (*System, error) {
+	n, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return NewSystem(n)
+}
+
+// NewSystem takes ownership of an open descriptor of /dev/kvm; on error it is
+// closed. The caller has set
 // close-on-exec.
 func NewSystem(n int) (*System, error) {
 	s := &System{}

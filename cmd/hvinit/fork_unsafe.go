@@ -85,7 +85,7 @@ run:
 			continue
 		}
 		switch {
-		case o.mode&optional != 0:
+		case o.mode&optional != 0, o.mode&ifThere != 0 && (e == syscall.ENOENT || e == syscall.ENOTDIR):
 			continue
 		case o.mode&tryNext != 0 && (e == syscall.ENOENT || e == syscall.ENOTDIR || e == syscall.EACCES):
 			// A candidate on the search path: remember that one was there

@@ -30,14 +30,17 @@ func (e *startError) Error() string { return e.msg }
 
 // launch is everything the child's plan is made from.
 type launch struct {
-	spec  *specs.Process
-	creds etcfiles.Creds
-	stdio [3]*os.File // the child's ends; never descriptors 0 to 2
+	spec   *specs.Process
+	filter *guestproto.Filter
+	creds  etcfiles.Creds
+	stdio  [3]*os.File // the child's ends; never descriptors 0 to 2
 	// cgroup is cgroup.procs of the workload's group, or nil.
 	cgroup *os.File
 	// root is the workload's root in hvinit's view; it is set for the first
 	// process, which makes its own namespaces.
 	root string
+	// masked and readonly are paths in it to hide and to protect.
+	masked, readonly []string
 	// join are the namespaces of the first process; they are set for others.
 	join *namespaces
 }
@@ -84,6 +87,11 @@ func (l *launch) plan() (*plan, error) {
 		cwd = "/"
 	}
 	p.add(fmt.Sprintf("chdir to %q", cwd), 0, unix.SYS_CHDIR, p.str(cwd))
+	// Without no_new_privs it takes a privilege to load a filter, which the
+	// program may not be left with. Such a filter has to let the rest happen.
+	if !s.NoNewPrivileges {
+		l.loadFilter(p)
+	}
 	if err := l.identity(p); err != nil {
 		return nil, err
 	}
@@ -107,6 +115,9 @@ func (l *launch) plan() (*plan, error) {
 	// Everything here is close-on-exec already; this also covers what the
 	// kernel handed to PID 1. Kernels before 5.11 lack the flag.
 	p.add("close_range", optional, unix.SYS_CLOSE_RANGE, 3, 1<<32-1, unix.CLOSE_RANGE_CLOEXEC)
+	if s.NoNewPrivileges {
+		l.loadFilter(p)
+	}
 	return p, l.program(p)
 }
 
@@ -127,6 +138,42 @@ func (l *launch) enterRoot(p *plan) {
 	p.add("move the new root to /", 0, unix.SYS_MOUNT, dot, slash, 0, unix.MS_MOVE, 0)
 	p.add("chroot", 0, unix.SYS_CHROOT, dot)
 	p.add("chdir to /", 0, unix.SYS_CHDIR, slash)
+	l.protect(p)
+}
+
+// protect hides and protects paths of the new root. Which of them are
+// directories is found out by trying: a tmpfs does not fit on a file, nor a
+// device on a directory.
+func (l *launch) protect(p *plan) {
+	const none = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	tmpfs, null := p.str("tmpfs"), p.str("/dev/null")
+	for _, path := range l.masked {
+		target := p.str(path)
+		p.add("mask "+path, ifThere, unix.SYS_MOUNT, tmpfs, target, tmpfs, none|unix.MS_RDONLY, 0)
+		p.add("mask "+path, ifThere, unix.SYS_MOUNT, null, target, 0, unix.MS_BIND, 0)
+	}
+	for _, path := range l.readonly {
+		target, flags := p.str(path), uintptr(unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY)
+		if strings.HasPrefix(path, "/proc/") || strings.HasPrefix(path, "/sys/") {
+			flags |= none // what those have already, or it would be lost
+		}
+		p.add("protect "+path, ifThere, unix.SYS_MOUNT, target, target, 0, unix.MS_BIND|unix.MS_REC, 0)
+		p.add("protect "+path, ifThere, unix.SYS_MOUNT, 0, target, 0, flags, 0)
+	}
+}
+
+// loadFilter adds the system call filter, if there is one.
+func (l *launch) loadFilter(p *plan) {
+	if l.filter == nil || len(l.filter.Program) == 0 {
+		return
+	}
+	const insnSize = 8
+	p.keep = append(p.keep, l.filter.Program)
+	prog := make([]byte, 16) // struct sock_fprog
+	binary.LittleEndian.PutUint16(prog, uint16(len(l.filter.Program)/insnSize))
+	binary.LittleEndian.PutUint64(prog[8:], uint64(bytesArg(l.filter.Program)))
+	p.keep = append(p.keep, prog)
+	p.add("load the system call filter", 0, unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(l.filter.Flags), bytesArg(prog))
 }
 
 // defaultNoFile applies where the workload says nothing: the kernel gives PID 1

@@ -121,8 +121,10 @@ func (m *manager) prepare() error {
 			return fmt.Errorf("set the hostname to %q: %w", m.run.Hostname, err)
 		}
 	}
-	if err := writeNames(m.root.tree, m.run.Hostname, m.run.Network); err != nil {
-		return err
+	if m.run.Root.Share == "" {
+		if err := writeNames(m.root.tree, m.run.Hostname, m.run.Network); err != nil {
+			return err
+		}
 	}
 	for key, value := range m.run.Sysctl {
 		if err := setSysctl(key, value); err != nil {
@@ -173,11 +175,11 @@ func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started,
 	if err != nil {
 		return none, err
 	}
-	l := launch{spec: &p.Spec, creds: c, stdio: io.child, cgroup: m.cgroup.procsFile()}
+	l := launch{spec: &p.Spec, filter: p.Filter, creds: c, stdio: io.child, cgroup: m.cgroup.procsFile()}
 	var flags uintptr
 	var pidNS *os.File
 	if first {
-		l.root = m.root.path()
+		l.root, l.masked, l.readonly = m.root.path(), m.run.MaskedPaths, m.run.ReadonlyPaths
 		flags = unix.CLONE_NEWNS
 		if !m.run.Init {
 			flags |= unix.CLONE_NEWPID

@@ -85,6 +85,9 @@ func (r *root) path() string { return r.base + "/root" }
 // buildRoot mounts the image and the writable layer. lower, when not empty, is
 // a directory that stands in for the image.
 func buildRoot(base, lower string, spec guestproto.Root) (*root, error) {
+	if spec.Share != "" {
+		return shareRoot(base, spec.Share)
+	}
 	r := &root{base: base, upper: base + "/upper"}
 	for _, d := range []string{base, base + "/lower", r.upper, r.path()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -112,6 +115,20 @@ func buildRoot(base, lower string, spec guestproto.Root) (*root, error) {
 	}
 	opts := "lowerdir=" + lower + ",upperdir=" + up + ",workdir=" + work
 	if err := mount("overlay", r.path(), "overlay", 0, opts); err != nil {
+		return nil, err
+	}
+	var err error
+	r.tree, err = etcfiles.OpenTree(r.path())
+	return r, err
+}
+
+// shareRoot mounts a shared directory as the root, as it is.
+func shareRoot(base, tag string) (*root, error) {
+	r := &root{base: base}
+	if err := os.MkdirAll(r.path(), 0o755); err != nil {
+		return nil, err
+	}
+	if err := mount(tag, r.path(), "virtiofs", 0, ""); err != nil {
 		return nil, err
 	}
 	var err error

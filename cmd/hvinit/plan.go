@@ -14,6 +14,7 @@ import (
 const (
 	optional = 1 << iota // failure does not matter
 	tryNext              // "not there" and "not executable" go on to the next
+	ifThere              // "not there", or not of that kind, does not matter
 	save                 // keep the result
 	useSaved             // the first argument is the result kept
 )

@@ -57,6 +57,11 @@ type Run struct {
 	Process  Process           `json:"process"`
 	// PIDs bounds the workload's tasks, those of Exec included; 0: no bound.
 	PIDs int64 `json:"pids,omitempty"`
+	// MaskedPaths are hidden from the workload, ReadonlyPaths made read-only
+	// (OCI's linux.maskedPaths and linux.readonlyPaths). Those that the tree
+	// does not have are passed over.
+	MaskedPaths   []string `json:"masked_paths,omitempty"`
+	ReadonlyPaths []string `json:"readonly_paths,omitempty"`
 	// Disks are the further disks that the workload finds in its /dev, under
 	// the names that the guest's kernel gives them.
 	Disks []Device `json:"disks,omitempty"`
@@ -74,8 +79,12 @@ type Run struct {
 }
 
 // Root describes the workload's root file system: a read-only image below, and
-// a writable layer above it.
+// a writable layer above it, or a directory that is shared as it is.
 type Root struct {
+	// Share is the tag of the directory that is the root. Its /etc/hosts and the
+	// like are whoever's shares it and left alone; nothing else here but
+	// ReadOnly counts then.
+	Share string `json:"share,omitempty"`
 	// Device holds the image.
 	Device Device `json:"device"`
 	// FSType is the image's file system, for example "erofs".
@@ -166,9 +175,17 @@ type Process struct {
 	// image's configuration. It is looked up in the workload's /etc/passwd
 	// and /etc/group and replaces Spec.User.
 	User string `json:"user,omitempty"`
+	// Filter is loaded right before the program; nil: none.
+	Filter *Filter `json:"filter,omitempty"`
 	// Streams are the tokens of the standard streams. A zero token connects
 	// the descriptor to /dev/null. With a terminal only the first counts.
 	Streams Streams `json:"streams"`
+}
+
+// Filter is a compiled system call filter.
+type Filter struct {
+	Program []byte `json:"program"` // an array of struct sock_filter
+	Flags   uint32 `json:"flags,omitempty"`
 }
 
 // Streams are the tokens of the three standard streams of a process.

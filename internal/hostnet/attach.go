@@ -147,7 +147,7 @@ func (a *Attachment) link(b *bridge, name string) (err error) {
 		a.paired = err == nil
 		return err
 	}
-	a.Queues, err = openTap(name, a.o.Queues)
+	a.Queues, err = openTap(tunDevice, name, a.o.Queues)
 	return err
 }
 
@@ -185,6 +185,9 @@ func (a *Attachment) Close() error {
 			s.close()
 		}
 		closeAll(a.Queues)
+		if a.o.ID == "" { // adopted: there is no lease
+			return
+		}
 		a.closed = release(context.Background(), &a.o, a.o.ID)
 	})
 	return a.closed

@@ -11,10 +11,12 @@ import (
 // every frame on the tap as it does in the rings of a VIRTIO 1.x device.
 const vnetHdrLen = 12
 
+const tunDevice = "/dev/net/tun"
+
 // openTap makes a tap called name with n queues. The kernel removes it when
 // the last descriptor is closed, so it cannot outlive the process. The offload
 // flags are left to the device, which knows what the driver negotiated.
-func openTap(name string, n int) (queues []*os.File, err error) {
+func openTap(tun, name string, n int) (queues []*os.File, err error) {
 	defer func() {
 		if err != nil {
 			closeAll(queues)
@@ -22,7 +24,7 @@ func openTap(name string, n int) (queues []*os.File, err error) {
 		}
 	}()
 	for i := range n {
-		f, err := openTapQueue(name, i, n > 1)
+		f, err := openTapQueue(tun, name, i, n > 1)
 		if err != nil {
 			return queues, err
 		}
@@ -31,8 +33,8 @@ func openTap(name string, n int) (queues []*os.File, err error) {
 	return queues, nil
 }
 
-func openTapQueue(name string, i int, multi bool) (*os.File, error) {
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+func openTapQueue(tun, name string, i int, multi bool) (*os.File, error) {
+	fd, err := unix.Open(tun, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, wrap("open /dev/net/tun", err)
 	}

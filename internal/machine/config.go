@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 
 	"github.com/hvctl/hvctl/internal/machine/limits"
 	"github.com/hvctl/hvctl/memory"
@@ -45,6 +46,10 @@ type Config struct {
 	KernelCache string   // directory for unpacked kernels; empty: unpack each time
 	Initrds     []string // files, concatenated
 	Cmdline     string
+
+	// KVM is an open /dev/kvm, for who cannot open it; it stays the caller's. nil
+	// opens it.
+	KVM *os.File
 
 	// Restore, when set, builds a machine for LoadState in place of one that
 	// boots: there is no kernel then, and the machine is paused.

@@ -128,7 +128,12 @@ func (m *Machine) buildBlank() error {
 
 // createVM makes the KVM machine, its RAM and its interrupt controllers.
 func (m *Machine) createVM() (err error) {
-	if m.sys, err = kvm.Open(); err != nil {
+	if m.cfg.KVM != nil {
+		m.sys, err = kvm.Adopt(m.cfg.KVM)
+	} else {
+		m.sys, err = kvm.Open()
+	}
+	if err != nil {
 		return err
 	}
 	if m.vm, err = m.sys.CreateVM(); err != nil {

@@ -12,6 +12,8 @@ import (
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/virtio"
+	"github.com/hvctl/hvctl/virtio/fs"
+	"github.com/hvctl/hvctl/virtio/fs/hostdir"
 	"github.com/hvctl/hvctl/virtio/vsock"
 )
 
@@ -27,7 +29,7 @@ func vcpus(cpus float64) int { return max(1, int(math.Ceil(cpus))) }
 // attachNetwork gives the VM its place on the host's network.
 func (v *VM) attachNetwork(ctx context.Context) error {
 	n := v.cfg.Net
-	if n.Mode == workload.NetNone || n.Mode == "" {
+	if v.net != nil || n.Mode == workload.NetNone || n.Mode == "" {
 		return nil
 	}
 	if n.Mode != workload.NetBridge {
@@ -59,7 +61,15 @@ func (v *VM) devices() ([]machine.Device, error) {
 		return nil, err
 	}
 	devs := []machine.Device{socket}
-	if !v.cfg.VM.Raw {
+	switch {
+	case v.cfg.VM.Raw:
+	case v.cfg.Rootfs.Dir != "":
+		dev, err := fs.New(fs.Options{Tag: rootSerial, Dir: hostdir.Options{Path: v.cfg.Rootfs.Dir}})
+		if err != nil {
+			return nil, err
+		}
+		devs = append(devs, machine.Device{Device: dev, Args: virtio.Args{ID: rootSerial}})
+	default:
 		devs = append(devs, disk(rootSerial, workload.Disk{Path: v.cfg.Rootfs.ImagePath, ReadOnly: true}))
 	}
 	for i, d := range v.cfg.VM.Disks {

@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/agent"
 	"github.com/hvctl/hvctl/internal/guestproto"
+	"github.com/hvctl/hvctl/internal/seccomp"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -18,9 +20,9 @@ const firstProcess = "main"
 
 // request is everything the agent is told: the root, the network and the first
 // process.
-func (v *VM) request() (guestproto.Run, error) {
+func (v *VM) request() (r guestproto.Run, err error) {
 	spec := v.cfg.Spec
-	r := guestproto.Run{
+	r = guestproto.Run{
 		Root: guestproto.Root{
 			Device:   guestproto.Device{Serial: rootSerial},
 			FSType:   v.cfg.Rootfs.FSType,
@@ -35,6 +37,15 @@ func (v *VM) request() (guestproto.Run, error) {
 	}
 	if spec.Linux != nil {
 		r.Sysctl = spec.Linux.Sysctl
+	}
+	if v.cfg.Rootfs.Dir != "" {
+		r.Root = guestproto.Root{Share: rootSerial, ReadOnly: r.Root.ReadOnly}
+	}
+	if l := spec.Linux; l != nil {
+		r.MaskedPaths, r.ReadonlyPaths = l.MaskedPaths, l.ReadonlyPaths
+	}
+	if r.Process.Filter, err = filter(spec.Linux); err != nil {
+		return r, err
 	}
 	for i, d := range v.cfg.VM.Disks {
 		r.Disks = append(r.Disks, guestproto.Device{Serial: serialOf(i, d)})
@@ -51,6 +62,21 @@ func (v *VM) request() (guestproto.Run, error) {
 		r.Mounts = append(r.Mounts, guestproto.Mount{Destination: m.Destination, Type: m.Type, Source: m.Source, Options: m.Options})
 	}
 	return r, nil
+}
+
+// filter compiles the system call filter that the guest is to load.
+func filter(l *specs.Linux) (*guestproto.Filter, error) {
+	if l == nil || l.Seccomp == nil {
+		return nil, nil
+	}
+	p, err := seccomp.Compile(l.Seccomp)
+	if err != nil {
+		return nil, err
+	}
+	if p.Notifies() {
+		return nil, fmt.Errorf("linux.seccomp: %w: nobody outside can be asked by a VM", workload.ErrUnsupported)
+	}
+	return &guestproto.Filter{Program: p.Filter, Flags: p.Flags}, nil
 }
 
 // guestMounts are what every workload finds mounted.
@@ -73,7 +99,9 @@ func (v *VM) network() *guestproto.Network {
 	if v.net != nil {
 		n.MAC, n.MTU = v.net.MAC.String(), v.net.MTU
 		n.Addresses = []string{v.net.IP.String()}
-		n.Routes = []guestproto.Route{{Gateway: v.net.Gateway.String()}}
+		if v.net.Gateway.IsValid() {
+			n.Routes = []guestproto.Route{{Gateway: v.net.Gateway.String()}}
+		}
 		dns = v.net.DNS
 	}
 	for _, d := range dns {

@@ -50,5 +50,5 @@ func guestOptions(options []string) []string {
 
 // writesShares tells whether the guest may have unwritten data of the host's.
 func (v *VM) writesShares() bool {
-	return slices.ContainsFunc(v.cfg.Spec.Mounts, func(m specs.Mount) bool { return isShare(m) && !slices.Contains(m.Options, "ro") })
+	return v.cfg.Rootfs.Dir != "" || slices.ContainsFunc(v.cfg.Spec.Mounts, func(m specs.Mount) bool { return isShare(m) && !slices.Contains(m.Options, "ro") })
 }

@@ -65,6 +65,22 @@ type VM struct {
 	err     error
 
 	endTimeout time.Duration // endTimeout, but for tests
+
+	host Host
+}
+
+// Host is what a VM uses of the host when it cannot reach for it itself, since
+// it runs in a container (package ocivm). The zero value opens everything.
+type Host struct {
+	KVM *os.File            // /dev/kvm
+	Net *hostnet.Attachment // its network, whatever the configuration says
+}
+
+// NewInside is New for a VM that runs in a container. It owns h.Net.
+func NewInside(cfg *workload.Config, dir string, log *slog.Logger, h Host) *VM {
+	v := New(cfg, dir, log)
+	v.host, v.net = h, h.Net
+	return v
 }
 
 // guest is a machine that was launched. Its fields do not change, but for end,
@@ -174,6 +190,7 @@ func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config,
 	return machine.Config{
 		CPUs:        vcpus(v.cfg.Res.CPUs),
 		MemoryBytes: v.cfg.Res.MemoryBytes,
+		KVM:         v.host.KVM,
 		Transport:   machine.Transport(v.cfg.VM.Transport),
 		Devices:     devs,
 		SerialOut:   v.serialOut(io.Out),
@@ -354,7 +371,11 @@ func (v *VM) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (
 	if err != nil {
 		return nil, err
 	}
-	p, err := g.session.Exec(ctx, guestProcess(v.execID(), spec), agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})
+	guest := guestProcess(v.execID(), spec)
+	if guest.Filter, err = filter(v.cfg.Spec.Linux); err != nil {
+		return nil, err
+	}
+	p, err := g.session.Exec(ctx, guest, agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})
 	if err != nil {
 		return nil, startError(err)
 	}
@@ -438,7 +459,7 @@ func (v *VM) bounded(end func() error) error {
 // lives: the image store does not remove a file somebody holds a shared lock
 // on (images.Rootfs.Open).
 func (v *VM) holdImage() (err error) {
-	if v.cfg.VM.Raw {
+	if v.cfg.VM.Raw || v.cfg.Rootfs.Dir != "" {
 		return nil
 	}
 	if v.image, err = os.Open(v.cfg.Rootfs.ImagePath); err != nil {

@@ -53,7 +53,7 @@ type Image struct {
 
 // Rootfs is where the root file system comes from. Exactly one of ImagePath
 // (a read-only file system image shared by all instances of the digest) and
-// Dir (a directory, containers only) is set.
+// Dir (a directory, which a VM shares as it is) is set.
 type Rootfs struct {
 	ImagePath string `json:"imagePath,omitempty"`
 	FSType    string `json:"fsType,omitempty"` // "erofs", "ext4"

@@ -174,7 +174,12 @@ func (b *Backend) initrd(k *kernel.Kernel, c *workload.Config) (string, error) {
 
 // needed leaves out what this VM has no device or file system for.
 func needed(module string, c *workload.Config) bool {
+	shared := c.Rootfs.Dir != ""
 	switch module {
+	case "overlay":
+		return !shared
+	case "virtio_blk":
+		return !shared || len(c.VM.Disks) > 0
 	case "virtio_pci":
 		return c.VM.Transport == "pci"
 	case "virtio_mmio":
@@ -184,7 +189,7 @@ func needed(module string, c *workload.Config) bool {
 	case "virtio_net":
 		return c.Net.Mode != workload.NetNone
 	case "virtiofs":
-		return c.Spec != nil && slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
+		return shared || c.Spec != nil && slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
 	case "ext4":
 		return c.Rootfs.FSType == "ext4" || len(c.VM.Disks) > 0
 	case "erofs":
