@@ -13,7 +13,9 @@ export FUZZTIME
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: $(PROGS:%=build-%) ## build every program below cmd/ into bin/
+build: $(PROGS:%=build-%) bin/hvctl-oci-vm ## build every program below cmd/ into bin/
+bin/hvctl-oci-vm: # by this name, bundles run as microVMs
+	ln -sf hvctl-oci $@
 build-%:
 	$(BUILD) -o bin/$* ./cmd/$*
 

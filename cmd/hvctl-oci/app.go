@@ -21,6 +21,7 @@ type app struct {
 	root, logFile, logFormat string
 	debug, version           bool
 	systemd                  bool
+	vm                       bool // bundles run as microVMs: package ocivm
 
 	log *slog.Logger
 }

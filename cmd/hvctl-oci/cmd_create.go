@@ -66,7 +66,15 @@ func cmdCreate(a *app) (func([]string) (int, error), flagSet) {
 		if err != nil {
 			return 1, err
 		}
-		_, err = r.Create(context.Background(), o)
+		undo := func() {}
+		if a.vm {
+			if undo, err = a.asVM(&o); err != nil {
+				return 1, err
+			}
+		}
+		if _, err = r.Create(context.Background(), o); err != nil {
+			undo()
+		}
 		return 0, err
 	}, s
 }

@@ -64,7 +64,7 @@ func (a *app) exec(f *execFlags, args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	config, err := r.Config(args[0])
+	config, err := a.bundleConfig(r, args[0])
 	if err != nil {
 		return 1, err
 	}
@@ -74,6 +74,11 @@ func (a *app) exec(f *execFlags, args []string) (int, error) {
 	}
 	if f.opts.ExtraFiles, err = inherited(f.preserveFDs); err != nil {
 		return 1, err
+	}
+	if a.vm {
+		if err := a.execInVM(r, args[0], &f.opts); err != nil {
+			return 1, err
+		}
 	}
 	if f.detach {
 		_, err := r.Exec(context.Background(), args[0], f.opts)

@@ -8,21 +8,33 @@ import (
 )
 
 // onOne makes a command without flags that does one thing with a container.
-func onOne(do func(r *container.Runtime, id string) error) func(*app) (func([]string) (int, error), flagSet) {
+func onOne(do func(a *app, r *container.Runtime, id string) error) func(*app) (func([]string) (int, error), flagSet) {
 	return func(a *app) (func([]string) (int, error), flagSet) {
 		return func(args []string) (int, error) {
 			r, err := a.runtime()
 			if err != nil {
 				return 1, err
 			}
-			return 0, do(r, args[0])
+			return 0, do(a, r, args[0])
 		}, nil
 	}
 }
 
-func start(r *container.Runtime, id string) error  { return r.Start(context.Background(), id) }
-func pause(r *container.Runtime, id string) error  { return r.Pause(context.Background(), id) }
-func resume(r *container.Runtime, id string) error { return r.Resume(context.Background(), id) }
+func start(_ *app, r *container.Runtime, id string) error { return r.Start(context.Background(), id) }
+
+func pause(a *app, r *container.Runtime, id string) error {
+	if a.vm {
+		return a.pauseVM(r, id, true)
+	}
+	return r.Pause(context.Background(), id)
+}
+
+func resume(a *app, r *container.Runtime, id string) error {
+	if a.vm {
+		return a.pauseVM(r, id, false)
+	}
+	return r.Resume(context.Background(), id)
+}
 
 // noCRIU is said for checkpoint and restore.
 const noCRIU = "checkpoint and restore of containers are not supported by this runtime: it does not drive CRIU"

@@ -24,12 +24,22 @@ func cmdRun(a *app) (func([]string) (int, error), flagSet) {
 		if err != nil {
 			return 1, err
 		}
+		undo := func() {}
+		if a.vm {
+			if undo, err = a.asVM(&o); err != nil {
+				return 1, err
+			}
+		}
 		if detach {
-			_, err := r.Run(context.Background(), o)
+			if _, err = r.Run(context.Background(), o); err != nil {
+				undo()
+			}
 			return 0, err
 		}
-		if o.Spec, _, err = container.Load(o.Bundle); err != nil {
-			return 1, err
+		if o.Spec == nil {
+			if o.Spec, _, err = container.Load(o.Bundle); err != nil {
+				return 1, err
+			}
 		}
 		sess, err := newSession(o.Spec.Process != nil && o.Spec.Process.Terminal, o.ConsoleSocket)
 		if err != nil {
@@ -39,11 +49,13 @@ func cmdRun(a *app) (func([]string) (int, error), flagSet) {
 		p, err := r.Run(context.Background(), o)
 		if err != nil {
 			sess.close()
+			undo()
 			return 1, err
 		}
 		code, err := sess.wait(p)
 		if !keep {
 			err = errors.Join(err, r.Delete(context.Background(), o.ID, true))
+			undo()
 		}
 		return code, err
 	}, s

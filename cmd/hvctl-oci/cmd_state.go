@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
+	"github.com/hvctl/hvctl/container"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,7 +18,7 @@ func cmdState(a *app) (func([]string) (int, error), flagSet) {
 		if err != nil {
 			return 1, err
 		}
-		st, err := r.State(args[0])
+		st, err := a.state(r, args[0])
 		if err != nil {
 			return 1, err
 		}
@@ -98,6 +100,10 @@ func cmdDelete(a *app) (func([]string) (int, error), flagSet) {
 		if err != nil {
 			return 1, err
 		}
-		return 0, r.Delete(context.Background(), args[0], force)
+		err = r.Delete(context.Background(), args[0], force)
+		if a.vm && err == nil && container.CheckID(args[0]) == nil {
+			err = os.RemoveAll(a.vmDir(args[0]))
+		}
+		return 0, err
 	}, s
 }

@@ -12,15 +12,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(strings.HasSuffix(os.Args[0], vmSuffix), os.Args[1:], os.Stdout, os.Stderr))
 }
 
 // run carries out a command line and returns the exit code.
-func run(args []string, stdout, stderr io.Writer) int {
-	a := &app{out: stdout, err: stderr}
+func run(vm bool, args []string, stdout, stderr io.Writer) int {
+	a := &app{out: stdout, err: stderr, vm: vm}
 	code, err := a.main(args)
 	var ec *exitCode
 	switch {

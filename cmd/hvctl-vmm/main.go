@@ -1,5 +1,5 @@
 // Command hvctl-vmm owns one microVM: it is started by hvctl with the
-// instance's state directory and lives as long as the VM does. It is a program
+// instance's state directory (or by hvctl-oci, in a container: package ocivm) and lives as long as the VM does. It is a program
 // of its own so that a running VM does not carry the command line's weight
 // (docs/adr/0002-one-small-owner-process.md).
 package main
@@ -15,6 +15,8 @@ import (
 
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/microvm"
+	"github.com/hvctl/hvctl/internal/ocivm"
+	"github.com/hvctl/hvctl/internal/ocivm/inside"
 	"github.com/hvctl/hvctl/internal/supervisor"
 	"github.com/hvctl/hvctl/internal/workload"
 )
@@ -28,13 +30,28 @@ func main() {
 	// Ours go through slog. What is left are lines of the FUSE library's, as
 	// many as a guest likes.
 	stdlog.SetOutput(io.Discard)
-	if err := run(os.Args[1:]); err != nil {
+	code, err := run(os.Args[1:])
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "hvctl-vmm: %v\n", err)
-		os.Exit(workload.ExitOwnFailure)
 	}
+	os.Exit(code)
 }
 
-func run(args []string) error {
+func run(args []string) (int, error) {
+	switch {
+	case len(args) == 1 && args[0] == ocivm.VerbOwn:
+		return inside.Own(context.Background())
+	case len(args) == 1 && args[0] == ocivm.VerbExec:
+		return inside.Exec()
+	}
+	if err := own(args); err != nil {
+		return workload.ExitOwnFailure, err
+	}
+	return 0, nil
+}
+
+// own owns an instance of hvctl's.
+func own(args []string) error {
 	log := supervisor.NewLogger()
 	switch {
 	case len(args) == 2 && args[0] == "cleanup":

@@ -104,7 +104,7 @@ func (p *program) app() *cli.App {
 			p.cmdStop(), p.cmdKill(), p.cmdPause(), p.cmdResume(), p.cmdWait(), p.cmdRm(), p.cmdUpdate(), p.cmdStats(), p.cmdTop(), p.cmdCp(), p.cmdEvents(),
 			p.cmdPull(), p.cmdImport(), p.cmdImages(), p.cmdRmi(), p.cmdTag(), p.cmdPrune(), p.cmdKernel(), p.cmdBoot(),
 			p.cmdSnapshot(), p.cmdRestore(),
-			p.cmdDoctor(), p.cmdBench(), p.cmdConfig(), p.cmdVersion(), p.cmdCompletion(), p.cmdDocs(),
+			p.cmdDoctor(), p.cmdBench(), p.cmdConfig(), p.cmdOCI(), p.cmdVersion(), p.cmdCompletion(), p.cmdDocs(),
 		},
 		EnableBashCompletion:      true,
 		HideHelpCommand:           true,

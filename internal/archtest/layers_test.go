@@ -13,9 +13,9 @@ package archtest_test
 var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
-	"cmd/hvctl-vmm": "internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
+	"cmd/hvctl-vmm": "internal/ocivm internal/ocivm/inside internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
 	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/workload",
-	"cmd/hvctl-oci": "container internal/cgroup",
+	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup",
 	"cmd/hvinit":    "internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -75,7 +75,10 @@ var layers = map[string]string{
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/guestproto internal/hostnet " +
 		"internal/initrd internal/machine internal/metrics internal/seccomp internal/state internal/workload",
-	"internal/microvm/prepare": "internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
+	"internal/ocivm":           "",
+	"internal/ocivm/config":    "internal/workload",
+	"internal/ocivm/inside":    "internal/hostnet internal/microvm internal/ocivm internal/ocivm/config internal/workload",
+	"internal/microvm/prepare": "internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
 	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
 		"internal/seccomp internal/workload",
 	"internal/nscontainer/prepare": "container internal/cgroup internal/etcfiles internal/nscontainer internal/workload",

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/hvctl/hvctl/container"
+	"github.com/hvctl/hvctl/internal/ocivm"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// vmSuffix is what the program's name ends in when bundles are to run as
+// microVMs (package ocivm).
+const vmSuffix = "-vm"
+
+// vmDir is where a VM's socket and logs are: beside the containers' own
+// directories, under a name that no container has.
+func (a *app) vmDir(id string) string { return filepath.Join(a.root, ".vm", id) }
+
+// vmConfig is the bundle's configuration, as the container's own is not: that
+// one runs the VM's owner.
+const vmConfig = "config.json"
+
+// asVM turns the creation of a container into that of one with a VM in it.
+// undo takes back what was made when the creation fails.
+func (a *app) asVM(o *container.CreateOptions) (undo func(), err error) {
+	if err := container.CheckID(o.ID); err != nil {
+		return nil, err
+	}
+	if len(o.ExtraFiles) > 0 {
+		return nil, errors.New("--preserve-fds: a VM has no use for descriptors of the host")
+	}
+	spec := o.Spec
+	if spec == nil {
+		if spec, _, err = container.Load(o.Bundle); err != nil {
+			return nil, err
+		}
+	}
+	if spec.Process == nil {
+		return nil, errors.New("process: a VM's bundle has to have one")
+	}
+	cfg, err := prepareVM(o.ID, spec)
+	if err != nil {
+		return nil, err
+	}
+	dir := a.vmDir(o.ID)
+	if err := os.MkdirAll(a.root, 0o711); err != nil {
+		return nil, fmt.Errorf("state root: %w; choose another with --root", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return nil, fmt.Errorf("%w: %s", container.ErrExist, o.ID)
+		}
+		return nil, err
+	}
+	undo = func() { _ = os.RemoveAll(dir) } // it failed: the reason is told already
+	if err = saveJSON(filepath.Join(dir, vmConfig), spec); err == nil {
+		err = ownByContainer(dir, spec)
+	}
+	if err == nil {
+		o.ExtraFiles, err = vmFiles(dir, cfg)
+	}
+	if err != nil {
+		undo()
+		return nil, err
+	}
+	o.Spec = outerSpec(spec)
+	return undo, nil
+}
+
+// preparedVM is what we need to know of the owner's configuration.
+type preparedVM struct {
+	VM  struct{ Kernel, Initrd, KernelCache string } `json:"vm"`
+	raw []byte
+}
+
+// prepareVM asks hvctl for a kernel and an initramfs, and whether a VM can be
+// all that the bundle wants.
+func prepareVM(id string, spec *specs.Spec) (*preparedVM, error) {
+	hvctl, err := helper("hvctl")
+	if err != nil {
+		return nil, err
+	}
+	in, err := json.Marshal(spec)
+	if err != nil {
+		return nil, err
+	}
+	var out, stderr bytes.Buffer
+	c := exec.Command(hvctl, "oci-config", id)
+	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(in), &out, &stderr
+	if err := c.Run(); err != nil {
+		why := strings.TrimPrefix(strings.TrimSpace(stderr.String()), "hvctl: ")
+		if why == "" {
+			why = err.Error()
+		}
+		return nil, fmt.Errorf("as a VM: %s", why)
+	}
+	p := &preparedVM{raw: out.Bytes()}
+	if err := json.Unmarshal(p.raw, p); err != nil {
+		return nil, fmt.Errorf("%s oci-config: %w", hvctl, err)
+	}
+	return p, nil
+}
+
+// helper is a program of hvctl's beside this one or in ../libexec/hvctl.
+func helper(name string) (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Dir(self)
+	for _, p := range []string{filepath.Join(dir, name), filepath.Join(dir, "..", "libexec", "hvctl", name)} {
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("%s: not found beside %s nor under libexec/hvctl; install it there", name, self)
+}
+
+// vmFiles opens the owner's descriptors, in the order of package ocivm.
+func vmFiles(dir string, cfg *preparedVM) (files []*os.File, err error) {
+	vmm, err := helper("hvctl-vmm")
+	if err != nil {
+		return nil, err
+	}
+	config, err := memfd("config", cfg.raw)
+	if err != nil {
+		return nil, err
+	}
+	socket, err := listenAt(filepath.Join(dir, "exec.sock"))
+	if err != nil {
+		return nil, err
+	}
+	open := func(path string, flags int) *os.File {
+		if err != nil {
+			return nil
+		}
+		var f *os.File
+		f, err = os.OpenFile(path, flags, 0)
+		return f
+	}
+	files = []*os.File{
+		open(vmm, os.O_RDONLY), config, open(cfg.VM.Kernel, os.O_RDONLY), open(cfg.VM.Initrd, os.O_RDONLY),
+		open("/dev/kvm", os.O_RDWR), open("/dev/net/tun", unix.O_PATH), socket, open(dir, unix.O_PATH|unix.O_DIRECTORY),
+		open(cfg.VM.KernelCache, unix.O_PATH|unix.O_DIRECTORY),
+	}
+	if err == nil && len(files) != ocivm.Descriptors {
+		err = fmt.Errorf("%d descriptors for a VM's owner, which wants %d", len(files), ocivm.Descriptors)
+	}
+	return files, err
+}
+
+// memfd is a file with the content b, positioned at its beginning.
+func memfd(name string, b []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.Write(b); err == nil {
+		_, err = f.Seek(0, 0)
+		if err == nil {
+			return f, nil
+		}
+	}
+	f.Close()
+	return nil, fmt.Errorf("write %s: %w", name, err)
+}
+
+// listenAt makes a listening socket. Its directory keeps others away. The name
+// is given through a descriptor: paths can be longer than a socket's name.
+func listenAt(path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	err = atShortPath(path, func(short string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: short}) })
+	if err == nil {
+		err = unix.Listen(fd, 64)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("listen at %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func atShortPath(path string, do func(string) error) error {
+	dir, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return do(fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)))
+}
+
+// ownByContainer gives the directory to the root of the container's user
+// namespace, as whom the owner writes its logs.
+func ownByContainer(dir string, spec *specs.Spec) error {
+	if spec.Linux == nil {
+		return nil
+	}
+	uid, gid := rootOf(spec.Linux.UIDMappings), rootOf(spec.Linux.GIDMappings)
+	if uid < 0 || gid < 0 {
+		return nil
+	}
+	return os.Chown(dir, uid, gid)
+}
+
+func rootOf(m []specs.LinuxIDMapping) int {
+	for _, e := range m {
+		if e.ContainerID == 0 && e.Size > 0 {
+			return int(e.HostID)
+		}
+	}
+	return -1
+}
+
+// vmCaps are what the owner keeps: to serve files as the guest's users, and to
+// join the container's network interface with the guest's.
+var vmCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_SETUID", "CAP_SETGID", "CAP_NET_ADMIN"}
+
+// outerSpec is the configuration of the container that holds the VM: the
+// bundle's, but for the program.
+func outerSpec(s *specs.Spec) *specs.Spec {
+	o := *s
+	o.VM = nil
+	o.Process = &specs.Process{
+		Terminal: s.Process.Terminal, ConsoleSize: s.Process.ConsoleSize, OOMScoreAdj: s.Process.OOMScoreAdj,
+		Args: []string{fmt.Sprintf("/proc/self/fd/%d", ocivm.FDProgram), ocivm.VerbOwn}, Cwd: "/",
+		Env:             []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		Capabilities:    &specs.LinuxCapabilities{Bounding: vmCaps, Effective: vmCaps, Permitted: vmCaps},
+		NoNewPrivileges: true,
+	}
+	l := specs.Linux{}
+	if s.Linux != nil {
+		l = *s.Linux
+	}
+	l.Seccomp = nil // the guest loads it; the owner is not the bundle's program
+	res := specs.LinuxResources{}
+	if l.Resources != nil {
+		res = *l.Resources
+	}
+	kvm, tun := int64(232), int64(200)
+	for _, minor := range []*int64{&kvm, &tun} {
+		res.Devices = append(res.Devices[:len(res.Devices):len(res.Devices)],
+			specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(10)), Minor: minor, Access: "rw"})
+	}
+	l.Resources = &res
+	o.Linux = &l
+	return &o
+}
+
+// bundleConfig is the configuration that the container, or the VM in it, was
+// asked to be.
+func (a *app) bundleConfig(r *container.Runtime, id string) (*specs.Spec, error) {
+	if !a.vm {
+		return r.Config(id)
+	}
+	if _, err := r.State(id); err != nil {
+		return nil, err
+	}
+	s := new(specs.Spec)
+	return s, readJSON("configuration", filepath.Join(a.vmDir(id), vmConfig), s)
+}
+
+func saveJSON(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, b, 0o600)
+}

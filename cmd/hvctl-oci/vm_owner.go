@@ -1,0 +1,143 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/hvctl/hvctl/container"
+	"github.com/hvctl/hvctl/internal/ocivm"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+)
+
+// dialVM connects to the VM's owner.
+func (a *app) dialVM(id string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	err = atShortPath(filepath.Join(a.vmDir(id), "exec.sock"), func(short string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: short}) })
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("the VM of container %q: %w", id, err)
+	}
+	return os.NewFile(uintptr(fd), "owner"), nil
+}
+
+// execInVM turns a further process of the container into one that has the VM's
+// owner run p in the guest.
+func (a *app) execInVM(r *container.Runtime, id string, o *container.ExecOptions) error {
+	if st, err := a.state(r, id); err != nil {
+		return err
+	} else if st.Status == container.Paused {
+		return fmt.Errorf("cannot exec in container %q: %w: it is paused", id, container.ErrState)
+	}
+	if len(o.ExtraFiles) > 0 {
+		return errors.New("--preserve-fds: a VM has no use for descriptors of the host")
+	}
+	p := o.Process
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	vmm, err := helper("hvctl-vmm")
+	if err != nil {
+		return err
+	}
+	program, err := os.Open(vmm)
+	if err != nil {
+		return err
+	}
+	conn, err := a.dialVM(id)
+	if err != nil {
+		return err
+	}
+	process, err := memfd("process", b)
+	if err != nil {
+		return err
+	}
+	o.ExtraFiles = []*os.File{program, conn, process}
+	o.Process = &specs.Process{
+		Terminal: p.Terminal, ConsoleSize: p.ConsoleSize, Cwd: "/",
+		Args:            []string{fmt.Sprintf("/proc/self/fd/%d", ocivm.FDExecProgram), ocivm.VerbExec},
+		Env:             []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
+		Capabilities:    &specs.LinuxCapabilities{},
+		NoNewPrivileges: true,
+	}
+	return nil
+}
+
+// pausedMark is there while the VM is paused. The cgroup's freezer is not used:
+// kernels before 6.9 count a thread of KVM's own that never freezes.
+const pausedMark = "paused"
+
+// pauseVM has the owner stop the machine, or let it go on.
+func (a *app) pauseVM(r *container.Runtime, id string, on bool) error {
+	st, err := a.state(r, id)
+	if err != nil {
+		return err
+	}
+	want, do := container.Running, ocivm.Pause
+	if !on {
+		want, do = container.Paused, ocivm.Resume
+	}
+	if st.Status != want {
+		return fmt.Errorf("cannot %s container %q: %w: it is %s", do, id, container.ErrState, st.Status)
+	}
+	mark := filepath.Join(a.vmDir(id), pausedMark)
+	if on { // before, so that what is paused is never taken to run
+		if err := os.WriteFile(mark, nil, 0o600); err != nil {
+			return err
+		}
+	}
+	err = a.ask(id, do)
+	if on == (err != nil) {
+		_ = os.Remove(mark) // it is not paused, which the mark must not claim
+	}
+	return err
+}
+
+// ask has the owner do something that needs no process.
+func (a *app) ask(id, do string) error {
+	conn, err := a.dialVM(id)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	b, err := json.Marshal(ocivm.Request{Do: do})
+	if err != nil {
+		return err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	n := int(null.Fd())
+	if err := unix.Sendmsg(int(conn.Fd()), b, unix.UnixRights(n, n, n), nil, unix.MSG_NOSIGNAL); err != nil {
+		return fmt.Errorf("%s the VM of container %q: %w", do, id, err)
+	}
+	var reply ocivm.Reply
+	if err := json.NewDecoder(conn).Decode(&reply); err != nil {
+		return fmt.Errorf("%s the VM of container %q: %w", do, id, err)
+	}
+	if reply.Error != "" {
+		return fmt.Errorf("%s the VM of container %q: %s", do, id, reply.Error)
+	}
+	return nil
+}
+
+// state is the container's, or the VM's in it.
+func (a *app) state(r *container.Runtime, id string) (*container.State, error) {
+	st, err := r.State(id)
+	if err != nil || !a.vm || st.Status != container.Running {
+		return st, err
+	}
+	if _, err := os.Stat(filepath.Join(a.vmDir(id), pausedMark)); err == nil {
+		st.Status = container.Paused
+	}
+	return st, nil
+}

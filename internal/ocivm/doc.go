@@ -1,0 +1,74 @@
+// Package ocivm is how a container engine's bundle runs as a microVM
+// (hvctl-oci-vm): the container that the OCI runtime makes, with its
+// namespaces, mounts, cgroup and terminal, holds not the bundle's program but
+// the process that owns a VM, and the guest sees the container's file tree
+// through virtio-fs and has the container's network interface. What an engine
+// does to the container (volumes, networks, limits, signals, waiting) therefore
+// reaches the VM without its knowing.
+//
+// This package is the contract between the three programs that take part:
+// hvctl-oci makes the container and the descriptors below, hvctl finds the
+// kernel and checks the configuration (hvctl oci-config), hvctl-vmm runs in the
+// container (package internal/ocivm/inside).
+package ocivm
+
+import "github.com/opencontainers/runtime-spec/specs-go"
+
+// Descriptors of the owner process in the container, beside its standard
+// streams.
+const (
+	FDProgram = 3 + iota // hvctl-vmm itself
+	FDConfig             // a config.Config, as JSON
+	FDKernel             // the guest's kernel
+	FDInitrd             // its initramfs
+	FDKVM                // /dev/kvm, open
+	FDTun                // /dev/net/tun, opened with O_PATH: opened anew inside
+	FDExec               // a listening socket: see Request
+	FDState              // a directory of the host for the console's log
+	FDCache              // a directory of the host with unpacked kernels
+	fdEnd
+)
+
+// Descriptors is how many there are.
+const Descriptors = fdEnd - FDProgram
+
+// Descriptors of an exec's client.
+const (
+	FDExecProgram = 3 + iota // hvctl-vmm
+	FDExecSocket             // a connection to the owner's FDExec
+	FDExecProcess            // the specs.Process, as JSON
+)
+
+// Verbs of hvctl-vmm in a container.
+const (
+	VerbOwn  = "oci"
+	VerbExec = "oci-exec"
+)
+
+// MaxConfig bounds the owner's configuration and a process's, in bytes.
+const MaxConfig = 4 << 20
+
+// Messages of an exec's connection, JSON values one after the other. The first
+// is a Request with the three standard streams as SCM_RIGHTS.
+
+// What a Request can ask for beside a process.
+const (
+	Pause  = "pause"
+	Resume = "resume"
+)
+
+// Request is what the client says: first Process, then Signal or a size; or
+// Do alone.
+type Request struct {
+	Do      string         `json:"do,omitempty"`
+	Process *specs.Process `json:"process,omitempty"`
+	Signal  int            `json:"signal,omitempty"`
+	Columns uint16         `json:"columns,omitempty"`
+	Rows    uint16         `json:"rows,omitempty"`
+}
+
+// Reply is what the owner says, once: how it ended, or why it never ran.
+type Reply struct {
+	Code  int    `json:"code"`
+	Error string `json:"error,omitempty"`
+}
