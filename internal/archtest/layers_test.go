@@ -57,6 +57,7 @@ var layers = map[string]string{
 	"migrate/commit":          "",
 	"migrate/snapshot":        "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":          "memory",
+	"migrate/transport":       "",
 	"migrate/wire":            "memory internal/state",
 
 	// Workloads and what runs them.

@@ -1,0 +1,207 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	unixPrefix = "unix:"
+	// userTimeout is how long sent bytes may stay unconfirmed before the kernel
+	// gives a connection up.
+	userTimeout = 10 * time.Second
+)
+
+// Options says who we are and who may be at the other end. A unix socket needs
+// neither.
+type Options struct {
+	Identity *Identity
+	Allow    []string // fingerprints
+}
+
+func (o Options) check() error {
+	if o.Identity == nil {
+		return errors.New("TLS needs an identity")
+	}
+	return checkAllow(o.Allow)
+}
+
+// Conn is a connection whose other end is known.
+type Conn struct {
+	net.Conn
+	tls  *tls.Conn // nil on a unix socket
+	peer string
+}
+
+// Peer names the other end: its fingerprint, or "uid:N". It is empty before
+// the handshake.
+func (c *Conn) Peer() string {
+	if c.tls == nil {
+		return c.peer
+	}
+	if s := c.tls.ConnectionState(); s.HandshakeComplete {
+		return fingerprintOf(s.PeerCertificates[0])
+	}
+	return ""
+}
+
+// Handshake completes the TLS handshake. Errors wrap ErrPeer when the peer is
+// not on the allow list. Everything else on the connection would do it too, but
+// without an end in time.
+func (c *Conn) Handshake(ctx context.Context) error {
+	if c.tls == nil {
+		return nil
+	}
+	return c.tls.HandshakeContext(ctx)
+}
+
+// Listen listens at addr: "unix:PATH", or "HOST:PORT" for TLS.
+func Listen(addr string, o Options) (net.Listener, error) {
+	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
+		return listenUnix(path)
+	}
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", addr, err)
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return &tlsListener{Listener: l, config: o.Identity.config(o.Allow)}, nil
+}
+
+// Dial returns a function that connects to addr, "unix:PATH" or "HOST:PORT",
+// and makes sure that it is an allowed peer that answers.
+func Dial(addr string, o Options) (func(context.Context) (net.Conn, error), error) {
+	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
+		return func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, path) }, nil
+	}
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("dial %s: %w", addr, err)
+	}
+	if _, _, err := net.SplitHostPort(addr); err != nil {
+		return nil, fmt.Errorf("dial %s: %w; want HOST:PORT or unix:PATH", addr, err)
+	}
+	config := o.Identity.config(o.Allow)
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, "tcp", addr)
+		if err != nil {
+			return nil, err
+		}
+		t := tls.Client(tuned(c), config)
+		if err := t.HandshakeContext(ctx); err != nil {
+			_ = c.Close()
+			return nil, fmt.Errorf("TLS with %s: %w", addr, err)
+		}
+		return &Conn{Conn: t, tls: t}, nil
+	}, nil
+}
+
+// tuned makes a dead peer show within userTimeout.
+func tuned(c net.Conn) net.Conn {
+	t, ok := c.(*net.TCPConn)
+	if !ok {
+		return c
+	}
+	if raw, err := t.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+		})
+	}
+	return c
+}
+
+type tlsListener struct {
+	net.Listener
+	config *tls.Config
+}
+
+func (l *tlsListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	t := tls.Server(tuned(c), l.config)
+	return &Conn{Conn: t, tls: t}, nil
+}
+
+// listenUnix listens at path, which only our own user may connect to.
+func listenUnix(path string) (net.Listener, error) {
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &unixListener{l}, nil
+}
+
+type unixListener struct{ net.Listener }
+
+// Accept returns the next connection of an allowed user; others are closed.
+func (l *unixListener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		known, err := knownUser(c)
+		if err == nil {
+			return known, nil
+		}
+		_ = c.Close()
+	}
+}
+
+func dialUnix(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	known, err := knownUser(c)
+	if err != nil {
+		_ = c.Close()
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return known, nil
+}
+
+// knownUser wraps a unix connection whose peer is our user or root.
+func knownUser(c net.Conn) (*Conn, error) {
+	raw, err := c.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var cred *unix.Ucred
+	var serr error
+	if err := raw.Control(func(fd uintptr) {
+		cred, serr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+	}); err != nil {
+		return nil, err
+	}
+	if serr != nil {
+		return nil, os.NewSyscallError("getsockopt", serr)
+	}
+	if err := allowedUser(cred.Uid, uint32(os.Geteuid())); err != nil {
+		return nil, err
+	}
+	return &Conn{Conn: c, peer: fmt.Sprintf("uid:%d", cred.Uid)}, nil
+}
+
+func allowedUser(peer, own uint32) error {
+	if peer != own && peer != 0 {
+		return fmt.Errorf("%w: user %d, want %d or root", ErrPeer, peer, own)
+	}
+	return nil
+}
