@@ -102,7 +102,11 @@ var layers = map[string]string{
 	"internal/bench":      "internal/workload internal/metrics",
 	"internal/bench/boot": "internal/workload internal/agent internal/boot internal/guestproto",
 	"internal/e2e":        "",
+	"internal/ociattack":  "",
+	"internal/ociclients": "",
+	"internal/ociconf":    "",
 	"internal/testenv":    "",
+	"scripts/ociconf":     "internal/ociconf",
 	"scripts/testreport":  "",
 }
 

@@ -49,6 +49,17 @@ const (
 	VhostVsock Need = "vhost-vsock"
 	// IASL is ACPICA's compiler iasl, and its interpreter acpiexec with it.
 	IASL Need = "iasl"
+	// OCI is our OCI runtime (hvctl-oci in HVCTL_BIN), or the one to test in its
+	// place (HVCTL_OCI).
+	OCI Need = "oci"
+	// Podman is the engine podman with conmon, netavark and iptables.
+	Podman Need = "podman"
+	// Containerd is the daemon containerd with its client ctr.
+	Containerd Need = "containerd"
+	// OCISuite is the validation programs of OCI runtime-tools
+	// (HVCTL_OCI_SUITE, made by scripts/conformance-tools) and our runtime to
+	// judge (hvctl-oci in HVCTL_BIN).
+	OCISuite Need = "oci-suite"
 )
 
 // Require skips t, or fails it when HVCTL_REQUIRE lists the need, unless every
@@ -79,6 +90,10 @@ func TestKernels() string { return os.Getenv("HVCTL_TEST_KERNELS") }
 // Images first.
 func TestStore() string { return os.Getenv("HVCTL_TEST_STORE") }
 
+// OCISuiteDir returns the folder of OCI runtime-tools' programs. Call Require
+// with OCISuite first.
+func OCISuiteDir() string { return os.Getenv("HVCTL_OCI_SUITE") }
+
 func probe(n Need) error {
 	switch n {
 	case KVM:
@@ -95,6 +110,16 @@ func probe(n Need) error {
 			return fmt.Errorf("HVCTL_TEST_STORE or HVCTL_BIN is not set: run it with scripts/test guest")
 		}
 		return nil
+	case OCI:
+		if os.Getenv("HVCTL_OCI") == "" && os.Getenv("HVCTL_BIN") == "" {
+			return fmt.Errorf("neither HVCTL_BIN nor HVCTL_OCI is set: run it with scripts/test")
+		}
+		return nil
+	case OCISuite:
+		if OCISuiteDir() == "" || os.Getenv("HVCTL_BIN") == "" {
+			return fmt.Errorf("HVCTL_OCI_SUITE or HVCTL_BIN is not set: run it with scripts/test")
+		}
+		return nil
 	case Root:
 		if os.Geteuid() != 0 {
 			return fmt.Errorf("effective uid is %d, not 0", os.Geteuid())
@@ -108,8 +133,11 @@ func probe(n Need) error {
 		}
 		return probeNFTables()
 	case MkfsErofs, Busybox:
-		_, err := exec.LookPath(string(n))
-		return err
+		return probePrograms(string(n))
+	case Podman:
+		return probePrograms("podman", "conmon", "iptables", "/usr/lib/podman/netavark")
+	case Containerd:
+		return probePrograms("containerd", "ctr")
 	case IASL:
 		_, err := exec.LookPath("iasl")
 		if err == nil {
@@ -118,6 +146,15 @@ func probe(n Need) error {
 		return err
 	}
 	return fmt.Errorf("unknown need %q", n)
+}
+
+func probePrograms(names ...string) error {
+	for _, name := range names {
+		if _, err := exec.LookPath(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func probeDevice(path string) error {

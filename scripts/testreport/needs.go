@@ -99,7 +99,7 @@ func readTestFile(path string, into map[string]*function) error {
 			case *ast.SelectorExpr:
 				if x, ok := n.X.(*ast.Ident); ok && x.Name == "testenv" && ast.IsExported(n.Sel.Name) {
 					switch n.Sel.Name {
-					case "Require", "Need", "TestKernels":
+					case "Require", "Need", "TestKernels", "TestStore", "OCISuiteDir":
 					default:
 						f.needs[n.Sel.Name] = true
 					}
