@@ -1,0 +1,227 @@
+package ociclients
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/testenv"
+)
+
+// podman is an engine with storage of its own.
+type podman struct {
+	t      *testing.T
+	global []string
+	env    []string
+}
+
+func newPodman(t *testing.T) *podman {
+	t.Helper()
+	dir := require(t, testenv.Podman)
+	conf := filepath.Join(dir, "containers.conf")
+	// Without the journal and systemd of a full system.
+	text := fmt.Sprintf("[engine]\nruntime = %q\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n"+
+		"network_config_dir = %q\n[engine.runtimes]\n%s = [%q]\n[containers]\nlog_driver = \"k8s-file\"\n[network]\nnetwork_config_dir = %[2]q\n",
+		filepath.Base(runtimeProgram()), dir+"/networks", filepath.Base(runtimeProgram()), runtimeProgram())
+	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := &podman{t: t, env: []string{"CONTAINERS_CONF=" + conf}, global: []string{"podman",
+		"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
+		"--storage-driver", "vfs"}}
+	p.ok("load", "-q", "-i", archive(t, dir))
+	t.Cleanup(func() {
+		p.do("pod", "rm", "-f", "-a", "-t", "0")
+		p.do("rm", "-f", "-a", "-t", "0")
+		p.ok("system", "prune", "-a", "-f", "--volumes")
+	})
+	return p
+}
+
+// in is the engine as seen by a subtest.
+func (p *podman) in(t *testing.T) *podman { return &podman{t, p.global, p.env} }
+
+func (p *podman) do(args ...string) result {
+	p.t.Helper()
+	return run(p.t, p.env, append(p.global[:len(p.global):len(p.global)], args...)...)
+}
+
+// ok is do that fails the test unless the exit status is 0; it returns the
+// trimmed output.
+func (p *podman) ok(args ...string) string {
+	p.t.Helper()
+	r := p.do(args...)
+	if r.code != 0 {
+		p.t.Fatal(r)
+	}
+	return strings.TrimSpace(r.out)
+}
+
+// podmanFlows are what people do with podman.
+var podmanFlows = []struct {
+	name string
+	flow func(t *testing.T, p *podman)
+}{
+	{"run", func(t *testing.T, p *podman) {
+		r := p.do("run", "--rm", "--network", "none", "--hostname", "box", image, "sh", "-c", "hostname; echo to stderr >&2; exit 7").exits(t, 7)
+		if r.out != "box\n" || !strings.Contains(r.err, "to stderr") {
+			t.Error(r)
+		}
+		p.do("run", "--rm", "--network", "none", image, "nosuchprogram").exits(t, 127)
+		p.do("run", "--rm", "--network", "none", image, "/etc/passwd").exits(t, 126)
+	}},
+	{"run as a user with an environment", func(t *testing.T, p *podman) {
+		p.do("run", "--rm", "--network", "none", "--user", "1000:1000", "--workdir", "/tmp", "-e", "A=b c", image, "sh", "-c", "id -u; id -g; pwd; echo $A").is(t, "1000\n1000\n/tmp\nb c")
+	}},
+	{"exec", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "e", "--network", "none", image, "sleep", "1000")
+		p.do("exec", "e", "echo", "inside").is(t, "inside")
+		p.do("exec", "e", "sh", "-c", "exit 9").exits(t, 9)
+		p.do("exec", "--user", "user", "--env", "X=1", "-w", "/www", "e", "sh", "-c", "id -u; echo $X; ls").is(t, "1000\n1\nindex.html")
+		p.do("exec", "e", "nosuchprogram").exits(t, 127)
+		p.ok("exec", "-d", "e", "touch", "/tmp/detached")
+		eventually(t, "the detached command has run", func() bool { return p.do("exec", "e", "stat", "/tmp/detached").code == 0 })
+		p.ok("rm", "-f", "-t", "0", "e")
+	}},
+	{"logs", func(t *testing.T, p *podman) {
+		p.do("run", "--name", "l", "--network", "none", image, "sh", "-c", "echo one; echo two").exits(t, 0)
+		p.do("logs", "l").is(t, "one\ntwo")
+		p.do("logs", "--tail", "1", "l").is(t, "two")
+		p.ok("rm", "l")
+	}},
+	{"stop", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "s", "--network", "none", image, "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done")
+		eventually(t, "the trap is set", func() bool { return strings.Contains(p.do("logs", "s").out, "ready") })
+		p.ok("stop", "s")
+		p.do("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "s").is(t, "exited 5")
+		p.ok("start", "s")
+		p.do("inspect", "--format", "{{.State.Status}}", "s").is(t, "running")
+		p.ok("stop", "-t", "20", "s")
+		p.ok("rm", "s")
+	}},
+	{"kill", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "k", "--network", "none", image, "sleep", "1000")
+		p.ok("kill", "k")
+		p.do("wait", "k").is(t, "137")
+		p.ok("rm", "k")
+	}},
+	{"pause", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "p", "--network", "none", image, "sleep", "1000")
+		p.ok("pause", "p")
+		p.do("inspect", "--format", "{{.State.Status}}", "p").is(t, "paused")
+		p.do("exec", "p", "true").exits(t, 255)
+		p.ok("unpause", "p")
+		p.do("exec", "p", "echo", "again").is(t, "again")
+		p.ok("rm", "-f", "-t", "0", "p")
+	}},
+	{"rm of a running container", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "r", "--network", "none", image, "sleep", "1000")
+		if r := p.do("rm", "r"); r.code == 0 {
+			t.Error(r)
+		}
+		p.ok("rm", "-f", "-t", "0", "r")
+		p.do("ps", "-aq").is(t, "")
+	}},
+	{"terminal", func(t *testing.T, p *podman) {
+		r := p.do("run", "--rm", "-t", "--network", "none", image, "tty").exits(t, 0)
+		if strings.TrimSpace(r.out) != "/dev/pts/0" {
+			t.Error(r)
+		}
+		p.ok("run", "-d", "-t", "--name", "tt", "--network", "none", image, "sleep", "1000")
+		r = p.do("exec", "-t", "tt", "sh", "-c", "tty; exit 3").exits(t, 3)
+		if !strings.Contains(r.out, "/dev/pts/") {
+			t.Error(r)
+		}
+		p.ok("rm", "-f", "-t", "0", "tt")
+	}},
+	{"volumes", func(t *testing.T, p *podman) {
+		dir := t.TempDir()
+		p.ok("run", "--rm", "--network", "none", "-v", dir+":/data", image, "sh", "-c", "echo kept >/data/file")
+		if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "kept\n" {
+			t.Errorf("%q, %v", b, err)
+		}
+		p.do("run", "--rm", "--network", "none", "-v", dir+":/data:ro", image, "sh", "-c", "cat /data/file; touch /data/new 2>&1 | grep -c Read-only").is(t, "kept\n1")
+		p.ok("volume", "create", "v")
+		p.ok("run", "--rm", "--network", "none", "-v", "v:/data", image, "touch", "/data/x")
+		p.do("run", "--rm", "--network", "none", "-v", "v:/data", "--tmpfs", "/scratch:size=1m", image, "sh", "-c", "ls /data; grep -c ' /scratch tmpfs' /proc/mounts").is(t, "x\n1")
+		p.ok("volume", "rm", "v")
+	}},
+	{"published port", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "w", "-p", "127.0.0.1:18080:80", image, "httpd", "-f", "-p", "80", "-h", "/www")
+		eventually(t, "the page is served", func() bool {
+			return strings.TrimSpace(run(t, nil, "busybox", "wget", "-q", "-O-", "-T", "5", "http://127.0.0.1:18080/").out) == "served"
+		})
+		p.ok("rm", "-f", "-t", "0", "w")
+	}},
+	{"resource limits", func(t *testing.T, p *podman) {
+		p.do("run", "--rm", "--network", "none", "-m", "64m", "--memory-reservation", "32m", "--cpus", "0.5", "--pids-limit", "20", "--cpuset-cpus", "0", image,
+			"cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.low", "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/cpuset.cpus").
+			is(t, "67108864\n33554432\n50000 100000\n20\n0")
+		p.do("run", "--rm", "--network", "none", "--ulimit", "nofile=100:200", image, "sh", "-c", "ulimit -Sn; ulimit -Hn").is(t, "100\n200")
+		p.do("run", "--name", "oom", "--network", "none", "-m", "16m", image, "dd", "if=/dev/zero", "of=/dev/shm/x", "bs=1M", "count=60").exits(t, 137)
+		p.do("inspect", "--format", "{{.State.OOMKilled}}", "oom").is(t, "true")
+		p.ok("rm", "oom")
+	}},
+	{"update of limits", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "u", "--network", "none", "-m", "64m", image, "sleep", "1000")
+		p.ok("update", "--memory", "32m", "--cpus", "0.25", "u")
+		p.do("exec", "u", "cat", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/cpu.max").is(t, "33554432\n25000 100000")
+		p.ok("rm", "-f", "-t", "0", "u")
+	}},
+	{"user namespace", func(t *testing.T, p *podman) {
+		p.do("run", "--rm", "--network", "none", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", image, "sh", "-c",
+			"id -u; cat /proc/self/uid_map | { read a b c; echo $a $b $c; }; touch /made && stat -c %u /made").is(t, "0\n0 100000 65536\n0")
+	}},
+	{"health check", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "h", "--network", "none", "--health-cmd", "test -e /tmp/healthy", "--health-interval", "disable", "--health-retries", "1", image, "sleep", "1000")
+		p.do("healthcheck", "run", "h").exits(t, 1)
+		p.ok("exec", "h", "touch", "/tmp/healthy")
+		p.do("healthcheck", "run", "h").exits(t, 0)
+		p.do("inspect", "--format", "{{.State.Health.Status}}", "h").is(t, "healthy")
+		p.ok("rm", "-f", "-t", "0", "h")
+	}},
+	{"pod", func(t *testing.T, p *podman) {
+		p.ok("pod", "create", "--name", "pod", "--infra-image", image, "--infra-command", "sleep 1000")
+		p.ok("run", "-d", "--pod", "pod", "--name", "server", image, "httpd", "-f", "-p", "8080", "-h", "/www")
+		eventually(t, "one container of the pod reaches the other", func() bool {
+			return strings.TrimSpace(p.do("run", "--rm", "--pod", "pod", image, "wget", "-q", "-O-", "-T", "5", "http://127.0.0.1:8080/").out) == "served"
+		})
+		p.ok("pod", "stop", "-t", "0", "pod")
+		p.ok("pod", "rm", "pod")
+		p.do("ps", "-aq").is(t, "")
+	}},
+	{"top and stats", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "t", "--network", "none", image, "sleep", "1000")
+		if out := p.ok("top", "t", "pid", "args"); !strings.Contains(out, "sleep 1000") {
+			t.Error(out)
+		}
+		if out := p.ok("stats", "--no-stream", "--format", "{{.PIDs}}", "t"); out != "1" {
+			t.Error(out)
+		}
+		p.ok("rm", "-f", "-t", "0", "t")
+	}},
+	{"read-only root and capabilities", func(t *testing.T, p *podman) {
+		p.do("run", "--rm", "--network", "none", "--read-only", "--cap-drop", "all", "--cap-add", "net_raw", "--security-opt", "no-new-privileges", image, "sh", "-c",
+			"touch /x 2>&1 | grep -c Read-only; grep CapEff /proc/self/status; grep NoNewPrivs /proc/self/status; grep Seccomp: /proc/self/status").
+			is(t, "1\nCapEff:\t0000000000002000\nNoNewPrivs:\t1\nSeccomp:\t2")
+	}},
+}
+
+// TestPodman goes through what people do with podman, with our runtime.
+func TestPodman(t *testing.T) {
+	p := newPodman(t)
+	for _, f := range podmanFlows {
+		t.Run(f.name, func(t *testing.T) {
+			began := time.Now()
+			f.flow(t, p.in(t))
+			t.Logf("took %v", time.Since(began).Round(time.Millisecond))
+			if t.Failed() {
+				p.do("rm", "-f", "-a", "-t", "0") // the next one starts clean
+			}
+		})
+	}
+	t.Logf("%d podman flows", len(podmanFlows))
+}
