@@ -77,6 +77,7 @@ const (
 	EventSignal    = "signal"
 	EventUpdate    = "update"
 	EventSnapshot  = "snapshot"
+	EventMigrate   = "migrate"
 	EventStop      = "stop"
 	EventExecStart = "exec_start"
 	EventExecExit  = "exec_exit"

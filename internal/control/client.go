@@ -72,6 +72,12 @@ func (c *Client) Snapshot(ctx context.Context, dir string) (workload.SnapshotRep
 	return v, c.do(ctx, "POST", "/v1/snapshot", SnapshotRequest{Dir: dir}, &v)
 }
 
+// Migrate sends the instance to another owner and returns the report.
+func (c *Client) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+	var v json.RawMessage
+	return v, c.do(ctx, "POST", "/v1/migrate", r, &v)
+}
+
 // Resize sets the size of a terminal.
 func (c *Client) Resize(ctx context.Context, r ResizeRequest) error {
 	return c.do(ctx, "POST", "/v1/resize", r, nil)

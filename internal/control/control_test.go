@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,9 @@ func (o *fakeOwner) Stop(_ context.Context, r StopRequest) (workload.Exit, error
 func (o *fakeOwner) Kill(context.Context) error   { return o.fail }
 func (o *fakeOwner) Pause(context.Context) error  { return o.fail }
 func (o *fakeOwner) Resume(context.Context) error { return o.fail }
+func (o *fakeOwner) Migrate(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
+	return json.RawMessage(`{"session":"x"}`), o.fail
+}
 func (o *fakeOwner) Snapshot(context.Context, SnapshotRequest) (workload.SnapshotReport, error) {
 	return workload.SnapshotReport{PausedNs: 1}, o.fail
 }

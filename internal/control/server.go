@@ -37,6 +37,9 @@ type Owner interface {
 	Update(ctx context.Context, u workload.Update) error
 	// Snapshot writes the instance down, which goes on.
 	Snapshot(ctx context.Context, r SnapshotRequest) (workload.SnapshotReport, error)
+	// Migrate sends the instance to another owner; its report is
+	// migrate.Report as JSON.
+	Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error)
 	// Wait returns when the instance has ended and was cleaned up.
 	Wait(ctx context.Context) (workload.Exit, error)
 	Resize(ctx context.Context, r ResizeRequest) error
@@ -80,6 +83,7 @@ var Routes = []Route{
 	{"POST", "/v1/resume", (*Server).resume},
 	{"POST", "/v1/update", (*Server).update},
 	{"POST", "/v1/snapshot", (*Server).snapshot},
+	{"POST", "/v1/migrate", (*Server).migrate},
 	{"GET", "/v1/wait", (*Server).wait},
 	{"POST", "/v1/exec", (*Server).exec},
 	{"POST", "/v1/attach", (*Server).attach},
@@ -203,6 +207,18 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: snapshot: the directory %q is no absolute path", ErrBadRequest, q.Dir)
 	}
 	v, err := s.owner.Snapshot(r.Context(), q)
+	return answer(w, v, err)
+}
+
+func (s *Server) migrate(w http.ResponseWriter, r *http.Request) error {
+	var q workload.MigrateRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if q.To == "" {
+		return fmt.Errorf("%w: migrate: no destination", ErrBadRequest)
+	}
+	v, err := s.owner.Migrate(r.Context(), q)
 	return answer(w, v, err)
 }
 

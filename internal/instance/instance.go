@@ -83,6 +83,16 @@ func (i *Instance) WriteState(st workload.State) error {
 	return writeJSON(filepath.Join(i.dir, stateFile), st)
 }
 
+// WriteConfig replaces config.json, for an instance that learns what it is when
+// it starts. ID and name stay. The caller is the owner.
+func (i *Instance) WriteConfig(c *workload.Config) error {
+	if c.ID != i.ID() || c.Name != i.Name() {
+		return fmt.Errorf("%w: the configuration of %s (%s) is another instance's", ErrCorrupt, c.Name, c.ID)
+	}
+	i.config = c
+	return writeJSON(filepath.Join(i.dir, configFile), c)
+}
+
 // held tells whether anybody, this value included, holds the lock.
 func (i *Instance) held() (bool, error) {
 	if i.lock != nil {

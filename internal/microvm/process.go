@@ -34,6 +34,9 @@ func (p *process) Wait(ctx context.Context) (workload.Exit, error) {
 	case <-ctx.Done():
 		return workload.Exit{}, context.Cause(ctx)
 	}
+	if to := p.vm.moved.Load(); to != nil {
+		return workload.Exit{At: time.Now(), Err: "it goes on at " + *to}, nil
+	}
 	return workload.Exit{
 		Code: workload.SignalExitCode(int(unix.SIGKILL)), At: time.Now(),
 		Err: lostProcess(p.guest.end, p.vm.console.Tail()),

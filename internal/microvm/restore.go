@@ -36,7 +36,9 @@ func (v *VM) restore(ctx context.Context, io workload.Stdio) (workload.Process, 
 		return nil, v.explain(g, notRunning(err))
 	}
 	v.times.mark("resumed")
-	p, err := v.take(ctx, g, io)
+	p, err := v.take(ctx, g, io, func(ctx context.Context, s *agent.Session) error {
+		return s.Identify(ctx, v.cfg.Spec.Hostname, v.network())
+	})
 	if err != nil {
 		return nil, v.explain(g, err)
 	}
@@ -95,15 +97,20 @@ func (v *VM) description(s *snapshot.Snapshot) (workload.Description, error) {
 	if err != nil {
 		return d, err
 	}
-	path := v.cfg.Rootfs.ImagePath
+	return d, checkRootfs(v.cfg, d.Rootfs)
+}
+
+// checkRootfs refuses a root file system that is not the one the guest was using.
+func checkRootfs(cfg *workload.Config, want workload.FileMark) error {
+	path := cfg.Rootfs.ImagePath
 	now, err := workload.MarkFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return d, fmt.Errorf("its root file system %s is gone: pull or import %s again", path, v.cfg.Image.Ref)
+		return fmt.Errorf("its root file system %s is not here: pull or import %s first", path, cfg.Image.Ref)
 	}
-	if err == nil && now != d.Rootfs {
+	if err == nil && now != want {
 		err = fmt.Errorf("its root file system %s is not the one the guest was using", path)
 	}
-	return d, err
+	return err
 }
 
 // ownDisks gives the copy disks of its own: those that the guest writes to are
@@ -130,8 +137,9 @@ func (v *VM) ownDisks(ctx context.Context, d workload.Description, dir string) e
 // errNotRunning is why a snapshot cannot be restored as an instance.
 var errNotRunning = errors.New("the snapshot's guest has no workload running")
 
-// take becomes the host of a guest that runs already.
-func (v *VM) take(ctx context.Context, g *guest, io workload.Stdio) (workload.Process, error) {
+// take becomes the host of a guest that runs already, and first tells its agent
+// who it is.
+func (v *VM) take(ctx context.Context, g *guest, io workload.Stdio, tell func(context.Context, *agent.Session) error) (workload.Process, error) {
 	ctx, over := v.untilEnded(ctx, g)
 	defer over(nil)
 	hello, err := v.ready(ctx, g)
@@ -142,8 +150,8 @@ func (v *VM) take(ctx context.Context, g *guest, io workload.Stdio) (workload.Pr
 	if !hello.Running {
 		return nil, errNotRunning
 	}
-	if err := g.session.Identify(ctx, v.cfg.Spec.Hostname, v.network()); err != nil {
-		return nil, fmt.Errorf("give the copy an identity of its own: %w", cause(ctx, err))
+	if err := tell(ctx, g.session); err != nil {
+		return nil, fmt.Errorf("tell the guest who and when it is: %w", cause(ctx, err))
 	}
 	v.times.mark("identity")
 	p, err := g.session.Attach(ctx, firstProcess, agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})

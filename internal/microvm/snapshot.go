@@ -82,7 +82,11 @@ func stateBytes(sections []state.Section) (n uint64) {
 func (v *VM) describe() (workload.Description, error) {
 	cfg := *v.cfg
 	cfg.VM.Restore = nil
+	cfg.VM.Receive = nil
 	d := workload.Description{Created: time.Now().UTC(), Config: &cfg}
+	if v.net != nil {
+		d.IP, d.MAC = v.net.IP.Addr().String(), v.net.MAC.String()
+	}
 	var err error
 	d.Rootfs, err = workload.MarkFile(cfg.Rootfs.ImagePath)
 	return d, err

@@ -49,7 +49,8 @@ type VM struct {
 	log   *slog.Logger
 	times *timeline
 	execs atomic.Uint64
-	live  atomic.Pointer[guest] // set when the machine runs
+	live  atomic.Pointer[guest]  // set when the machine runs
+	moved atomic.Pointer[string] // where the guest was sent; nil: it is here
 
 	// What Start made so far; only Start and Close use these.
 	console *console
@@ -60,6 +61,7 @@ type VM struct {
 	shared  []guestproto.Mount // of the host's directories
 	machine *machine.Machine
 	begun   bool // the workload was started
+	learnt  bool // cfg came with the guest
 
 	closing sync.Once
 	err     error
@@ -137,6 +139,9 @@ func (v *VM) withAgent() (*guest, error) {
 // ctx bounds all of that. On error what was made is kept until Close.
 func (v *VM) Start(ctx context.Context, io workload.Stdio) (workload.Process, error) {
 	v.times.mark("vmm start")
+	if v.cfg.VM.Receive != nil {
+		return v.receive(ctx, io)
+	}
 	if v.cfg.VM.Restore != nil {
 		return v.restore(ctx, io)
 	}
@@ -386,7 +391,7 @@ func (v *VM) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (
 // the original.
 func (v *VM) execID() string {
 	n := v.execs.Add(1)
-	if v.cfg.VM.Restore == nil {
+	if v.cfg.VM.Restore == nil && v.cfg.VM.Receive == nil {
 		return fmt.Sprintf("exec-%d", n)
 	}
 	return fmt.Sprintf("exec-%.12s-%d", v.cfg.ID, n)
@@ -427,7 +432,16 @@ func (v *VM) close() error {
 			<-g.serving
 		}
 	}
-	if v.machine != nil && !stuck {
+	if stuck {
+		v.machine = nil
+	}
+	return errors.Join(append(errs, v.release())...)
+}
+
+// release frees what surround and machine.New made.
+func (v *VM) release() error {
+	var errs []error
+	if v.machine != nil {
 		errs = append(errs, v.bounded(v.machine.Close))
 	}
 	if v.net != nil {
@@ -439,6 +453,7 @@ func (v *VM) close() error {
 	if v.image != nil {
 		errs = append(errs, v.image.Close())
 	}
+	v.machine, v.net, v.console, v.image = nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 

@@ -172,6 +172,7 @@ func (o *owner) start(ctx context.Context, newRuntime func(*workload.Config) (wo
 	}
 	o.mu.Lock()
 	o.rt, o.proc = rt, proc
+	o.reconfigure(rt)
 	o.st.Status, o.st.PID, o.st.Started = workload.Running, os.Getpid(), time.Now()
 	if n, ok := rt.(workload.NetworkReporter); ok {
 		o.st.IP, o.st.Ports = n.NetworkStatus()

@@ -131,6 +131,9 @@ type VM struct {
 	// Restore lets the VM go on from a snapshot; Kernel, Initrd and Cmdline then
 	// say only how the original was booted.
 	Restore *Restore `json:"restore,omitempty"`
+	// Receive waits for a VM that another owner sends, in place of booting one.
+	// What it is, comes with it.
+	Receive *Receive `json:"receive,omitempty"`
 	// Timeline asks the VMM to record when each stage of the start was
 	// reached (hvctl bench boot).
 	Timeline bool `json:"timeline,omitempty"`

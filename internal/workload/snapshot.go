@@ -52,6 +52,9 @@ type Description struct {
 	// Rootfs identifies the root file system's image: its path can name another
 	// one by the time the snapshot is restored.
 	Rootfs FileMark `json:"rootfs,omitzero"`
+	// IP and MAC are the guest's addresses, empty without a network.
+	IP  string `json:"ip,omitempty"`
+	MAC string `json:"mac,omitempty"`
 	// Disks are the instance's further disks, in the order of Config.VM.Disks.
 	Disks []SnapshotDisk `json:"disks,omitempty"`
 }

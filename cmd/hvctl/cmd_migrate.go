@@ -1,0 +1,119 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/supervisor/launch"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/urfave/cli/v2"
+)
+
+func (p *program) cmdMigrate() *cli.Command {
+	return &cli.Command{
+		Name:        "migrate",
+		Usage:       "move running VMs to another owner process, while they run",
+		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive()},
+	}
+}
+
+func (p *program) cmdMigrateSend() *cli.Command {
+	return &cli.Command{
+		Name:      "send",
+		Usage:     "move a running VM to where `hvctl migrate receive` waits for it",
+		ArgsUsage: "INSTANCE",
+		Description: "Memory is copied while the VM runs, in rounds, until the rest can be copied in\n" +
+			"the downtime aimed at. Then it stops here and goes on there. Up to that moment\n" +
+			"any failure leaves it running here. Both sides are on one host as yet.",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` unix:PATH or tcp:127.0.0.1:PORT"},
+			&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
+			&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
+			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel or force"},
+			&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
+			&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
+			jsonFlag(),
+		},
+		BashComplete: p.completeInstances(workload.Running),
+		Action:       p.one(p.migrateSend),
+	}
+}
+
+func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
+	r := workload.MigrateRequest{
+		To: c.String("to"), DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
+		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"),
+	}
+	if r.OnTimeout != string(migrate.Cancel) && r.OnTimeout != string(migrate.Force) {
+		return usagef(c, "--on-timeout %q: use cancel or force", r.OnTimeout)
+	}
+	if s := c.String("rate"); s != "" {
+		var err error
+		if r.Rate, err = parseSize(s); err != nil {
+			return usagef(c, "%w", err)
+		}
+	}
+	ctx, stop := interruptible(c)
+	defer stop()
+	b, err := h.Client.Migrate(ctx, r)
+	if err != nil {
+		return named(h, err)
+	}
+	var report migrate.Report
+	if err := json.Unmarshal(b, &report); err != nil {
+		return fmt.Errorf("report of the migration: %w", err)
+	}
+	if c.Bool("json") {
+		return p.printJSON(report)
+	}
+	return report.WriteTable(p.stdout)
+}
+
+func (p *program) cmdMigrateReceive() *cli.Command {
+	return &cli.Command{
+		Name:  "receive",
+		Usage: "wait for a VM, let it go on as a new instance, and print its ID",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "listen", Required: true, Usage: "wait at `ENDPOINT` unix:PATH or tcp:127.0.0.1:PORT"},
+			&cli.StringFlag{Name: "name", Usage: "call the instance `NAME`", DefaultText: "two words"},
+			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
+			&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
+			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host, in place of the ports it had"},
+		},
+		Action: p.migrateReceive,
+	}
+}
+
+func (p *program) migrateReceive(c *cli.Context) error {
+	if c.NArg() > 0 {
+		return usagef(c, "%d arguments given, want none", c.NArg())
+	}
+	cfg := &workload.Config{
+		ID: instance.NewID(), Name: c.String("name"), Backend: "vm", AutoRemove: c.Bool("rm"), StopTimeoutSeconds: defaultStopTimeout,
+		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}}, // the guest's comes with it
+		VM:   workload.VM{Receive: &workload.Receive{Listen: c.String("listen")}},
+	}
+	for _, s := range c.StringSlice("publish") {
+		port, err := parsePort(s)
+		if err != nil {
+			return usagef(c, "%w", err)
+		}
+		cfg.Net.Publish = append(cfg.Net.Publish, port)
+	}
+	b, err := p.backend(c, cfg.Backend)
+	if err != nil {
+		return err
+	}
+	ctx, stop := interruptible(c)
+	defer stop()
+	h, _, err := p.launchConfig(ctx, c, b, cfg, launch.Options{})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(p.stdout, h.ID())
+	return nil
+}

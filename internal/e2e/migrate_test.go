@@ -1,0 +1,143 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// receive waits for a VM as an instance called name; done returns how it went.
+func (h *host) receive(name, at string, more ...string) (done func() string) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	c := h.command(ctx, append([]string{"migrate", "receive", "--listen", at, "--name", name}, more...)...)
+	var out strings.Builder
+	c.Stdout, c.Stderr = &out, &out
+	if err := c.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	if path, ok := strings.CutPrefix(at, "unix:"); ok {
+		eventually(h.t, "somebody listens at "+path, func() bool {
+			select {
+			case err := <-ended:
+				h.t.Fatalf("receive ended: %v\n%s", err, out.String())
+			default:
+			}
+			return fileExists(path)
+		})
+	}
+	return func() string {
+		h.t.Helper()
+		defer cancel()
+		if err := <-ended; err != nil {
+			h.t.Fatalf("receive: %v\n%s\n%s", err, out.String(), h.consoles())
+		}
+		return strings.TrimSpace(out.String())
+	}
+}
+
+func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "vm0", "--kernel", fast, "-p", "127.0.0.1::6379", "redis")
+	if got := h.redis("vm0", "SET k v"); got != "+OK" {
+		t.Fatal(got)
+	}
+	// A client in the guest that never reconnects: it ends with its connection.
+	h.ok("exec", "-d", "vm0", "sh", "-c", "yes 'INCR n' | redis-cli >/tmp/out 2>&1; echo $? >/tmp/ended")
+	count := func(name string) int {
+		t.Helper()
+		out := strings.TrimSpace(h.ok("exec", name, "redis-cli", "GET", "n"))
+		n, err := strconv.Atoi(out)
+		if err != nil && out != "" {
+			t.Fatal(err)
+		}
+		return n
+	}
+	eventually(t, "the guest's client counts", func() bool { return count("vm0") > 0 })
+	last := 0
+	for hop := range 3 {
+		from, to := fmt.Sprint("vm", hop), fmt.Sprint("vm", hop+1)
+		sock := "unix:" + filepath.Join(h.root, ".sock"+to)
+		before := count(from)
+		if before < last {
+			t.Fatalf("hop %d: counted to %d after %d", hop, before, last)
+		}
+		done := h.receive(to, sock)
+		out := h.ok("migrate", "send", from, "--to", sock, "--on-timeout", "force", "--downtime", "300ms", "--json")
+		id := done()
+		var report struct {
+			Outcome  string
+			Rounds   []any
+			Blackout struct {
+				Total time.Duration `json:"total_ns"`
+			}
+		}
+		if err := json.Unmarshal([]byte(out), &report); err != nil || report.Outcome != "handed" {
+			t.Fatalf("report: %v\n%s", err, out)
+		}
+		t.Logf("hop %d: %d rounds, blackout %v", hop, len(report.Rounds), report.Blackout.Total)
+		if r := h.hvctl("wait", from); strings.TrimSpace(r.out) != "0" {
+			t.Errorf("the source ended with %q, %s", r.out, r.err)
+		}
+		if got := h.inspect(to, "{{.Config.ID}} {{.Config.Image.Ref}} {{.State.Status}}"); got != id+" docker.io/library/redis:latest running" {
+			t.Errorf("it arrived as %q", got)
+		}
+		last = count(to)
+		if last < before {
+			t.Errorf("hop %d: counted to %d after %d", hop, last, before)
+		}
+		eventually(t, "the guest's client goes on", func() bool { return count(to) > last })
+		if got := h.redis(to, "GET k"); got != "$1 v" {
+			t.Errorf("hop %d: k is %q", hop, got)
+		}
+		if r := h.hvctl("exec", to, "cat", "/tmp/ended"); r.code == 0 {
+			t.Errorf("hop %d: the client in the guest ended with %s", hop, r.out)
+		}
+		h.ok("rm", from)
+	}
+	h.ok("stop", "vm3")
+}
+
+func TestARefusedMigrationLeavesTheGuestWhereItIs(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--network", "none", "debian:bookworm", "sleep", "1000")
+	for _, tc := range []struct{ to, says string }{
+		{"unix:" + filepath.Join(h.root, ".nobody"), "no such file"},
+		{"tcp:192.0.2.1:7443", "neither encrypted nor authenticated"},
+		{"somewhere", "unix:PATH"},
+	} {
+		if r := h.hvctl("migrate", "send", "web", "--to", tc.to); r.code == 0 || !strings.Contains(r.err, tc.says) {
+			t.Errorf("to %s: exit %d, %s", tc.to, r.code, r.err)
+		}
+		if got := h.inspect("web", "{{.State.Status}}"); got != "running" {
+			t.Errorf("after %s it is %s", tc.to, got)
+		}
+		h.ok("exec", "web", "true")
+	}
+	h.ok("pause", "web")
+	if r := h.hvctl("migrate", "send", "web", "--to", "unix:/x"); r.code == 0 || !strings.Contains(r.err, "paused") {
+		t.Errorf("of a paused VM: exit %d, %s", r.code, r.err)
+	}
+	// Whoever waits in vain can be told to stop.
+	ctx, cancel := context.WithCancel(context.Background())
+	c := h.command(ctx, "migrate", "receive", "--listen", "tcp:127.0.0.1:0", "--name", "none")
+	c.Cancel = func() error { return c.Process.Signal(os.Interrupt) }
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the receiver waits", func() bool { return strings.Contains(h.ok("ps", "-a"), "none") })
+	cancel()
+	if err := c.Wait(); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("an interrupted receive ended with %v", err)
+	}
+	eventually(t, "its instance is gone", func() bool { return !strings.Contains(h.ok("ps", "-a"), "none") })
+}

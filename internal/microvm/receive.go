@@ -1,0 +1,182 @@
+package microvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/agent"
+	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/machine"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate"
+	"github.com/hvctl/hvctl/migrate/commit"
+)
+
+var _ workload.Reconfigured = (*VM)(nil)
+
+const (
+	// receivedRecords is the folder, in the instance's directory, with what was
+	// decided about each VM that somebody has offered.
+	receivedRecords = "migrations"
+	// answerFor is how long a source that did not hear that its guest runs here
+	// can ask.
+	answerFor = 2 * time.Minute
+)
+
+// arrival is what one offer has led to.
+type arrival struct {
+	*machine.Machine
+	v       *VM
+	io      workload.Stdio
+	guest   *guest // set by Resume
+	renamed bool   // the guest's addresses are another one's here
+}
+
+// NewConfig implements workload.Reconfigured.
+func (v *VM) NewConfig() *workload.Config {
+	if !v.learnt {
+		return nil
+	}
+	return v.cfg
+}
+
+// receive is Start for a VM that comes from another owner. Offers that come to
+// nothing leave it waiting for the next one.
+func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, error) {
+	at, err := parseEndpoint(v.cfg.VM.Receive.Listen)
+	if err != nil {
+		return nil, err
+	}
+	records, err := commit.OpenDir(filepath.Join(v.dir, receivedRecords))
+	if err != nil {
+		return nil, err
+	}
+	l, err := at.listen()
+	if err != nil {
+		return nil, errors.Join(err, records.Close())
+	}
+	own := v.cfg
+	r := migrate.NewReceiver(records, migrate.ReceiveOptions{
+		Prepare: func(ctx context.Context, o migrate.Offer) (migrate.Destination, error) {
+			a, err := v.prepare(ctx, own, o, io)
+			if err != nil {
+				return nil, errors.Join(err, v.release())
+			}
+			return a, nil
+		},
+		Drop: func(migrate.Destination) {
+			if err := v.release(); err != nil {
+				v.log.Warn("cleaning up after an offer that came to nothing", "err", err)
+			}
+		},
+		Log: v.log,
+	})
+	serving, end := context.WithCancel(context.Background())
+	go func() {
+		if err := r.Serve(serving, l); err != nil {
+			v.log.Warn("receiving", "err", err)
+		}
+		_ = records.Close()
+	}()
+	for {
+		select {
+		case o := <-r.Outcomes():
+			if o.Destination == nil {
+				v.log.Warn("a VM was offered and did not come", "vm", o.Offer.VM, "err", o.Err)
+				continue
+			}
+			time.AfterFunc(answerFor, end)
+			return v.arrived(ctx, o.Destination.(*arrival))
+		case <-ctx.Done():
+			end()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// prepare builds the machine that o describes. Nothing of the guest runs yet.
+func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer, io workload.Stdio) (*arrival, error) {
+	d, err := workload.ParseDescription(o.Description)
+	if err != nil {
+		return nil, err
+	}
+	cfg := d.Config
+	cfg.ID, cfg.Name, cfg.AutoRemove, cfg.DataDir = own.ID, own.Name, own.AutoRemove, ""
+	cfg.VM.Receive = own.VM.Receive
+	if own.Net.Publish != nil {
+		cfg.Net.Publish = own.Net.Publish
+	}
+	if err := checkRootfs(cfg, d.Rootfs); err != nil {
+		return nil, err
+	}
+	a := &arrival{v: v, io: io}
+	c, err := a.surround(ctx, cfg, d)
+	if err != nil {
+		return nil, err
+	}
+	c.Restore = &machine.Restore{FollowTime: true}
+	if v.machine, err = machine.New(c); err != nil {
+		return nil, err
+	}
+	a.Machine = v.machine
+	v.times.mark("prepared")
+	return a, nil
+}
+
+// surround makes what is around the machine, with the guest's own addresses where
+// nobody has them here.
+func (a *arrival) surround(ctx context.Context, cfg *workload.Config, d workload.Description) (machine.Config, error) {
+	v := a.v
+	v.cfg, v.learnt = cfg, true
+	if cfg.Net.Mode != workload.NetBridge || d.IP == "" {
+		return v.surround(ctx, a.io)
+	}
+	fresh := cfg.Net
+	fresh.IP, fresh.MAC = netip.Addr{}, ""
+	ip, err := netip.ParseAddr(d.IP)
+	if err != nil {
+		return machine.Config{}, fmt.Errorf("address %q of the guest: %w", d.IP, err)
+	}
+	cfg.Net.IP, cfg.Net.MAC = ip, d.MAC
+	c, err := v.surround(ctx, a.io)
+	if errors.Is(err, hostnet.ErrAddressInUse) || errors.Is(err, hostnet.ErrOptions) { // the source is on this host, or the network is another
+		if err := v.release(); err != nil {
+			return c, err
+		}
+		a.renamed, cfg.Net = true, fresh
+		c, err = v.surround(ctx, a.io)
+	}
+	return c, err
+}
+
+// Resume implements migrate.Destination: the right to run the guest is ours.
+func (a *arrival) Resume(ctx context.Context) error {
+	g, err := a.v.converse()
+	if err != nil {
+		return err
+	}
+	a.guest = g
+	return a.Machine.Resume(ctx)
+}
+
+// arrived becomes the host of a guest that runs here by now.
+func (v *VM) arrived(ctx context.Context, a *arrival) (workload.Process, error) {
+	v.times.mark("arrived")
+	use := a.Clock()
+	v.log.Info("a VM has arrived", "clock_advanced", use.Advanced, "clock_lags", use.Passed-use.Advanced, "new_addresses", a.renamed)
+	p, err := v.take(ctx, a.guest, a.io, func(ctx context.Context, s *agent.Session) error {
+		if a.renamed {
+			return s.Identify(ctx, v.cfg.Spec.Hostname, v.network())
+		}
+		return s.SyncClock(ctx, time.Now())
+	})
+	if err != nil {
+		return nil, v.explain(a.guest, err)
+	}
+	v.begun = true
+	return p, nil
+}
