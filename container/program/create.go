@@ -79,6 +79,7 @@ func Create(t *Container) *steps.Program {
 	} else {
 		c.newRoot()
 	}
+	c.CloseOpened() // or a working directory could be one of them, by /proc/self/fd
 	if p.Process != nil {
 		c.prepare(p.Process)
 	}
@@ -123,7 +124,6 @@ func (c *creator) ownNamespaces() {
 	p := c.Plan
 	for _, j := range p.Join {
 		c.Call("join the "+nsName(j.Flag)+" namespace", unix.SYS_SETNS, uint64(j.FD), uint64(j.Flag))
-		c.Call("close", unix.SYS_CLOSE, uint64(j.FD))
 	}
 	if p.Unshare != 0 {
 		c.Call("make a "+nsName(p.Unshare)+" namespace", unix.SYS_UNSHARE, uint64(p.Unshare))

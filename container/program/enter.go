@@ -48,6 +48,7 @@ func Enter(t *Target) *steps.Program {
 		root := b.Space(8)
 		b.Call("open /", unix.SYS_OPEN, b.text("/"), dirPath|unix.O_CLOEXEC).Store(root)
 		b.terminal(p, root, t.Console)
+		b.CloseOpened()
 	}
 	b.prepare(p)
 	b.umask(p)

@@ -30,7 +30,7 @@ type step struct {
 	onErr  uint32
 	what   string
 	labels [2]*Label // of onOK and onErr, until they are known
-	report bool      // argument 0 is the report's descriptor
+	report int       // argument 0 is the report's descriptor, plus this minus one; 0: it is not
 }
 
 // Label is a place in a program that steps can go to.
@@ -239,7 +239,15 @@ func (p *Program) Tell(event int) { p.tell(p.record(isEvent, event)) }
 
 func (p *Program) tell(rec Ref) {
 	s := p.Call("report", unix.SYS_WRITE, 0, uint64(rec), recordSize)
-	p.steps[s.i].report = true
+	p.steps[s.i].report = 1
+}
+
+// CloseOpened adds a step that closes what the program has opened itself, as
+// far as that was not closed before: its descriptors lie above those that it
+// was given, but where it closed one of these.
+func (p *Program) CloseOpened() {
+	s := p.Call("close_range", unix.SYS_CLOSE_RANGE, 0, 1<<32-1, 0)
+	p.steps[s.i].report = 2
 }
 
 // record is the beginning of a report: a 32-bit value, a 16-bit kind and the
@@ -260,8 +268,8 @@ func (p *Program) table(report int) []byte {
 	b = le.AppendUint64(b, 0)
 	for _, s := range p.steps {
 		b = le.AppendUint64(b, uint64(s.nr))
-		if s.report {
-			s.args[0] = uint64(report)
+		if s.report > 0 {
+			s.args[0] = uint64(report + s.report - 1)
 		}
 		for _, a := range s.args {
 			b = le.AppendUint64(b, a)
