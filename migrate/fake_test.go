@@ -26,6 +26,8 @@ const page = memory.PageSize
 
 // world counts who runs: what the protocol is for.
 type world struct {
+	dir     string   // of files that stand for the world between processes; see kill_test.go
+	runner  *os.File // the lock of the one runner among processes
 	mu      sync.Mutex
 	running map[string]bool
 	locked  string // who holds the disks
@@ -35,6 +37,10 @@ type world struct {
 func newWorld() *world { return &world{running: map[string]bool{}, locked: "source"} }
 
 func (w *world) run(who string) {
+	if w.dir != "" {
+		w.runAmongProcesses(who)
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.running[who] = true
@@ -47,12 +53,19 @@ func (w *world) run(who string) {
 }
 
 func (w *world) stop(who string) {
+	if w.dir != "" {
+		w.stopAmongProcesses()
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.running, who)
 }
 
 func (w *world) lock(who string) error {
+	if w.dir != "" {
+		return nil
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.locked != "" && w.locked != who {
@@ -100,13 +113,20 @@ type machine struct {
 
 func newMachine(t testing.TB, w *world, name string, size uint64) *machine {
 	t.Helper()
-	g, err := memory.New(memory.Options{Regions: []memory.Span{{GPA: 0, Size: size + 5*page}, {GPA: 4 << 30, Size: size}}})
+	m, err := makeMachine(w, name, size)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{name: name, world: w, g: g, failure: map[string]error{}, span: 512}
-	t.Cleanup(func() { m.halt(); _ = g.Close() })
+	t.Cleanup(func() { m.halt(); _ = m.g.Close() })
 	return m
+}
+
+func makeMachine(w *world, name string, size uint64) (*machine, error) {
+	g, err := memory.New(memory.Options{Regions: []memory.Span{{GPA: 0, Size: size + 5*page}, {GPA: 4 << 30, Size: size}}})
+	if err != nil {
+		return nil, err
+	}
+	return &machine{name: name, world: w, g: g, failure: map[string]error{}, span: 512}, nil
 }
 
 func (m *machine) Regions() []memory.Region { return m.g.Regions() }

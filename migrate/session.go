@@ -5,12 +5,16 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/sparse"
 	"github.com/hvctl/hvctl/migrate/wire"
 )
 
@@ -28,8 +32,13 @@ type session struct {
 	epoch   uint32
 	regions []memory.Region
 	pages   []uint64 // sizes of the regions
-	events  chan event
-	done    chan struct{} // closed when run has ended
+	stripes []uint64 // number of the first stripe of each region
+	fd      int      // file behind the RAM, or -1
+	// have says which pages may hold something else than zeroes. A stripe's words
+	// belong to the goroutine of its stream.
+	have   [][]uint64
+	events chan event
+	done   chan struct{} // closed when run has ended
 
 	// Only run's goroutine uses these.
 	machine *commit.Machine
@@ -64,12 +73,19 @@ type final struct {
 
 func newSession(r *Receiver, c *wire.Conn, o Offer, streams int, d Destination) *session {
 	s := &session{
-		r: r, offer: o, epoch: c.Epoch(), regions: d.Regions(), dest: d, ctl: c,
+		r: r, offer: o, epoch: c.Epoch(), regions: d.Regions(), dest: d, ctl: c, fd: -1,
 		events: make(chan event), done: make(chan struct{}),
 		streams: make([]*wire.Conn, streams), applied: make([]uint64, streams), rounds: make([]uint32, streams),
 	}
+	if f, ok := d.(SparseSource); ok {
+		s.fd = f.MemoryFD()
+	}
+	first := uint64(0)
 	for _, g := range s.regions {
 		s.pages = append(s.pages, g.Size/pageSize)
+		s.stripes = append(s.stripes, first)
+		s.have = append(s.have, make([]uint64, DirtyWords(g)))
+		first += (g.Size/pageSize + wire.StripePages - 1) / wire.StripePages
 	}
 	s.machine = commit.NewMachine(commit.Destination, commit.Receiving, s.do)
 	return s
@@ -379,7 +395,7 @@ func (s *session) data(c *wire.Conn, stream int) error {
 		}
 		switch t {
 		case wire.Pages:
-			if runs, err = s.apply(p, runs[:0]); err != nil {
+			if runs, err = s.apply(stream, p, runs[:0]); err != nil {
 				return err
 			}
 			s.mu.Lock()
@@ -402,7 +418,7 @@ func (s *session) data(c *wire.Conn, stream int) error {
 }
 
 // apply writes the pages of a frame, whose checksum was right, to RAM.
-func (s *session) apply(payload []byte, runs []wire.Run) ([]wire.Run, error) {
+func (s *session) apply(stream int, payload []byte, runs []wire.Run) ([]wire.Run, error) {
 	runs, data, err := wire.DecodePages(payload, s.pages, runs)
 	if err != nil {
 		return nil, err
@@ -413,26 +429,55 @@ func (s *session) apply(payload []byte, runs []wire.Run) ([]wire.Run, error) {
 		return nil, fmt.Errorf("%w: PAGES after the last round", ErrProtocol)
 	}
 	for _, r := range runs {
-		g, n := s.regions[r.Region], int(r.Count)*pageSize
-		at := r.Page * pageSize
-		if r.Zero {
-			s.zero(g, at, n)
-			continue
+		stripe := s.stripes[r.Region] + r.Page/wire.StripePages
+		if stripe%uint64(len(s.applied)) != uint64(stream) {
+			return nil, fmt.Errorf("%w: a page of stripe %d on stream %d", ErrProtocol, stripe, stream)
 		}
-		copy(g.Bytes[at:at+uint64(n)], data)
+		n := 0
+		if !r.Zero {
+			n = int(r.Count) * pageSize
+		}
+		if err := s.put(r, data[:n]); err != nil {
+			return nil, err
+		}
 		data = data[n:]
 	}
 	return runs, nil
 }
 
+// put gives a run of pages its content; none is zeroes.
+func (s *session) put(r wire.Run, data []byte) error {
+	g, have := s.regions[r.Region], s.have[r.Region]
+	at, size := r.Page*pageSize, uint64(r.Count)*pageSize
+	fresh := true
+	for p := r.Page; p < r.Page+uint64(r.Count); p++ {
+		fresh = fresh && have[p/64]>>(p%64)&1 == 0
+	}
+	if r.Zero {
+		if !fresh {
+			s.zero(g, at, size)
+		}
+		return nil
+	}
+	sparse.SetRun(have, r.Page, r.Page+uint64(r.Count))
+	if fresh && s.fd >= 0 {
+		// Pages that do not exist yet cost two thirds when the kernel makes and fills
+		// them in one go, instead of our touching them one by one.
+		_, err := unix.Pwrite(s.fd, data, int64(g.Offset+at))
+		return os.NewSyscallError("pwrite", err)
+	}
+	copy(g.Bytes[at:at+size], data)
+	return nil
+}
+
 // zero makes pages zero; a whole stripe is given back to the host.
-func (s *session) zero(g memory.Region, at uint64, n int) {
-	if d, ok := s.dest.(Discarder); ok && n == wire.StripePages*pageSize {
-		if d.Discard(g.GPA+memory.GPA(at), uint64(n)) == nil {
+func (s *session) zero(g memory.Region, at, size uint64) {
+	if d, ok := s.dest.(Discarder); ok && size == wire.StripePages*pageSize {
+		if d.Discard(g.GPA+memory.GPA(at), size) == nil {
 			return
 		}
 	}
-	clear(g.Bytes[at : at+uint64(n)])
+	clear(g.Bytes[at : at+size])
 }
 
 func (s *session) seal() {

@@ -59,8 +59,9 @@ func DirtyWords(r memory.Region) int { return int((r.Size/memory.PageSize + 63) 
 // The rest are abilities that a Source or a Destination may have besides,
 // found by type assertion.
 
-// SparseSource is a Source whose RAM is a shared mapping of a file, so that
-// holes can be skipped without touching (and thereby making) their pages.
+// SparseSource is a Source or a Destination whose RAM is a shared mapping of a
+// file: holes can be skipped without touching (and thereby making) their pages,
+// and new pages written without a fault for each.
 type SparseSource interface {
 	// MemoryFD returns the file in which Region.Offset counts, still owned by the
 	// machine, or -1 when the RAM is not such a mapping.

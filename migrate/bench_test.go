@@ -1,0 +1,179 @@
+package migrate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/state"
+	"github.com/hvctl/hvctl/memory"
+	"github.com/hvctl/hvctl/migrate"
+	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/transport"
+)
+
+const benchRAM = 256 << 20
+
+// BenchmarkStream compares what migration carries with what the same sockets
+// carry when a program does nothing but write and read.
+func BenchmarkStream(b *testing.B) {
+	src := benchGuest(b)
+	for _, kind := range []string{"tcp", "unix", "tls"} {
+		for _, streams := range []int{1, 2, 4} {
+			b.Run(fmt.Sprintf("%s/streams=%d/plain", kind, streams), func(b *testing.B) { benchPlain(b, kind, streams, src) })
+			b.Run(fmt.Sprintf("%s/streams=%d/migrate", kind, streams), func(b *testing.B) { benchMigrate(b, kind, streams, src) })
+		}
+	}
+}
+
+// benchGuest returns RAM without a zero page.
+func benchGuest(b *testing.B) *memory.Guest {
+	g, err := memory.New(memory.Options{Size: benchRAM})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = g.Close() })
+	for i := range g.Regions()[0].Bytes {
+		g.Regions()[0].Bytes[i] = byte(i>>12) | 1
+	}
+	return g
+}
+
+// benchLink returns both ends of the transport.
+func benchLink(b *testing.B, kind string) (net.Listener, migrate.Dial) {
+	if kind == "tcp" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		var d net.Dialer
+		return l, func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", l.Addr().String()) }
+	}
+	var o transport.Options
+	addr := "unix:" + filepath.Join(b.TempDir(), "s")
+	if kind == "tls" {
+		id, err := transport.LoadIdentity(b.TempDir())
+		if err != nil {
+			b.Fatal(err)
+		}
+		o, addr = transport.Options{Identity: id, Allow: []string{id.Fingerprint()}}, "127.0.0.1:0"
+	}
+	l, err := transport.Listen(addr, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if kind == "tls" {
+		addr = l.Addr().String()
+	}
+	dial, err := transport.Dial(addr, o)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return l, dial
+}
+
+func benchPlain(b *testing.B, kind string, streams int, src *memory.Guest) {
+	l, dial := benchLink(b, kind)
+	defer func() { _ = l.Close() }()
+	const chunk = 256 << 10
+	ram := src.Regions()[0].Bytes
+	b.SetBytes(benchRAM)
+	defer cpuPerGiB(b, cpu())
+	for b.Loop() {
+		var wg sync.WaitGroup
+		for i := range streams {
+			wg.Go(func() {
+				c, err := l.Accept()
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer func() { _ = c.Close() }()
+				buf := make([]byte, chunk)
+				for {
+					if _, err := io.ReadFull(c, buf); err != nil {
+						return
+					}
+				}
+			})
+			wg.Go(func() {
+				c, err := dial(b.Context())
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer func() { _ = c.Close() }()
+				for off := i * chunk; off < len(ram); off += streams * chunk {
+					if _, err := c.Write(ram[off : off+chunk]); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+}
+
+func benchMigrate(b *testing.B, kind string, streams int, src *memory.Guest) {
+	l, dial := benchLink(b, kind)
+	records, err := commit.OpenDir(b.TempDir())
+	if err != nil {
+		b.Fatal(err)
+	}
+	w := newWorld()
+	from := benchSource{&machine{name: "source", world: w, g: src, failure: map[string]error{}}}
+	r := migrate.NewReceiver(records, migrate.ReceiveOptions{
+		Prepare: func(context.Context, migrate.Offer) (migrate.Destination, error) {
+			g, err := memory.New(memory.Options{Size: benchRAM})
+			return benchDest{&machine{name: "destination", world: w, g: g}}, err
+		},
+		Drop: func(d migrate.Destination) { _ = d.(benchDest).g.Close() },
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- r.Serve(ctx, l) }()
+	defer func() { cancel(); <-served; _ = records.Close() }()
+	b.SetBytes(benchRAM)
+	defer cpuPerGiB(b, cpu())
+	var copying time.Duration
+	for n := 0; b.Loop(); n++ {
+		// The last step is refused, so that the same machine can be sent again.
+		rep, err := migrate.Send(b.Context(), from, dial, commit.File(filepath.Join(b.TempDir(), fmt.Sprint(n))), migrate.SendOptions{Streams: streams, Downtime: time.Second})
+		if err == nil || !strings.Contains(err.Error(), "enough") {
+			b.Fatal(err)
+		}
+		<-r.Outcomes()
+		copying += rep.Rounds[0].Duration
+	}
+	b.ReportMetric(float64(benchRAM)*float64(b.N)/copying.Seconds()/1e6, "round0-MB/s")
+}
+
+// cpu returns the processor time that this process has used.
+func cpu() time.Duration {
+	var ru unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_SELF, &ru)
+	return time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
+}
+
+// cpuPerGiB is a figure that other work on the machine does not spoil.
+func cpuPerGiB(b *testing.B, begin time.Duration) {
+	b.ReportMetric((cpu()-begin).Seconds()/float64(b.N)*(1<<30)/benchRAM, "cpu-s/GiB")
+}
+
+type benchSource struct{ *machine }
+
+func (benchSource) SaveState() ([]state.Section, error) { return nil, nil }
+
+type benchDest struct{ *machine }
+
+func (benchDest) LoadState([]state.Section) error { return errors.New("enough") }
