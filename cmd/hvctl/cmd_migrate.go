@@ -3,12 +3,17 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/supervisor/launch"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
+	"github.com/hvctl/hvctl/migrate/transport"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 )
@@ -17,7 +22,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive()},
+		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateIdentity()},
 	}
 }
 
@@ -28,9 +33,11 @@ func (p *program) cmdMigrateSend() *cli.Command {
 		ArgsUsage: "INSTANCE",
 		Description: "Memory is copied while the VM runs, in rounds, until the rest can be copied in\n" +
 			"the downtime aimed at. Then it stops here and goes on there. Up to that moment\n" +
-			"any failure leaves it running here. Both sides are on one host as yet.",
+			"any failure leaves it running here. Between hosts the connections are TLS, and\n" +
+			"each side names the other's fingerprint (`hvctl migrate identity`).",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` unix:PATH or tcp:127.0.0.1:PORT"},
+			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
+			allowFlag(),
 			&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
 			&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
 			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel or force"},
@@ -44,15 +51,18 @@ func (p *program) cmdMigrateSend() *cli.Command {
 }
 
 func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
+	to, err := p.endpoint(c, c.String("to"))
+	if err != nil {
+		return err
+	}
 	r := workload.MigrateRequest{
-		To: c.String("to"), DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
+		To: to, DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
 		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"),
 	}
 	if r.OnTimeout != string(migrate.Cancel) && r.OnTimeout != string(migrate.Force) {
 		return usagef(c, "--on-timeout %q: use cancel or force", r.OnTimeout)
 	}
 	if s := c.String("rate"); s != "" {
-		var err error
 		if r.Rate, err = parseSize(s); err != nil {
 			return usagef(c, "%w", err)
 		}
@@ -78,7 +88,8 @@ func (p *program) cmdMigrateReceive() *cli.Command {
 		Name:  "receive",
 		Usage: "wait for a VM, let it go on as a new instance, and print its ID",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "listen", Required: true, Usage: "wait at `ENDPOINT` unix:PATH or tcp:127.0.0.1:PORT"},
+			&cli.StringFlag{Name: "listen", Required: true, Usage: "wait at `ENDPOINT` ADDRESS:PORT or unix:PATH"},
+			allowFlag(),
 			&cli.StringFlag{Name: "name", Usage: "call the instance `NAME`", DefaultText: "two words"},
 			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
 			&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
@@ -92,10 +103,14 @@ func (p *program) migrateReceive(c *cli.Context) error {
 	if c.NArg() > 0 {
 		return usagef(c, "%d arguments given, want none", c.NArg())
 	}
+	at, err := p.endpoint(c, c.String("listen"))
+	if err != nil {
+		return err
+	}
 	cfg := &workload.Config{
 		ID: instance.NewID(), Name: c.String("name"), Backend: "vm", AutoRemove: c.Bool("rm"), StopTimeoutSeconds: defaultStopTimeout,
 		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}}, // the guest's comes with it
-		VM:   workload.VM{Receive: &workload.Receive{Listen: c.String("listen")}},
+		VM:   workload.VM{Receive: &at},
 	}
 	for _, s := range c.StringSlice("publish") {
 		port, err := parsePort(s)
@@ -116,4 +131,61 @@ func (p *program) migrateReceive(c *cli.Context) error {
 	}
 	fmt.Fprintln(p.stdout, h.ID())
 	return nil
+}
+
+func allowFlag() cli.Flag {
+	return &cli.StringSliceFlag{Name: "allow", Usage: "the other host's `FINGERPRINT`; needed with HOST:PORT"}
+}
+
+// endpoint is one side of a migration's connections.
+func (p *program) endpoint(c *cli.Context, address string) (workload.Endpoint, error) {
+	e := workload.Endpoint{Address: address, Allow: c.StringSlice("allow")}
+	path, local := strings.CutPrefix(address, "unix:")
+	switch {
+	case local && !filepath.IsAbs(path):
+		return e, usagef(c, "%q: want unix: and an absolute path", address)
+	case local:
+		return e, nil
+	}
+	if _, _, err := net.SplitHostPort(address); err != nil {
+		return e, usagef(c, "%q: want HOST:PORT or unix:PATH: %w", address, err)
+	}
+	if len(e.Allow) == 0 {
+		return e, usagef(c, "%s: --allow is missing: the fingerprint that `hvctl migrate identity` prints on the other host", address)
+	}
+	var err error
+	e.Identity, err = identityDir(c)
+	return e, err
+}
+
+// identityDir is where this host's key is.
+func identityDir(c *cli.Context) (string, error) {
+	dir, err := storeDir(c)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(filepath.Join(dir, "identity"))
+}
+
+func (p *program) cmdMigrateIdentity() *cli.Command {
+	return &cli.Command{
+		Name:        "identity",
+		Usage:       "print this host's fingerprint, by which others allow it",
+		Description: "The key is made when it is first asked for, and kept in the store's identity/.",
+		Action: func(c *cli.Context) error {
+			dir, err := identityDir(c)
+			if err != nil {
+				return err
+			}
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return err
+			}
+			id, err := transport.LoadIdentity(dir)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(p.stdout, id.Fingerprint())
+			return nil
+		},
+	}
 }

@@ -215,7 +215,7 @@ func (s *Server) migrate(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &q); err != nil {
 		return err
 	}
-	if q.To == "" {
+	if q.To.Address == "" {
 		return fmt.Errorf("%w: migrate: no destination", ErrBadRequest)
 	}
 	v, err := s.owner.Migrate(r.Context(), q)

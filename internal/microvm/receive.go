@@ -47,15 +47,11 @@ func (v *VM) NewConfig() *workload.Config {
 // receive is Start for a VM that comes from another owner. Offers that come to
 // nothing leave it waiting for the next one.
 func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, error) {
-	at, err := parseEndpoint(v.cfg.VM.Receive.Listen)
-	if err != nil {
-		return nil, err
-	}
 	records, err := commit.OpenDir(filepath.Join(v.dir, receivedRecords))
 	if err != nil {
 		return nil, err
 	}
-	l, err := at.listen()
+	l, err := listen(*v.cfg.VM.Receive)
 	if err != nil {
 		return nil, errors.Join(err, records.Close())
 	}

@@ -27,7 +27,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
-	to, err := parseEndpoint(r.To)
+	dial, err := dialer(r.To)
 	if err != nil {
 		return nil, err
 	}
@@ -45,15 +45,15 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
-	report, err := migrate.Send(ctx, g.machine, to.dial, commit.File(filepath.Join(v.dir, sentRecord)), migrate.SendOptions{
-		VM: v.cfg.Name, Peer: r.To, Description: description,
+	report, err := migrate.Send(ctx, g.machine, dial, commit.File(filepath.Join(v.dir, sentRecord)), migrate.SendOptions{
+		VM: v.cfg.Name, Peer: r.To.Address, Description: description,
 		Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
 		OnTimeout: migrate.OnTimeout(r.OnTimeout), Throttle: true, Log: v.log,
 	})
 	b, jerr := json.Marshal(report)
 	switch {
 	case err == nil:
-		v.moved.Store(&r.To)
+		v.moved.Store(&r.To.Address)
 		g.stop(errMoved)
 	case errors.Is(err, migrate.ErrInDoubt):
 		v.log.Error("who runs the guest is in doubt; it stays paused here", "err", err)

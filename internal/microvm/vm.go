@@ -232,7 +232,7 @@ func (v *VM) newGuest(session *agent.Session) *guest {
 
 // converse starts the machine and the session with its agent.
 func (v *VM) converse() (*guest, error) {
-	t, err := newTransport(v.vsock)
+	t, err := newGuestSockets(v.vsock)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func (o *owner) Migrate(ctx context.Context, r workload.MigrateRequest) (json.Ra
 	}
 	o.freezing.Lock() // it pauses, and nobody else may resume
 	defer o.freezing.Unlock()
-	o.event(control.EventMigrate, map[string]string{"to": r.To})
+	o.event(control.EventMigrate, map[string]string{"to": r.To.Address})
 	return m.Migrate(ctx, r)
 }
 

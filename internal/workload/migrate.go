@@ -5,15 +5,19 @@ import (
 	"encoding/json"
 )
 
-// Receive says where to wait for a VM.
-type Receive struct {
-	Listen string `json:"listen"` // "unix:PATH" or "tcp:ADDRESS:PORT"
+// Endpoint is one side's view of a connection between owners.
+type Endpoint struct {
+	Address string `json:"address"` // "unix:PATH", for this user alone, or "HOST:PORT", by TLS
+	// Identity is the directory with this host's key, and Allow the fingerprints
+	// of the hosts that may be at the other end; neither matters to a unix socket.
+	Identity string   `json:"identity,omitempty"`
+	Allow    []string `json:"allow,omitempty"`
 }
 
 // MigrateRequest is what hvctl migrate send asks for. Zero values are package
 // migrate's defaults.
 type MigrateRequest struct {
-	To         string `json:"to"` // as Receive.Listen
+	To         Endpoint `json:"to"`
 	DowntimeNs int64  `json:"downtimeNs,omitempty"`
 	TimeoutNs  int64  `json:"timeoutNs,omitempty"`
 	Streams    int    `json:"streams,omitempty"`

@@ -8,30 +8,30 @@ import (
 	"github.com/hvctl/hvctl/virtio/vsock"
 )
 
-// transport hands the guest's vsock connections to the agent session.
-type transport struct{ control, stream net.Listener }
+// guestSockets hands the guest's vsock connections to the agent session.
+type guestSockets struct{ control, stream net.Listener }
 
-// newTransport listens where the agent dials. It is called before the guest
+// newGuestSockets listens where the agent dials. It is called before the guest
 // runs, so no connection is refused.
-func newTransport(d *vsock.Device) (transport, error) {
+func newGuestSockets(d *vsock.Device) (guestSockets, error) {
 	control, err := d.Listen(guestproto.ControlPort)
 	if err != nil {
-		return transport{}, err
+		return guestSockets{}, err
 	}
 	stream, err := d.Listen(guestproto.StreamPort)
 	if err != nil {
-		return transport{}, err
+		return guestSockets{}, err
 	}
-	return transport{control, stream}, nil
+	return guestSockets{control, stream}, nil
 }
 
 // AcceptControl implements agent.Transport.
-func (t transport) AcceptControl(ctx context.Context) (net.Conn, error) {
+func (t guestSockets) AcceptControl(ctx context.Context) (net.Conn, error) {
 	return accept(ctx, t.control)
 }
 
 // AcceptStream implements agent.Transport.
-func (t transport) AcceptStream(ctx context.Context) (net.Conn, error) { return accept(ctx, t.stream) }
+func (t guestSockets) AcceptStream(ctx context.Context) (net.Conn, error) { return accept(ctx, t.stream) }
 
 // accept ends when ctx does by closing the listener, which is of no use then.
 func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
@@ -45,7 +45,7 @@ func accept(ctx context.Context, l net.Listener) (net.Conn, error) {
 }
 
 // close ends both accepts, as when the guest is gone.
-func (t transport) close() {
+func (t guestSockets) close() {
 	_ = t.control.Close()
 	_ = t.stream.Close()
 }
