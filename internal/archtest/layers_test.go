@@ -55,6 +55,7 @@ var layers = map[string]string{
 	"internal/machine/limits": "",
 	"migrate":                 "memory internal/state migrate/...",
 	"migrate/commit":          "",
+	"migrate/plan":            "",
 	"migrate/snapshot":        "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":          "memory",
 	"migrate/transport":       "",
