@@ -31,7 +31,9 @@ func (t guestSockets) AcceptControl(ctx context.Context) (net.Conn, error) {
 }
 
 // AcceptStream implements agent.Transport.
-func (t guestSockets) AcceptStream(ctx context.Context) (net.Conn, error) { return accept(ctx, t.stream) }
+func (t guestSockets) AcceptStream(ctx context.Context) (net.Conn, error) {
+	return accept(ctx, t.stream)
+}
 
 // accept ends when ctx does by closing the listener, which is of no use then.
 func accept(ctx context.Context, l net.Listener) (net.Conn, error) {

@@ -18,11 +18,11 @@ type Endpoint struct {
 // migrate's defaults.
 type MigrateRequest struct {
 	To         Endpoint `json:"to"`
-	DowntimeNs int64  `json:"downtimeNs,omitempty"`
-	TimeoutNs  int64  `json:"timeoutNs,omitempty"`
-	Streams    int    `json:"streams,omitempty"`
-	Rate       uint64 `json:"rate,omitempty"`      // bytes per second
-	OnTimeout  string `json:"onTimeout,omitempty"` // cancel or force
+	DowntimeNs int64    `json:"downtimeNs,omitempty"`
+	TimeoutNs  int64    `json:"timeoutNs,omitempty"`
+	Streams    int      `json:"streams,omitempty"`
+	Rate       uint64   `json:"rate,omitempty"`      // bytes per second
+	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel or force
 }
 
 // Migrator is a Runtime that can be sent to another owner.
