@@ -47,6 +47,9 @@ const (
 type Options struct {
 	Index     int // also the APIC id
 	PIO, MMIO Bus // neither may be nil
+	// Thread runs first of all on the vCPU's thread, which only ever runs this
+	// vCPU: it may say how the host schedules it. nil is fine.
+	Thread func() error
 	// CPUID, when not nil, decides what the guest is told. It runs on the vCPU's
 	// thread, and its result is set before Setup: KVM judges the rest by it.
 	CPUID func(*kvm.VCPU) ([]kvm.CPUIDEntry, error)
@@ -109,6 +112,12 @@ func (v *VCPU) thread(vm *kvm.VM, ready chan<- error) {
 		v.o.Event = func(Event) {}
 	}
 	var err error
+	if v.o.Thread != nil {
+		if err = v.o.Thread(); err != nil {
+			ready <- fmt.Errorf("vCPU %d: %w", v.o.Index, err)
+			return
+		}
+	}
 	if v.cpu, err = vm.CreateVCPU(v.o.Index); err != nil {
 		ready <- err
 		return

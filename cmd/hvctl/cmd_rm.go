@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -66,8 +67,8 @@ func (p *program) remove(c *cli.Context, ref string, force bool) error {
 	if errors.Is(err, instance.ErrLocked) {
 		return runningError(h)
 	}
-	if err == nil && serr == nil && st.Status != workload.Exited && st.Status != workload.Created {
-		return p.cleanup(c, h) // its owner was, or may have been, killed
+	if err == nil && serr == nil && st.Status != workload.Exited {
+		return p.cleanup(c, h) // its owner was, or may have been, killed, maybe while it started
 	}
 	return err
 }
@@ -78,8 +79,12 @@ func (p *program) cleanup(c *cli.Context, h *launch.Handle) error {
 	if err != nil {
 		return err
 	}
+	return cleanup(c.Context, b, h)
+}
+
+func cleanup(ctx context.Context, b workload.Backend, h *launch.Handle) error {
 	if cl, ok := b.(workload.Cleaner); ok {
-		return cl.Cleanup(c.Context, filepath.Dir(h.Dir()))
+		return cl.Cleanup(ctx, filepath.Dir(h.Dir()))
 	}
 	return nil
 }

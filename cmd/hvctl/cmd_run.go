@@ -95,5 +95,11 @@ func (p *program) startFailed(ctx context.Context, h *launch.Handle, err error) 
 			err = fmt.Errorf("%w (and %w)", err, derr)
 		}
 	}
+	if _, told := errors.AsType[*workload.StartError](err); !told && h.Backend != nil {
+		// Its owner did not say why: it was killed, and may have left something.
+		if cerr := cleanup(context.WithoutCancel(ctx), h.Backend, h); cerr != nil {
+			err = fmt.Errorf("%w (and %w)", err, cerr)
+		}
+	}
 	return fmt.Errorf("%s: %w", h.Name(), err)
 }

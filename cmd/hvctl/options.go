@@ -38,6 +38,7 @@ func workloadFlags() []cli.Flag {
 		&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors; a VM has it rounded up"},
 		&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M", DefaultText: "512M for a VM, no limit for a container"},
 		&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000", DefaultText: "100"},
+		&cli.StringFlag{Name: "cpu-deadline", Usage: "promise processor time: `RUNTIME,DEADLINE,PERIOD` such as 5ms,20ms,20ms"},
 		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
 		&cli.StringFlag{Name: "cgroup-parent", Usage: "make the instance's cgroup below `PATH`", DefaultText: "/hvctl"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
@@ -173,6 +174,14 @@ func resources(c *cli.Context, cfg *workload.Config) error {
 		errs = append(errs, fmt.Errorf("--cpu-weight %d: want 1 to 10000", n))
 	} else {
 		cfg.Res.CPUWeight = n
+	}
+	if s := c.String("cpu-deadline"); s != "" {
+		d, err := workload.ParseDeadline(s)
+		if err != nil {
+			err = fmt.Errorf("--cpu-deadline: %w", err)
+		}
+		errs = append(errs, err)
+		cfg.Res.Deadline = d
 	}
 	if s := c.String("cgroup-parent"); s != "" {
 		p, err := cgroup.CleanPath(s)

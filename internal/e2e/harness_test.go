@@ -115,13 +115,14 @@ func (h *host) leftovers() string {
 	if out, err := exec.Command("nft", "list", "tables").Output(); err == nil {
 		b.Write(out)
 	}
-	procs, err := filepath.Glob("/proc/[0-9]*/comm")
+	procs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	for _, p := range procs {
-		if c, err := os.ReadFile(p); err == nil && strings.HasPrefix(string(c), "hvctl") && !zombie(filepath.Dir(p)) {
-			fmt.Fprintln(&b, "process:", strings.TrimSpace(string(c)), filepath.Base(filepath.Dir(p)))
+		c, err := os.ReadFile(p + "/cmdline")
+		if err == nil && bytes.Contains(c, []byte("hvctl")) && bytes.Contains(c, []byte(h.root)) && !zombie(p) {
+			fmt.Fprintf(&b, "process: %q\n", c)
 		}
 	}
 	return b.String()

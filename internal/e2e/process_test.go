@@ -103,7 +103,6 @@ func TestRefusedByName(t *testing.T) {
 		want string
 		args []string
 	}{
-		{"--volume", []string{"run", "--rm", "-v", "/tmp:/mnt", "debian:bookworm", "true"}},
 		{"--cpus", []string{"run", "--rm", "--network", "none", "--cpus", "9999", "debian:bookworm", "true"}},
 		{"registry.invalid", []string{"run", "--rm", "registry.invalid/no/such:tag", "true"}},
 		{"registry.invalid", []string{"pull", "registry.invalid/no/such:tag"}},

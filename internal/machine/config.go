@@ -63,6 +63,10 @@ type Config struct {
 	// the end of Run.
 	SerialOut io.Writer
 
+	// CPUThread runs on the thread of every vCPU before the guest does; nil is
+	// fine. It may say how the host schedules the thread.
+	CPUThread func() error
+
 	// Mark is told when each stage of the start is reached; nil is fine. It is
 	// called from any goroutine and must be quick.
 	Mark func(stage string)

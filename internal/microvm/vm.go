@@ -199,6 +199,7 @@ func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config,
 		Transport:   machine.Transport(v.cfg.VM.Transport),
 		Devices:     devs,
 		SerialOut:   v.serialOut(io.Out),
+		CPUThread:   promised(v.cfg.Res.Deadline),
 		Mark:        v.times.mark,
 		Log:         v.log,
 	}, err

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -101,7 +102,7 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 	p.closeTheirs()
 	if err != nil {
 		p.abandon()
-		return nil, startError(err)
+		return nil, c.explain(startError(err))
 	}
 	c.made = true
 	if err := p.adopt(made); err != nil {
@@ -122,6 +123,20 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 	p.run()
 	c.first.Store(p)
 	return p, nil
+}
+
+// explain says more of refusals that come out of the namespaces as text.
+func (c *Container) explain(err error) error {
+	d := c.cfg.Res.Deadline
+	if d == nil || !strings.HasPrefix(err.Error(), "process.scheduler") {
+		return err
+	}
+	for _, errno := range []unix.Errno{unix.EBUSY, unix.EPERM} {
+		if strings.HasSuffix(err.Error(), errno.Error()) {
+			return d.Explain(errno)
+		}
+	}
+	return d.Explain(err)
 }
 
 // running returns the first process while it runs.
@@ -177,19 +192,15 @@ func (c *Container) Shutdown(context.Context) error {
 	return fmt.Errorf("%w: a container has no gentler way to end than its stop signal", workload.ErrUnsupported)
 }
 
-// Kill ends every process at once.
+// Kill ends every process at once: the first one takes its PID namespace, and
+// with it everybody else, along. A paused container is let go on for that.
 func (c *Container) Kill(ctx context.Context) error {
-	p, err := c.running()
-	if err != nil {
+	if _, err := c.running(); err != nil {
 		return err
 	}
-	// The first process first: it takes its PID namespace with it.
-	if err := p.send(unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return err
-	}
-	err = c.oci.Kill(ctx, c.cfg.ID, unix.SIGKILL, true) // wakes those that are paused
-	if errors.Is(err, container.ErrNotRunning) {
-		return nil
+	err := c.oci.Kill(ctx, c.cfg.ID, unix.SIGKILL, false)
+	if errors.Is(err, container.ErrNotRunning) || errors.Is(err, container.ErrNotExist) {
+		return nil // it ended meanwhile, and may be cleaned up already
 	}
 	return err
 }

@@ -38,6 +38,13 @@ func Spec(cfg *workload.Config, root string, who etcfiles.Creds) *specs.Spec {
 	s := *cfg.Spec
 	p := *s.Process
 	identify(cfg, &p, who)
+	if d := cfg.Res.Deadline; d != nil {
+		// Reset on fork: the kernel lets nobody else inherit such a promise.
+		p.Scheduler = &specs.Scheduler{
+			Policy: specs.SchedDeadline, Flags: []specs.LinuxSchedulerFlag{specs.SchedFlagResetOnFork},
+			Runtime: uint64(d.Runtime), Deadline: uint64(d.Deadline), Period: uint64(d.Period),
+		}
+	}
 	s.Process = &p
 	s.Root = &specs.Root{Path: root, Readonly: cfg.Rootfs.ReadOnly || s.Root != nil && s.Root.Readonly}
 	s.Mounts = mounts(s.Mounts)
