@@ -345,7 +345,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		}
 		return nil
 	case "container":
-		return refuse("kernel", "cmdline", "transport", "disk", "hugepages")
+		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "timeline")
 	}
 	return nil
 }

@@ -9,40 +9,47 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-// vmFlags says of every flag of run what a VM makes of it. A new flag is a
-// decision: it is honoured somewhere, or checkBackend refuses it.
-var vmFlags = map[string]string{
-	"interactive": "owner", "tty": "guest", "rm": "owner", "name": "store", "replace": "store",
-	"env": "guest", "env-file": "guest", "workdir": "guest", "user": "guest", "hostname": "guest", "entrypoint": "guest",
-	"cpus": "machine and cgroup", "cpu-weight": "cgroup", "memory": "machine", "pids-limit": "guest and cgroup", "cgroup-parent": "cgroup",
-	"publish": "hostnet", "network": "hostnet", "mac-address": "hostnet", "ip": "hostnet", "dns": "guest", "add-host": "guest",
-	"label": "store", "read-only": "guest", "cap-add": "guest", "cap-drop": "guest", "security-opt": "guest", "ulimit": "guest",
-	"sysctl": "guest", "tmpfs": "guest", "volume": "machine",
-	"stop-signal": "owner", "stop-timeout": "owner", "pull": "images", "backend": "here",
-	"kernel": "machine", "cmdline": "machine", "transport": "machine", "disk": "machine", "hugepages": "machine", "timeline": "machine",
-	"no-log": "owner", "log-max-size": "owner", "log-max-files": "owner",
+// backendFlags says of every flag of run what a VM and what a container makes of
+// it. A new flag is a decision: it is honoured somewhere, or checkBackend refuses
+// it.
+var backendFlags = map[string][2]string{
+	"interactive": {"owner", "owner"}, "tty": {"guest", "stage"}, "rm": {"owner", "owner"}, "name": {"store", "store"}, "replace": {"store", "store"},
+	"env": {"guest", "spec"}, "env-file": {"guest", "spec"}, "workdir": {"guest", "spec"}, "user": {"guest", "owner"}, "hostname": {"guest", "spec"},
+	"entrypoint": {"guest", "spec"}, "cpus": {"machine and cgroup", "cgroup"}, "cpu-weight": {"cgroup", "cgroup"}, "cpu-deadline": {"machine", "spec"},
+	"memory": {"machine", "cgroup"}, "pids-limit": {"guest and cgroup", "cgroup"}, "cgroup-parent": {"cgroup", "cgroup"},
+	"publish": {"hostnet", "hostnet"}, "network": {"hostnet", "hostnet"}, "mac-address": {"hostnet", "hostnet"}, "ip": {"hostnet", "hostnet"},
+	"dns": {"guest", "owner"}, "add-host": {"guest", "owner"}, "label": {"store", "store"}, "read-only": {"guest", "spec"},
+	"cap-add": {"guest", "spec"}, "cap-drop": {"guest", "spec"}, "security-opt": {"guest", "spec"}, "ulimit": {"guest", "spec"},
+	"sysctl": {"guest", "spec"}, "tmpfs": {"guest", "spec"}, "volume": {"machine", "spec"},
+	"stop-signal": {"owner", "owner"}, "stop-timeout": {"owner", "owner"}, "pull": {"images", "images"}, "backend": {"here", "here"},
+	"kernel": {"machine", refusedFlag}, "cmdline": {"machine", refusedFlag}, "transport": {"machine", refusedFlag}, "disk": {"machine", refusedFlag},
+	"hugepages": {"machine", refusedFlag}, "timeline": {"machine", refusedFlag},
+	"no-log": {"owner", "owner"}, "log-max-size": {"owner", "owner"}, "log-max-files": {"owner", "owner"},
 }
 
 const refusedFlag = "refused"
 
-func TestEveryFlagOfRunIsHonouredOrRefusedByVMs(t *testing.T) {
+func TestEveryFlagOfRunIsHonouredOrRefused(t *testing.T) {
 	seen := map[string]bool{}
 	for _, f := range workloadFlags() {
 		name := f.Names()[0]
 		seen[name] = true
-		if vmFlags[name] == "" {
-			t.Errorf("--%s: say in vmFlags what a VM makes of it", name)
+		if _, ok := backendFlags[name]; !ok {
+			t.Errorf("--%s: say in backendFlags what the backends make of it", name)
 		}
 	}
-	for name, what := range vmFlags {
+	for name, what := range backendFlags {
 		if !seen[name] {
 			t.Errorf("--%s: run has no such flag", name)
 		}
-		if what == refusedFlag {
-			app := &cli.App{Flags: workloadFlags(), Action: func(c *cli.Context) error { return checkBackend(c, "vm", &workload.Config{}) }}
-			err := app.Run([]string{"run", "--" + name, "x"})
-			if !errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), "--"+name) {
-				t.Errorf("--%s: %v", name, err)
+		for i, backend := range []string{"vm", "container"} {
+			if what[i] != refusedFlag {
+				continue
+			}
+			app := &cli.App{Flags: workloadFlags(), Action: func(c *cli.Context) error { return checkBackend(c, backend, &workload.Config{}) }}
+			args := []string{"run", "--" + name, "x"}
+			if err := app.Run(args); !errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), "--"+name) {
+				t.Errorf("%s: --%s: %v", backend, name, err)
 			}
 		}
 	}
