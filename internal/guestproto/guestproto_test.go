@@ -146,3 +146,30 @@ func FuzzFrame(f *testing.F) {
 		}
 	})
 }
+
+func TestTableOfAGuestIsJudged(t *testing.T) {
+	good := guestproto.Task{PID: 1, State: "S", Threads: 1, Command: "sh"}
+	many := make([]guestproto.Task, guestproto.MaxListed+1)
+	with := func(change func(*guestproto.Task)) guestproto.Table {
+		k := good
+		change(&k)
+		return guestproto.Table{Total: 1, Processes: []guestproto.Task{k}}
+	}
+	if err := with(func(*guestproto.Task) {}).Validate(); err != nil {
+		t.Error(err)
+	}
+	for name, table := range map[string]guestproto.Table{
+		"more listed than there are": {Processes: []guestproto.Task{good}},
+		"too many":                   {Total: len(many), Processes: many},
+		"a negative number":          with(func(k *guestproto.Task) { k.PID = -1 }),
+		"a state that is a text":     with(func(k *guestproto.Task) { k.State = "sleeping" }),
+		"a state with an escape":     with(func(k *guestproto.Task) { k.State = "\x1b[2" }),
+		"negative time":              with(func(k *guestproto.Task) { k.CPUNs = -1 }),
+		"impossible memory":          with(func(k *guestproto.Task) { k.RSSBytes = 1 << 61 }),
+		"a long command":             with(func(k *guestproto.Task) { k.Command = strings.Repeat("x", 300) }),
+	} {
+		if err := table.Validate(); !errors.Is(err, guestproto.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

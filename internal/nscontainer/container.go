@@ -37,6 +37,7 @@ type Container struct {
 	layers *layers
 	group  *cgroup.Group // nil: none could be made
 	made   bool          // the container exists
+	root   *os.File      // its root directory, whatever becomes of its processes and their numbers
 	net    *hostnet.Attachment
 
 	first atomic.Pointer[process] // set when the program runs
@@ -115,6 +116,10 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 		return nil, err
 	}
 	if err := c.writeNames(tree); err != nil {
+		return nil, err
+	}
+	// While the process cannot be anybody else: it is our child and not reaped.
+	if c.root, err = os.OpenFile(fmt.Sprintf("/proc/%d/root", made.PID), unix.O_PATH|unix.O_DIRECTORY, 0); err != nil {
 		return nil, err
 	}
 	if err := c.oci.Start(ctx, c.cfg.ID); err != nil {
@@ -239,6 +244,9 @@ func (c *Container) close() error {
 	}
 	if c.net != nil {
 		errs = append(errs, c.net.Close())
+	}
+	if c.root != nil {
+		errs = append(errs, c.root.Close())
 	}
 	if c.layers != nil {
 		errs = append(errs, c.layers.close())

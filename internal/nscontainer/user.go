@@ -43,9 +43,8 @@ func (c *Container) tree() (*etcfiles.Tree, error) {
 
 // rootDir leads into the container's mount namespace.
 func (c *Container) rootDir() (string, error) {
-	p, err := c.running()
-	if err != nil {
+	if _, err := c.running(); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("/proc/%d/root", p.pid), nil
+	return fmt.Sprintf("/proc/self/fd/%d", c.root.Fd()), nil
 }
