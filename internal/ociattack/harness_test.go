@@ -311,6 +311,10 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	}
 }
 
+// thinned says whether to leave out case i of many that do not depend on the
+// kernel: in the emulated test host every fifth is enough.
+func thinned(i int) bool { return os.Getenv("TESTHOST") == "emulated" && i%5 != 0 }
+
 // rounds is how often a race is run: less in the emulated test host, where
 // everything takes ten times as long.
 func rounds(n int) int {

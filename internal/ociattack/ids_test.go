@@ -16,9 +16,12 @@ func TestBadIDsAreRefused(t *testing.T) {
 	h.ok("create", "--bundle", b.dir, "good") // so that the state folder is there
 	before := tree(t, h.root)
 	outside := filepath.Join(h.dir, "outside")
-	for _, id := range []string{
+	for i, id := range []string{
 		"", ".", "..", "../outside", "a/b", "/", outside, "a/../../outside", "good/../x", "-x", "--", " ", "a b", "a\n", "a\x01", "é", "a*", "$(id)", "good/", strings.Repeat("x", 5000),
 	} {
+		if thinned(i) {
+			continue
+		}
 		for _, args := range [][]string{
 			{"create", "--bundle", b.dir, id}, {"run", "--bundle", b.dir, id}, {"start", id}, {"state", id}, {"kill", id, "KILL"},
 			{"delete", id}, {"delete", "--force", id}, {"exec", id, "/bin/true"}, {"ps", id}, {"pause", id}, {"update", "--pids-limit", "5", id},
