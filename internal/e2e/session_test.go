@@ -137,6 +137,8 @@ func terminal(t *testing.T, h *host) {
 	}
 	s.typ("until stty size | grep -q '22 77'; do sleep .1; done; echo re''sized\n")
 	s.expect("resized")
+	s.typ("printf '3\\n1\\n2\\n' | sort | tr '\\n' - && echo end\n")
+	s.expect("1-2-3-end")
 	s.typ("sleep 1000\n")
 	s.expect("sleep 1000\r\n")
 	s.typ("\x03")

@@ -136,7 +136,7 @@ func (p *process) Resize(_ context.Context, columns, rows uint16) error {
 // of containers know. The words come out of the namespaces as text.
 func startError(err error) error {
 	text := err.Error()
-	i := strings.Index(text, "exec: ")
+	i := strings.Index(text, `exec: "`)
 	if i < 0 {
 		if strings.HasPrefix(text, "process.cwd") {
 			return &workload.StartError{Code: workload.ExitNotFound, Err: err}
