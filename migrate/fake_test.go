@@ -271,7 +271,7 @@ func (m *machine) SaveState() ([]state.Section, error) {
 		return nil, err
 	}
 	// Saving dirties a page, as devices do.
-	if err := m.g.WriteAt([]byte("saved"), 100*page); err != nil {
+	if err := m.g.WriteAt([]byte("saved"), 3*page); err != nil {
 		return nil, err
 	}
 	sec, err := state.Save("hash", saver{m})
