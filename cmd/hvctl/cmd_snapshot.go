@@ -28,8 +28,8 @@ func (p *program) cmdSnapshotCreate() *cli.Command {
 		Name:      "create",
 		Usage:     "write memory, processors, devices and disks of a running VM down",
 		ArgsUsage: "INSTANCE",
-		Description: "The VM stands still meanwhile and goes on afterwards. What it has written to its\n" +
-			"root file system is part of its memory; its writable disks are copied.",
+		Description: "Most of its memory is copied while it runs; then it stands still for a moment. What it\n" +
+			"has written to its root file system is in its memory; its writable disks are copied.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "tag", Aliases: []string{"t"}, Usage: "call the snapshot `NAME`", DefaultText: "the instance's name"},
 			&cli.BoolFlag{Name: "replace", Usage: "replace a snapshot of the same name"},

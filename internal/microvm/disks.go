@@ -13,22 +13,30 @@ import (
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
+// diskCopy is the name of disk i's copy in a snapshot's directory; empty for a
+// disk that the guest cannot write.
+func diskCopy(i int, d workload.Disk) string {
+	if d.ReadOnly {
+		return ""
+	}
+	return fmt.Sprintf("disk%d", i)
+}
+
 // copyDisks puts copies of the disks that the guest can write into dir. They
 // share their blocks with the originals where the file system can do that.
-func copyDisks(ctx context.Context, disks []workload.Disk, dir string) (out []workload.SnapshotDisk, bytes uint64, err error) {
+func copyDisks(ctx context.Context, disks []workload.Disk, dir string) (bytes uint64, err error) {
 	for i, d := range disks {
-		if d.ReadOnly {
-			out = append(out, workload.SnapshotDisk{})
+		name := diskCopy(i, d)
+		if name == "" {
 			continue
 		}
-		name := fmt.Sprintf("disk%d", i)
 		n, err := copyFile(ctx, filepath.Join(dir, name), d.Path)
 		if err != nil {
-			return nil, 0, fmt.Errorf("copy of disk %s: %w", d.Path, err)
+			return bytes, fmt.Errorf("copy of disk %s: %w", d.Path, err)
 		}
-		out, bytes = append(out, workload.SnapshotDisk{Name: name}), bytes+uint64(n)
+		bytes += uint64(n)
 	}
-	return out, bytes, nil
+	return bytes, nil
 }
 
 // copyFile copies a regular file with its holes, and syncs the copy.

@@ -7,8 +7,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/snapshot"
 )
 
@@ -18,74 +20,136 @@ var _ workload.Snapshotter = (*VM)(nil)
 // that takes longer is left alone, and the snapshot fails.
 const pauseTimeout = 10 * time.Second
 
-// Snapshot implements workload.Snapshotter. Memory and disks are those of one
-// moment, so the guest's file systems need not be frozen.
-func (v *VM) Snapshot(ctx context.Context, dir string) (r workload.SnapshotReport, err error) {
-	g, err := v.running()
-	if err != nil {
-		return r, err
-	}
-	if g.session == nil {
-		return r, fmt.Errorf("%w: the guest was booted without hvctl's agent, which would be missed after a restore", workload.ErrUnsupported)
-	}
-	began := time.Now()
-	d, err := v.describe() // reads the image's head: not while the guest waits
-	if err != nil {
-		return r, err
-	}
-	paused := g.machine.Paused()
-	at := time.Now()
-	pctx, cancel := context.WithTimeout(ctx, pauseTimeout)
-	err = g.machine.Pause(pctx)
-	cancel()
-	if err != nil {
-		return r, notRunning(err)
-	}
-	err = v.write(ctx, g, dir, d, &r)
-	if !paused {
-		err = errors.Join(err, v.Resume(context.WithoutCancel(ctx)))
-		r.PausedNs = time.Since(at).Nanoseconds()
-	}
-	r.TotalNs = time.Since(began).Nanoseconds()
-	return r, err
+// shot is a snapshot that is being made.
+type shot struct {
+	v      *VM
+	g      *guest
+	dir    string
+	report workload.SnapshotReport
+	began  time.Time
+	at     time.Time // of the pause
+	paused bool      // by us, and not resumed yet
 }
 
-// write fills dir while the machine is paused.
-func (v *VM) write(ctx context.Context, g *guest, dir string, d workload.Description, r *workload.SnapshotReport) error {
-	sections, err := g.machine.SaveState()
+// Snapshot implements workload.Snapshotter. Memory and disks are those of one
+// moment, so the guest's file systems need not be frozen. Most of the memory is
+// copied while the guest runs; what it changes meanwhile, while it stands still.
+func (v *VM) Snapshot(ctx context.Context, dir string) (workload.SnapshotReport, error) {
+	g, err := v.running()
 	if err != nil {
-		return notRunning(err)
+		return workload.SnapshotReport{}, err
 	}
-	if d.Disks, r.DiskBytes, err = copyDisks(ctx, v.cfg.VM.Disks, dir); err != nil {
+	if g.session == nil {
+		return workload.SnapshotReport{}, fmt.Errorf("%w: the guest was booted without hvctl's agent, which would be missed after a restore", workload.ErrUnsupported)
+	}
+	s := &shot{v: v, g: g, dir: dir, began: time.Now()}
+	err = s.take(ctx)
+	if s.paused {
+		err = errors.Join(err, s.resume(ctx))
+	}
+	s.report.TotalNs = time.Since(s.began).Nanoseconds()
+	return s.report, err
+}
+
+func (s *shot) take(ctx context.Context) error {
+	d, err := s.v.describe()
+	if err != nil {
 		return err
 	}
 	description, err := d.Describe()
 	if err != nil {
 		return err
 	}
-	w, err := snapshot.Write(ctx, filepath.Join(dir, workload.SnapshotFile), snapshot.Content{
-		Regions: g.machine.Regions(), MemoryFD: g.machine.MemoryFD(),
-		Sections: sections, Description: description,
-	}, snapshot.Options{})
-	r.MemoryBytes, r.StateBytes = w.StoredPages*4096, stateBytes(sections)
+	m := s.g.machine
+	c := snapshot.Content{Regions: m.Regions(), MemoryFD: m.MemoryFD(), Description: description}
+	err = m.StartDirtyLog()
+	switch {
+	case err == nil:
+		defer func() { _ = m.StopDirtyLog() }() // fails only with the machine
+		var failed error
+		c.Live = &snapshot.Live{
+			Stop: func() (dirty [][]uint64, sections []state.Section, err error) {
+				if sections, err = s.stop(ctx); err == nil {
+					dirty, err = dirtyPages(m)
+				}
+				return dirty, sections, err
+			},
+			Copied: func() { failed = s.resume(ctx) },
+		}
+		defer func() {
+			if failed != nil {
+				s.v.log.Error("the VM did not go on after a snapshot", "err", failed)
+			}
+		}()
+	case errors.Is(err, machine.ErrDirtyLog): // then it stands still all the while
+		if c.Sections, err = s.stop(ctx); err != nil {
+			return err
+		}
+	default:
+		return notRunning(err)
+	}
+	w, err := snapshot.Write(ctx, filepath.Join(s.dir, workload.SnapshotFile), c, snapshot.Options{})
+	s.report.MemoryBytes = w.StoredPages * 4096
 	return err
 }
 
-func stateBytes(sections []state.Section) (n uint64) {
-	for _, s := range sections {
-		n += uint64(len(s.Payload))
+// stop pauses the machine, unless it is, and saves what is not memory.
+func (s *shot) stop(ctx context.Context) ([]state.Section, error) {
+	m := s.g.machine
+	s.at = time.Now()
+	if !m.Paused() {
+		pctx, cancel := context.WithTimeout(ctx, pauseTimeout)
+		err := m.Pause(pctx)
+		cancel()
+		if err != nil {
+			return nil, notRunning(err)
+		}
+		s.paused = true
 	}
-	return n
+	sections, err := m.SaveState()
+	if err != nil {
+		return nil, notRunning(err)
+	}
+	for _, sec := range sections {
+		s.report.StateBytes += uint64(len(sec.Payload))
+	}
+	s.report.DiskBytes, err = copyDisks(ctx, s.v.cfg.VM.Disks, s.dir)
+	return sections, err
+}
+
+// resume lets a machine go on that stop has paused.
+func (s *shot) resume(ctx context.Context) error {
+	if !s.paused {
+		return nil
+	}
+	s.paused = false
+	err := s.v.Resume(context.WithoutCancel(ctx))
+	s.report.PausedNs = time.Since(s.at).Nanoseconds()
+	return err
+}
+
+// dirtyPages returns the log of every region.
+func dirtyPages(m *machine.Machine) (all [][]uint64, err error) {
+	for i, r := range m.Regions() {
+		words := make([]uint64, migrate.DirtyWords(r))
+		if err := m.FetchDirty(i, words); err != nil {
+			return nil, err
+		}
+		all = append(all, words)
+	}
+	return all, nil
 }
 
 // describe says what a restored copy needs beside the machine's state.
 func (v *VM) describe() (workload.Description, error) {
 	cfg := *v.cfg
-	cfg.VM.Restore = nil
-	cfg.VM.Receive = nil
+	cfg.VM.Restore, cfg.VM.Receive = nil, nil
 	d := workload.Description{Created: time.Now().UTC(), Config: &cfg}
 	if v.net != nil {
 		d.IP, d.MAC = v.net.IP.Addr().String(), v.net.MAC.String()
+	}
+	for i, disk := range cfg.VM.Disks {
+		d.Disks = append(d.Disks, workload.SnapshotDisk{Name: diskCopy(i, disk)})
 	}
 	var err error
 	d.Rootfs, err = workload.MarkFile(cfg.Rootfs.ImagePath)

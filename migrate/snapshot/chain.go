@@ -134,7 +134,7 @@ func Merge(ctx context.Context, c *Chain, path string, o Options) (Report, error
 		return Report{}, fmt.Errorf("merge %s: %w", path, err)
 	}
 	x := &index{regions: top.x.regions, description: top.x.description, sections: top.x.sections}
-	r, err := write(ctx, path, header{version: Version, indexOff: end}, x, c, o)
+	r, err := write(ctx, path, header{version: Version, indexOff: end}, x, c, nil, o)
 	if err != nil {
 		return Report{}, fmt.Errorf("merge %s: %w", path, err)
 	}

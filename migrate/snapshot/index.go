@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"math/bits"
 
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/memory"
@@ -49,6 +50,15 @@ func of(bitmap []uint64, n uint64) pages { return pages(bitmap[n/4] >> (n % 4 * 
 // set puts p into bitmap as chunk n. Four chunks share a word: they have one
 // writer.
 func set(bitmap []uint64, n uint64, p pages) { bitmap[n/4] |= uint64(p) << (n % 4 * chunkPages) }
+
+// put makes the part of bitmap that is chunk n p.
+func put(bitmap []uint64, n uint64, p pages) {
+	shift := n % 4 * chunkPages
+	bitmap[n/4] = bitmap[n/4]&^((1<<chunkPages-1)<<shift) | uint64(p)<<shift
+}
+
+// count returns the number of pages in p.
+func count(p pages) uint64 { return uint64(bits.OnesCount16(uint16(p))) }
 
 // runs yields the neighbours in p as [from, to).
 func (p pages) runs(yield func(from, to int) bool) {

@@ -19,7 +19,7 @@ import (
 	"github.com/hvctl/hvctl/migrate/wire"
 )
 
-// Content is what Write stores. The machine it belongs to is paused.
+// Content is what Write stores. The machine it belongs to is paused, or see Live.
 type Content struct {
 	Regions []memory.Region
 	// MemoryFD is the memfd in which Region.Offset counts, so that its holes can
@@ -34,6 +34,9 @@ type Content struct {
 	// the pages that changed since (bit n of word w is page 64*w+n).
 	Base  *Ref
 	Dirty [][]uint64
+	// Live lets the machine run while most of its RAM is copied. Not for a diff;
+	// Sections is then what Live.Stop returns.
+	Live *Live
 }
 
 // Options tunes Write, ReadInto, Verify and Merge. The zero value is good.
@@ -71,6 +74,9 @@ func Write(ctx context.Context, path string, c Content, o Options) (Report, erro
 	x := &index{regions: regions, description: c.Description, sections: c.Sections}
 	src := &ramSource{ram: c.Regions}
 	h := header{version: Version, indexOff: end}
+	if c.Base != nil && c.Live != nil {
+		return Report{}, fmt.Errorf("snapshot %s: %w: a diff of a machine that runs", path, errors.ErrUnsupported)
+	}
 	if c.Base != nil {
 		h.diff, h.base, src.wanted = true, *c.Base, c.Dirty
 		if err := checkDirty(regions, c.Dirty); err != nil {
@@ -79,7 +85,11 @@ func Write(ctx context.Context, path string, c Content, o Options) (Report, erro
 	} else if src.wanted, err = wantedOf(c); err != nil {
 		return Report{}, fmt.Errorf("snapshot %s: %w", path, err)
 	}
-	r, err := write(ctx, path, h, x, src, o)
+	var finish func(context.Context, *writer) error
+	if c.Live != nil {
+		finish = func(ctx context.Context, w *writer) error { return w.live(ctx, c.Live, src, o.workers()) }
+	}
+	r, err := write(ctx, path, h, x, src, finish, o)
 	if err != nil {
 		return Report{}, fmt.Errorf("snapshot %s: %w", path, err)
 	}
@@ -133,8 +143,9 @@ func (s *ramSource) chunk(region int, n uint64, _ []byte) ([]byte, pages, error)
 	return b[n*chunkSize : min((n+1)*chunkSize, uint64(len(b)))], of(s.wanted[region], n), nil
 }
 
-// write makes the file: memory, then the index, then the header, then its name.
-func write(ctx context.Context, path string, h header, x *index, src source, o Options) (r Report, err error) {
+// write makes the file: memory, which finish (nil: nothing) completes, then the
+// index, then the header, then its name.
+func write(ctx context.Context, path string, h header, x *index, src source, finish func(context.Context, *writer) error, o Options) (r Report, err error) {
 	begin := time.Now()
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.partial")
 	if err != nil {
@@ -147,6 +158,11 @@ func write(ctx context.Context, path string, h header, x *index, src source, o O
 	w := &writer{f: f, x: x, diff: h.diff, src: src}
 	if err := w.memory(ctx, o.workers()); err != nil {
 		return r, err
+	}
+	if finish != nil {
+		if err := finish(ctx, w); err != nil {
+			return r, err
+		}
 	}
 	r = Report{StoredPages: w.stored.Load(), ZeroPages: w.zero.Load(), Memory: time.Since(begin)}
 	for _, g := range x.regions {

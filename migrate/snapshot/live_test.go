@@ -1,0 +1,91 @@
+package snapshot_test
+
+import (
+	"errors"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hvctl/hvctl/internal/state"
+	"github.com/hvctl/hvctl/migrate/snapshot"
+)
+
+// A machine that writes all the time, with a log of what it wrote, is stored as
+// it was at the moment when it stopped.
+func TestARunningMachineIsStoredAsItWasWhenItStopped(t *testing.T) {
+	for seed := range uint64(20) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		g, path := newGuest(t), filepath.Join(t.TempDir(), "snapshot")
+		scribble(t, g, rng, 300)
+		c := content(g)
+		c.Sections = nil
+		var dirty [][]uint64
+		stopped, copied := 0, 0
+		c.Live = &snapshot.Live{
+			Stop: func() ([][]uint64, []state.Section, error) {
+				stopped++
+				// What was written behind the first pass: new pages, changed
+				// ones, and some that become zero.
+				dirty = scribble(t, g, rng, 200)
+				return dirty, []state.Section{section("vcpu/0", `{"rip":5}`)}, nil
+			},
+			Copied: func() {
+				copied++
+				if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+					t.Error("it has its name before the machine may go on")
+				}
+			},
+		}
+		rep := write(t, path, c)
+		if stopped != 1 || copied != 1 {
+			t.Fatalf("stopped %d times, copied %d times", stopped, copied)
+		}
+		s, err := snapshot.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Verify(t.Context(), snapshot.Options{}); err != nil {
+			t.Errorf("seed %d: %v", seed, err)
+		}
+		if n, _ := s.Pages(); n != rep.StoredPages {
+			t.Errorf("seed %d: %d pages stored, the report says %d", seed, n, rep.StoredPages)
+		}
+		to := newGuest(t)
+		if err := s.ReadInto(t.Context(), to.Regions(), snapshot.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		same(t, g, to)
+		if len(s.Sections()) != 1 || string(s.Sections()[0].Payload) != `{"rip":5}` {
+			t.Errorf("sections %v", s.Sections())
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestARunningMachineThatDoesNotStopLeavesNothing(t *testing.T) {
+	g, dir := newGuest(t), t.TempDir()
+	c := content(g)
+	no := errors.New("no")
+	c.Live = &snapshot.Live{
+		Stop:   func() ([][]uint64, []state.Section, error) { return nil, nil, no },
+		Copied: func() { t.Error("copied") },
+	}
+	if _, err := snapshot.Write(t.Context(), filepath.Join(dir, "snapshot"), c, snapshot.Options{}); !errors.Is(err, no) {
+		t.Errorf("%v", err)
+	}
+	c.Live.Stop = func() ([][]uint64, []state.Section, error) { return make([][]uint64, 1), nil, nil }
+	if _, err := snapshot.Write(t.Context(), filepath.Join(dir, "snapshot"), c, snapshot.Options{}); err == nil {
+		t.Error("bitmaps of another machine were taken")
+	}
+	c.Base = &snapshot.Ref{}
+	if _, err := snapshot.Write(t.Context(), filepath.Join(dir, "snapshot"), c, snapshot.Options{}); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("a diff: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
