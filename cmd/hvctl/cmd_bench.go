@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -18,7 +19,7 @@ func (p *program) cmdBench() *cli.Command {
 	return &cli.Command{
 		Name:        "bench",
 		Usage:       "measure, and compare with other programs on the same input",
-		Subcommands: []*cli.Command{p.cmdBenchBoot()},
+		Subcommands: []*cli.Command{p.cmdBenchBoot(), p.cmdBenchStart()},
 	}
 }
 
@@ -84,8 +85,11 @@ func (p *program) benchBoot(c *cli.Context) error {
 	return err
 }
 
+// printer is a result that can be shown as text.
+type printer interface{ Print(w io.Writer) error }
+
 // keep writes the result where the flags say.
-func (p *program) keep(c *cli.Context, r *boot.Result) error {
+func (p *program) keep(c *cli.Context, r printer) error {
 	if c.Bool("json") || c.String("out") != "" {
 		b, err := json.MarshalIndent(r, "", "  ")
 		if err != nil {

@@ -99,16 +99,17 @@ var layers = map[string]string{
 	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/workload",
 
 	// Tests and tools.
-	"internal/archtest":   "",
-	"internal/bench":      "internal/workload internal/metrics",
-	"internal/bench/boot": "internal/workload internal/agent internal/boot internal/guestproto",
-	"internal/e2e":        "",
-	"internal/ociattack":  "",
-	"internal/ociclients": "",
-	"internal/ociconf":    "",
-	"internal/testenv":    "",
-	"scripts/ociconf":     "internal/ociconf",
-	"scripts/testreport":  "",
+	"internal/archtest":    "",
+	"internal/bench":       "internal/workload internal/metrics",
+	"internal/bench/start": "container/steps",
+	"internal/bench/boot":  "internal/workload internal/agent internal/boot internal/guestproto",
+	"internal/e2e":         "",
+	"internal/ociattack":   "",
+	"internal/ociclients":  "",
+	"internal/ociconf":     "",
+	"internal/testenv":     "",
+	"scripts/ociconf":      "internal/ociconf",
+	"scripts/testreport":   "",
 }
 
 // thirdPartyOnlyInTests may not be imported by code that is shipped.
