@@ -39,11 +39,50 @@ func Load(bundle string) (*specs.Spec, []byte, error) {
 // specification demands (config.md, "Extensibility"); everything else is
 // strict. Errors wrap ErrConfig.
 func Parse(b []byte) (*specs.Spec, error) {
-	s := new(specs.Spec)
-	if err := ParseJSON(b, s); err != nil {
+	var c config
+	if err := ParseJSON(b, &c); err != nil {
 		return nil, configError{err}
 	}
+	s := &specs.Spec{
+		Version: c.Version, Process: c.Process, Root: c.Root, Hostname: c.Hostname, Domainname: c.Domainname, Mounts: c.Mounts,
+		Hooks: c.Hooks, Annotations: c.Annotations, Linux: c.Linux,
+	}
+	for _, f := range []struct {
+		name string
+		raw  json.RawMessage
+		to   any
+	}{
+		{"solaris", c.Solaris, &s.Solaris}, {"windows", c.Windows, &s.Windows}, {"vm", c.VM, &s.VM}, {"zos", c.ZOS, &s.ZOS},
+		{"freebsd", c.FreeBSD, &s.FreeBSD},
+	} {
+		if len(f.raw) == 0 {
+			continue
+		}
+		if err := ParseJSON(f.raw, f.to); err != nil {
+			return nil, configError{fmt.Errorf("%s: %w", f.name, err)}
+		}
+	}
 	return s, nil
+}
+
+// config is specs.Spec with the sections put off that are for others. Package
+// json studies every type that it might meet, which takes longer than all the
+// decoding.
+type config struct {
+	Version     string            `json:"ociVersion"`
+	Process     *specs.Process    `json:"process"`
+	Root        *specs.Root       `json:"root"`
+	Hostname    string            `json:"hostname"`
+	Domainname  string            `json:"domainname"`
+	Mounts      []specs.Mount     `json:"mounts"`
+	Hooks       *specs.Hooks      `json:"hooks"`
+	Annotations map[string]string `json:"annotations"`
+	Linux       *specs.Linux      `json:"linux"`
+	Solaris     json.RawMessage   `json:"solaris"`
+	Windows     json.RawMessage   `json:"windows"`
+	VM          json.RawMessage   `json:"vm"`
+	ZOS         json.RawMessage   `json:"zos"`
+	FreeBSD     json.RawMessage   `json:"freebsd"`
 }
 
 // ParseJSON decodes one value and says where it is wrong.

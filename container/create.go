@@ -138,8 +138,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, now bool) (_ *cre
 	if err = c.setUp(ctx); err != nil {
 		return nil, err
 	}
-	c.rec.Created = time.Now().UTC()
-	if err = c.dir.save(c.rec); err != nil {
+	if err = c.dir.setReady(); err != nil {
 		return nil, err
 	}
 	return c, c.tell()
@@ -181,7 +180,7 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 	}
 	c.rec = &record{
 		Version: recordVersion, OCIVersion: specs.Version, ID: o.ID, Bundle: bundle, Rootfs: root, Owner: os.Getuid(),
-		Annot: c.spec.Annotations, UserNS: namespaceOf(c.spec, specs.UserNamespace) != nil,
+		Created: time.Now().UTC(), Annot: c.spec.Annotations, UserNS: namespaceOf(c.spec, specs.UserNamespace) != nil,
 	}
 	if !o.NoNewKeyring {
 		c.rec.Keyring = "_ses." + o.ID
@@ -189,7 +188,7 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 	if r.Cgroups != nil {
 		c.rec.CgroupPath = cgroupPath(c.spec, o.ID)
 	}
-	if err = c.dir.save(c.rec); err == nil {
+	if err = c.dir.save(c.rec, true); err == nil {
 		err = os.WriteFile(c.dir.file(configFile), config, 0o600)
 	}
 	if err != nil {

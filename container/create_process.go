@@ -223,7 +223,7 @@ func (c *creation) spawn() error {
 		return err
 	}
 	c.rec.PIDStart = st.start
-	return c.dir.save(c.rec)
+	return c.dir.save(c.rec, false)
 }
 
 // adoptClone waits for the clone that a program which joins namespaces makes.

@@ -93,7 +93,9 @@ func (d *dir) load() (*record, error) {
 		return nil, err
 	}
 	rec := new(record)
-	if err := json.Unmarshal(b, rec); err != nil {
+	if err := json.Unmarshal(b, rec); err != nil && !d.ready() {
+		return nil, nil // the same: only the first time it is not written as a whole
+	} else if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.file(stateFile), err)
 	}
 	if rec.Version != recordVersion {
@@ -102,10 +104,14 @@ func (d *dir) load() (*record, error) {
 	return rec, nil
 }
 
-func (d *dir) save(rec *record) error {
+// save writes the record; the first time there is nothing to be replaced.
+func (d *dir) save(rec *record, first bool) error {
 	b, err := json.Marshal(rec)
 	if err != nil {
 		return err
+	}
+	if first {
+		return os.WriteFile(d.file(stateFile), b, 0o600)
 	}
 	return d.replace(stateFile, b)
 }
@@ -145,7 +151,7 @@ func readStat(pid int) (s procStat, err error) {
 // status works out where the container is.
 func (r *Runtime) status(d *dir, rec *record) Status {
 	switch {
-	case rec.Created.IsZero():
+	case !d.ready():
 		return Creating // or that was interrupted
 	case !rec.alive():
 		return Stopped

@@ -15,6 +15,7 @@ const (
 	stateFile   = "state.json"
 	configFile  = "config.json"
 	startSocket = "start.sock"
+	readyFile   = "ready" // its creation came to its end
 )
 
 // CheckID refuses IDs that are not [a-zA-Z0-9_+-][a-zA-Z0-9_+.-]*: they become
@@ -114,6 +115,20 @@ func (d *dir) close() { unix.Close(d.fd) }
 func (d *dir) remove() error { return os.RemoveAll(d.path) }
 
 func (d *dir) file(name string) string { return filepath.Join(d.path, name) }
+
+// ready says that the container's creation came to its end.
+func (d *dir) ready() bool {
+	return unix.Faccessat(d.fd, readyFile, unix.F_OK, 0) == nil
+}
+
+// setReady notes that.
+func (d *dir) setReady() error {
+	fd, err := unix.Openat(d.fd, readyFile, unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return &fs.PathError{Op: "create", Path: d.file(readyFile), Err: err}
+	}
+	return unix.Close(fd)
+}
 
 // replace writes a file so that others see the old content or the new.
 func (d *dir) replace(name string, b []byte) error {

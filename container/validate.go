@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // checker collects what is wrong.
@@ -22,9 +23,20 @@ func (c *checker) noNUL(field, s string) {
 	}
 }
 
-// abs wants a clean absolute path.
-func (c *checker) abs(field, p string) {
+// maxDepth bounds the components of a path inside the container.
+const maxDepth = 128
+
+// path refuses what the kernel would, and what is absurd.
+func (c *checker) path(field, p string) {
 	c.noNUL(field, p)
+	if len(p) >= unix.PathMax || strings.Count(p, "/") > maxDepth {
+		c.add(field, "is longer than %d bytes or deeper than %d folders", unix.PathMax-1, maxDepth)
+	}
+}
+
+// abs wants an absolute path.
+func (c *checker) abs(field, p string) {
+	c.path(field, p)
 	if !path.IsAbs(p) {
 		c.add(field, "%q is not an absolute path", p)
 	}
@@ -139,7 +151,7 @@ func (c *checker) mounts(s *specs.Spec) {
 		if m.Destination == "" || path.Clean("/"+m.Destination) == "/" {
 			c.add(field+".destination", "%q is not a place below the root", m.Destination)
 		}
-		c.noNUL(field+".destination", m.Destination)
+		c.path(field+".destination", m.Destination)
 		if _, err := parseMount(&s.Mounts[i]); err != nil {
 			c.add(field+".options", "%v", err)
 		}

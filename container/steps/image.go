@@ -24,8 +24,8 @@ const (
 // image is the executable as a file.
 func (p *Program) image(report int) ([]byte, error) {
 	table := p.table(report)
-	if tableBase+len(table) > dataBase {
-		return nil, errors.New("a program of too many steps")
+	if tableBase+len(table) > dataBase || len(table) > maxImage {
+		return nil, errors.New("a program of too many steps; the configuration is too large")
 	}
 	tableAt := pageSize
 	dataAt := tableAt + (len(table)+pageSize-1)/pageSize*pageSize

@@ -5,7 +5,7 @@ package steps
 const (
 	codeBase  = 0x400000
 	tableBase = 0x500000 // the machine has it in its first instruction
-	dataBase  = 0x600000
+	dataBase  = 0x4000000
 )
 
 // headSize is in front of the table: the report's descriptor.
