@@ -308,7 +308,7 @@ type rig struct {
 	small    *machine // with less RAM
 	receiver *migrate.Receiver
 	records  *commit.Dir
-	journal  commit.File
+	journal  commit.Journal
 	dir      string
 	ln       net.Listener
 	dial     migrate.Dial

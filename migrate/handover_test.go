@@ -40,7 +40,8 @@ func TestFailuresKeepTheGuestAtTheSource(t *testing.T) {
 		{"destination does not load", func(r *rig) { r.dst.failure["LoadState"] = boom }, "refused by the destination (state): boom"},
 		{"destination gets no locks", func(r *rig) { r.dst.failure["Acquire"] = boom }, "promised never to run"},
 		{"destination does not resume", func(r *rig) { r.dst.failure["Resume"] = boom }, "promised never to run"},
-		{"intent cannot be written", func(r *rig) { r.journal = commit.File(filepath.Join(r.dir, "none", "record")) }, "write intent"},
+		{"intent cannot be written", func(r *rig) { r.journal = commit.File(filepath.Join(r.dir, "none", "record")) }, "stage the intent record"},
+		{"intent cannot be published", func(r *rig) { r.journal = unpublished{r.journal} }, "write intent: disk full"},
 		{"too many streams", func(r *rig) { r.send.Streams = 17 }, "17 streams"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -94,8 +95,11 @@ func TestUnwritableRecordsLeaveDoubt(t *testing.T) {
 	r := newRig(t, quick)
 	dir := filepath.Join(r.dir, "records")
 	aside := filepath.Join(r.dir, "aside")
-	if err := os.Rename(dir, aside); err != nil {
-		t.Fatal(err)
+	p := r.through(t, wire.Final, 0, "")
+	p.hook = func() {
+		if err := os.Rename(dir, aside); err != nil {
+			t.Error(err)
+		}
 	}
 	_, err := migrate.Send(t.Context(), r.src, r.dial, r.journal, r.send)
 	if !errors.Is(err, migrate.ErrInDoubt) {
@@ -268,3 +272,18 @@ func TestOneMachineAtATime(t *testing.T) {
 	}
 	r.judge(t, err)
 }
+
+// unpublished is a journal whose intent may or may not have reached the disk.
+type unpublished struct{ commit.Journal }
+
+func (u unpublished) Stage(r commit.Record) (commit.Staged, error) {
+	s, err := u.Journal.Stage(r)
+	if r.Verdict == commit.IntentRecord {
+		return halfway{s}, err
+	}
+	return s, err
+}
+
+type halfway struct{ commit.Staged }
+
+func (h halfway) Publish() error { return errors.Join(h.Staged.Publish(), errors.New("disk full")) }

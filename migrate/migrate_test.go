@@ -2,6 +2,11 @@ package migrate_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
 	"testing"
 
 	"github.com/hvctl/hvctl/migrate"
@@ -34,5 +39,53 @@ func TestGuestArrivesWholeWhileItWrites(t *testing.T) {
 				t.Errorf("report %+v", rep)
 			}
 		})
+	}
+}
+
+func TestOnceMeansOneMachine(t *testing.T) {
+	r := newRig(t, func(r *rig) { quick(r); r.receive.Once = true })
+	if _, err := migrate.Send(t.Context(), r.src, r.dial, r.journal, r.send); err != nil {
+		t.Fatal(err)
+	}
+	<-r.receiver.Outcomes()
+	other := newMachine(t, newWorld(), "source", ramSize)
+	_, err := migrate.Send(t.Context(), other, r.dial, commit.File(filepath.Join(r.dir, "other")), r.send)
+	if !errors.Is(err, migrate.ErrRefused) {
+		t.Errorf("a second machine: %v", err)
+	}
+	r.judge(t, nil)
+}
+
+// Chained migrations: the destination of one is the source of the next, with
+// the same bytes at the end as at the beginning.
+func TestGuestTravelsOn(t *testing.T) {
+	r := newRig(t, quick)
+	from, journal := r.src, r.journal
+	for hop := range 5 {
+		name := fmt.Sprintf("host %d", hop)
+		to := newMachine(t, r.world, name, ramSize)
+		r.halt(t)
+		r.receive.Prepare = func(context.Context, migrate.Offer) (migrate.Destination, error) { return to, nil }
+		var err error
+		if r.ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			t.Fatal(err)
+		}
+		r.start(t)
+		if _, err := migrate.Send(t.Context(), from, r.dial, journal, r.send); err != nil {
+			t.Fatalf("hop %d: %v", hop, err)
+		}
+		<-r.receiver.Outcomes()
+		if got := r.world.runners(); len(got) != 1 || got[0] != name {
+			t.Fatalf("hop %d: %v runs", hop, got)
+		}
+		from, journal = to, commit.File(filepath.Join(r.dir, name))
+	}
+	if err := from.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_ = from.g.WriteAt(make([]byte, 5), 3*page) // where saving wrote
+	_ = r.src.g.WriteAt(make([]byte, 5), 3*page)
+	if got := from.hash(); got != r.src.hash() {
+		t.Error("the memory changed on the way")
 	}
 }

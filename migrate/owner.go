@@ -21,6 +21,7 @@ type owner struct {
 
 	ctx      context.Context // of the phase that drives the machine
 	link     *link           // nil when there is none
+	intent   commit.Staged   // the record, ready to be published
 	released chan error      // result of Locks.Release, when it was begun
 	answer   commit.Event    // what the last question brought, if anything
 }
@@ -64,7 +65,7 @@ func (w *owner) do(a commit.Action) error {
 	case commit.TakeLocks:
 		return w.acquire()
 	case commit.WriteIntent:
-		return w.write(commit.IntentRecord, w.record.Epoch)
+		return w.intent.Publish()
 	case commit.WriteHanded:
 		return w.repeat(commit.HandedRecord, w.record.Epoch)
 	case commit.WriteKept:
@@ -116,16 +117,22 @@ func (w *owner) acquire() error {
 	return l.Acquire(w.ctx)
 }
 
-func (w *owner) write(v commit.Verdict, epoch uint32) error {
+// stage makes the intent record ready before the guest stands still.
+func (w *owner) stage() (err error) {
 	r := w.record
-	r.Verdict, r.Epoch, r.At = v, epoch, time.Now().UTC()
-	return w.journal.Store(r)
+	r.Verdict, r.At = commit.IntentRecord, time.Now().UTC()
+	if w.intent, err = w.journal.Stage(r); err != nil {
+		return fmt.Errorf("stage the intent record: %w", err)
+	}
+	return nil
 }
 
 // repeat writes a record that the destination has too: a failure is no reason
 // to stop.
 func (w *owner) repeat(v commit.Verdict, epoch uint32) error {
-	if err := w.write(v, epoch); err != nil {
+	r := w.record
+	r.Verdict, r.Epoch, r.At = v, epoch, time.Now().UTC()
+	if err := commit.Store(w.journal, r); err != nil {
 		w.o.Log.Error("write the migration record", "verdict", v, "err", err)
 	}
 	return nil

@@ -38,6 +38,9 @@ type ReceiveOptions struct {
 	Drop func(Destination)
 	// Token judges a one-time token; nil needs none.
 	Token func(token string) error
+	// Once makes the receiver take one machine; when it runs, only questions about
+	// past sessions are answered.
+	Once bool
 
 	Go        time.Duration // from READY to giving up on GO; 5 s
 	Linger    time.Duration // keep a session whose link broke; 60 s
@@ -62,9 +65,10 @@ type Receiver struct {
 	o        ReceiveOptions
 	outcomes chan Outcome
 
-	mu      sync.Mutex // guards session, and the records of sessions that are over
+	mu      sync.Mutex // guards what follows, and the records of sessions that are over
 	session *session
 	busy    bool // a control connection is being judged
+	full    bool // the one machine has come
 }
 
 // maxConns bounds the connections served at a time.
@@ -222,12 +226,12 @@ func (r *Receiver) begin(ctx context.Context, c *wire.Conn, h hello) error {
 		}
 	}
 	r.mu.Lock()
-	if r.busy || r.session != nil {
-		r.mu.Unlock()
-		return refuse("busy", "another migration goes on here")
-	}
-	r.busy = true
+	free := !r.busy && !r.full && r.session == nil
+	r.busy = r.busy || free
 	r.mu.Unlock()
+	if !free {
+		return refuse("busy", "another migration goes on here, or has come already")
+	}
 	s, err := r.prepare(ctx, c, h)
 	r.mu.Lock()
 	r.busy, r.session = false, s
@@ -277,7 +281,12 @@ func (r *Receiver) prepare(ctx context.Context, c *wire.Conn, h hello) (*session
 		r.o.Drop(d)
 		return nil, refuse("prepare", "%w", err)
 	}
-	return newSession(r, c, o, off.Streams, d), nil
+	s, err := newSession(r, c, o, off.Streams, d)
+	if err != nil {
+		r.o.Drop(d)
+		return nil, refuse("record", "%w", err)
+	}
+	return s, nil
 }
 
 func sameRegions(got []memory.Region, want []memory.Span) error {
@@ -360,7 +369,7 @@ func (r *Receiver) fromRecord(c *wire.Conn, h hello, e commit.Event) error {
 		switch a {
 		case commit.WriteRevoked:
 			rec.Verdict, rec.At = commit.RevokedRecord, time.Now().UTC()
-			return j.Store(rec)
+			return commit.Store(j, rec)
 		case commit.SendRunning:
 			return c.Send(wire.Running, nil)
 		case commit.SendRevoked:

@@ -93,6 +93,9 @@ func (s *sender) run(ctx context.Context) error {
 		if s.link != nil {
 			s.link.closeAll()
 		}
+		if s.intent != nil {
+			s.intent.Discard()
+		}
 	}()
 	err := s.copyAll(ctx)
 	if err == nil {
@@ -129,6 +132,9 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 	}
 	s.owner.link = s.link
 	s.report.RTT = s.link.rtt
+	if err := s.stage(); err != nil {
+		return err
+	}
 	if err := s.src.StartDirtyLog(); err != nil {
 		return fmt.Errorf("start the dirty log: %w", err)
 	}

@@ -43,6 +43,7 @@ type session struct {
 	// Only run's goroutine uses these.
 	machine *commit.Machine
 	dest    Destination
+	owner   commit.Staged // the record, ready to be published
 	reply   *wire.Conn
 	why     error
 
@@ -71,8 +72,8 @@ type final struct {
 	crc    uint32
 }
 
-func newSession(r *Receiver, c *wire.Conn, o Offer, streams int, d Destination) *session {
-	s := &session{
+func newSession(r *Receiver, c *wire.Conn, o Offer, streams int, d Destination) (s *session, err error) {
+	s = &session{
 		r: r, offer: o, epoch: c.Epoch(), regions: d.Regions(), dest: d, ctl: c, fd: -1,
 		events: make(chan event), done: make(chan struct{}),
 		streams: make([]*wire.Conn, streams), applied: make([]uint64, streams), rounds: make([]uint32, streams),
@@ -88,7 +89,10 @@ func newSession(r *Receiver, c *wire.Conn, o Offer, streams int, d Destination) 
 		first += (g.Size/pageSize + wire.StripePages - 1) / wire.StripePages
 	}
 	s.machine = commit.NewMachine(commit.Destination, commit.Receiving, s.do)
-	return s
+	if s.owner, err = r.records.Session(o.Session).Stage(s.record(commit.OwnerRecord)); err != nil {
+		return nil, fmt.Errorf("stage the owner record: %w", err)
+	}
+	return s, nil
 }
 
 // post hands an event to the session, unless it is over.
@@ -167,6 +171,7 @@ func (s *session) handle(e event) {
 
 // end tells the outcome and lets the next session come.
 func (s *session) end() {
+	s.owner.Discard()
 	o := Outcome{Offer: s.offer, State: s.machine.State(), Err: s.why}
 	if o.State == commit.Running {
 		o.Destination, o.Err = s.dest, nil
@@ -180,6 +185,7 @@ func (s *session) end() {
 	}
 	s.r.mu.Lock()
 	s.r.session = nil
+	s.r.full = s.r.o.Once && o.State == commit.Running
 	s.r.mu.Unlock()
 	s.mu.Lock()
 	streams := slices.Clone(s.streams)
@@ -234,19 +240,17 @@ func (s *session) do(a commit.Action) error {
 		s.r.o.Drop(s.dest)
 		s.dest = nil
 	case commit.WriteOwner:
-		return s.write(commit.OwnerRecord)
+		return s.owner.Publish()
 	case commit.WriteRevoked:
-		return s.write(commit.RevokedRecord)
+		return commit.Store(s.r.records.Session(s.offer.Session), s.record(commit.RevokedRecord))
 	default:
 		return fmt.Errorf("the destination has no way to %s", a)
 	}
 	return nil
 }
 
-func (s *session) write(v commit.Verdict) error {
-	return s.r.records.Session(s.offer.Session).Store(commit.Record{
-		Verdict: v, Session: s.offer.Session, Epoch: s.epoch, VM: s.offer.VM, Peer: s.offer.Peer, At: time.Now().UTC(),
-	})
+func (s *session) record(v commit.Verdict) commit.Record {
+	return commit.Record{Verdict: v, Session: s.offer.Session, Epoch: s.epoch, VM: s.offer.VM, Peer: s.offer.Peer, At: time.Now().UTC()}
 }
 
 // send tells the source, on the control connection and where it asked. What

@@ -73,11 +73,9 @@ func TestTheCheckFindsBrokenRules(t *testing.T) {
 			for _, r := range tc.dst {
 				dst = replace(dst, r)
 			}
-			m := model{src: src, dst: dst, loose: true}
-			if m.explore(1 << 22); m.bad == "" {
-				m = model{src: src, dst: dst}
-				m.explore(1 << 22)
-			}
+			// What concerns the locks shows only where they are one for both.
+			m := model{src: src, dst: dst, loose: !strings.Contains(tc.name, "lock")}
+			m.explore(1 << 22)
 			if m.bad == "" || !strings.Contains(m.bad, tc.want) {
 				t.Errorf("the check says %q, want %q", m.bad, tc.want)
 			}

@@ -111,7 +111,7 @@ func TestRecordsSurviveAndStrangeOnesAreRefused(t *testing.T) {
 		t.Fatalf("no file: %v", err)
 	}
 	want := commit.Record{Verdict: commit.IntentRecord, Session: "ab", Epoch: 3, VM: "web", Peer: "h2:7443"}
-	if err := f.Store(want); err != nil {
+	if err := commit.Store(f, want); err != nil {
 		t.Fatal(err)
 	}
 	got, err := f.Load()
@@ -134,8 +134,37 @@ func TestRecordsSurviveAndStrangeOnesAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := commit.File(filepath.Join(t.TempDir(), "none", "record")).Store(want); err == nil {
+	if err := commit.Store(commit.File(filepath.Join(t.TempDir(), "none", "record")), want); err == nil {
 		t.Error("stored in a folder that is not there")
+	}
+}
+
+func TestStagedRecordsCountOnlyWhenPublished(t *testing.T) {
+	dir := t.TempDir()
+	f := commit.File(filepath.Join(dir, "record"))
+	s, err := f.Stage(commit.Record{Verdict: commit.IntentRecord, Session: "ab"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Load(); !errors.Is(err, commit.ErrNoRecord) {
+		t.Errorf("staged: %v", err)
+	}
+	s.Discard()
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if err := s.Publish(); err == nil {
+		t.Error("published what was discarded")
+	}
+	if s, err = f.Stage(commit.Record{Verdict: commit.IntentRecord, Session: "cd"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.Publish(), s.Publish()); err != nil {
+		t.Error(err)
+	}
+	s.Discard()
+	if r, err := f.Load(); err != nil || r.Session != "cd" {
+		t.Errorf("%+v, %v", r, err)
 	}
 }
 
@@ -148,7 +177,7 @@ func TestOneProcessDecidesPerFolder(t *testing.T) {
 	if _, err := commit.OpenDir(path); !errors.Is(err, commit.ErrBusy) {
 		t.Errorf("second: %v", err)
 	}
-	if err := d.Session("0a").Store(commit.Record{Verdict: commit.OwnerRecord}); err != nil {
+	if err := commit.Store(d.Session("0a"), commit.Record{Verdict: commit.OwnerRecord}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(); err != nil {

@@ -57,9 +57,28 @@ type Record struct {
 type Journal interface {
 	// Load returns the record, or an error wrapping ErrNoRecord or ErrRecord.
 	Load() (Record, error)
-	// Store replaces it. When it returns nil the record survives a crash; after an
-	// error either may be there.
-	Store(Record) error
+	// Stage makes everything ready to replace it, so that the slow part of it lies
+	// before the moment that counts.
+	Stage(Record) (Staged, error)
+}
+
+// Staged is a record that is not valid yet.
+type Staged interface {
+	// Publish makes it the record. When it returns nil the record survives a
+	// crash; after an error either may be there. It may be called again.
+	Publish() error
+	// Discard forgets it, if it was not published.
+	Discard()
+}
+
+// Store stages and publishes.
+func Store(j Journal, r Record) error {
+	s, err := j.Stage(r)
+	if err != nil {
+		return err
+	}
+	defer s.Discard()
+	return s.Publish()
 }
 
 // File is a Journal in a file of its own. The folder exists.
@@ -107,38 +126,55 @@ func decode(b []byte, r *Record) error {
 	return nil
 }
 
-// Store implements Journal.
-func (f File) Store(r Record) (err error) {
+// Stage implements Journal: the record is on disk under another name.
+func (f File) Stage(r Record) (Staged, error) {
 	r.Version = recordVersion
 	if r.At.IsZero() {
 		r.At = time.Now().UTC()
 	}
 	b, err := json.Marshal(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	dir := filepath.Dir(string(f))
-	tmp, err := os.CreateTemp(dir, ".record-*")
+	tmp, err := os.CreateTemp(filepath.Dir(string(f)), ".record-*")
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp.Name())
-		}
-	}()
+	s := &stagedFile{tmp: tmp.Name(), path: string(f)}
 	_, err = tmp.Write(append(b, '\n'))
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
-		return err
+		s.Discard()
+		return nil, err
 	}
-	if err := os.Rename(tmp.Name(), string(f)); err != nil {
-		return err
+	return s, nil
+}
+
+// stagedFile is a file that shall have another name.
+type stagedFile struct {
+	tmp, path string
+	renamed   bool
+}
+
+// Publish implements Staged.
+func (s *stagedFile) Publish() error {
+	if !s.renamed {
+		if err := os.Rename(s.tmp, s.path); err != nil {
+			return err
+		}
+		s.renamed = true
 	}
-	d, err := os.Open(dir)
+	d, err := os.Open(filepath.Dir(s.path))
 	if err != nil {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Discard implements Staged.
+func (s *stagedFile) Discard() {
+	if !s.renamed {
+		_ = os.Remove(s.tmp)
+	}
 }
 
 // Dir is a destination's folder of records, one file per session. Its lock
