@@ -19,6 +19,7 @@ type app struct {
 	out, err io.Writer
 
 	root, logFile, logFormat string
+	store                    string // of kernels, for VMs
 	debug, version           bool
 	systemd                  bool
 	vm                       bool // bundles run as microVMs: package ocivm
@@ -34,6 +35,9 @@ func (a *app) globalFlags() flagSet {
 	s.text(&a.logFormat, "log-format", "", "text or json")
 	s.onOff(&a.debug, "debug", "", "log more")
 	s.onOff(&a.systemd, "systemd-cgroup", "", "have systemd make the cgroups (not supported)")
+	if a.vm {
+		s.text(&a.store, "store", "", "folder with the guest kernels (hvctl's own default)")
+	}
 	s.ignored("rootless", "accepted for runc's sake", false)
 	s.ignored("criu", "accepted for runc's sake", false)
 	s.onOff(&a.version, "version", "v", "print the versions")

@@ -87,6 +87,11 @@ func cmdUpdate(a *app) (func([]string) (int, error), flagSet) {
 		for _, set := range later { // flags win over the file
 			set()
 		}
+		if a.vm {
+			if err := checkVMUpdate(given); err != nil {
+				return 1, err
+			}
+		}
 		return 0, r.Update(context.Background(), args[0], given)
 	}, s
 }

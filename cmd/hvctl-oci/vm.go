@@ -46,7 +46,7 @@ func (a *app) asVM(o *container.CreateOptions) (undo func(), err error) {
 	if spec.Process == nil {
 		return nil, errors.New("process: a VM's bundle has to have one")
 	}
-	cfg, err := prepareVM(o.ID, spec)
+	cfg, err := a.prepareVM(o.ID, spec)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ type preparedVM struct {
 
 // prepareVM asks hvctl for a kernel and an initramfs, and whether a VM can be
 // all that the bundle wants.
-func prepareVM(id string, spec *specs.Spec) (*preparedVM, error) {
+func (a *app) prepareVM(id string, spec *specs.Spec) (*preparedVM, error) {
 	hvctl, err := helper("hvctl")
 	if err != nil {
 		return nil, err
@@ -97,6 +97,9 @@ func prepareVM(id string, spec *specs.Spec) (*preparedVM, error) {
 	}
 	var out, stderr bytes.Buffer
 	c := exec.Command(hvctl, "oci-config", id)
+	if a.store != "" {
+		c.Env = append(os.Environ(), "HVCTL_STORE="+a.store)
+	}
 	c.Stdin, c.Stdout, c.Stderr = bytes.NewReader(in), &out, &stderr
 	if err := c.Run(); err != nil {
 		why := strings.TrimPrefix(strings.TrimSpace(stderr.String()), "hvctl: ")

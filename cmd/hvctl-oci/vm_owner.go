@@ -141,3 +141,14 @@ func (a *app) state(r *container.Runtime, id string) (*container.State, error) {
 	}
 	return st, nil
 }
+
+// checkVMUpdate refuses what would end a VM, or not reach its guest.
+func checkVMUpdate(r *specs.LinuxResources) error {
+	switch {
+	case r.Memory != nil && r.Memory.Limit != nil:
+		return errors.New("memory: a running VM's memory cannot be changed; its guest would not notice, and the kernel would kill it")
+	case r.Pids != nil && r.Pids.Limit != nil:
+		return errors.New("pids: a running VM's processes are counted by its guest, which is not told")
+	}
+	return nil
+}

@@ -22,18 +22,27 @@ type podman struct {
 
 func newPodman(t *testing.T) *podman {
 	t.Helper()
+	return podmanWith(t, runtimeProgram())
+}
+
+// podmanWith is an engine that drives the runtime called program.
+func podmanWith(t *testing.T, program string, flags ...string) *podman {
+	t.Helper()
 	dir := require(t, testenv.Podman)
 	conf := filepath.Join(dir, "containers.conf")
 	// Without the journal and systemd of a full system.
 	text := fmt.Sprintf("[engine]\nruntime = %q\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n"+
 		"network_config_dir = %q\n[engine.runtimes]\n%s = [%q]\n[containers]\nlog_driver = \"k8s-file\"\n[network]\nnetwork_config_dir = %[2]q\n",
-		filepath.Base(runtimeProgram()), dir+"/networks", filepath.Base(runtimeProgram()), runtimeProgram())
+		filepath.Base(program), dir+"/networks", filepath.Base(program), program)
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	p := &podman{t: t, env: []string{"CONTAINERS_CONF=" + conf}, global: []string{"podman",
 		"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
 		"--storage-driver", "vfs"}}
+	for _, f := range flags {
+		p.global = append(p.global, "--runtime-flag", f)
+	}
 	p.ok("load", "-q", "-i", archive(t, dir))
 	t.Cleanup(func() {
 		p.do("pod", "rm", "-f", "-a", "-t", "0")

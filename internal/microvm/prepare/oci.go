@@ -24,7 +24,7 @@ const (
 
 // ownMemory is what is kept of a container's memory limit for the VMM, its page
 // cache included, in bytes; the rest is the guest's RAM.
-const ownMemory = 48 << 20
+const ownMemory = 24 << 20
 
 // OCI prepares the VM of a container engine's bundle; its owner runs in the
 // container (package ocivm), so that mounts, namespaces and cgroup are the

@@ -1,0 +1,112 @@
+package ociclients
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hvctl/hvctl/internal/testenv"
+	"golang.org/x/sys/unix"
+)
+
+// flowsInVMs are those of podmanFlows that go the same way when each container
+// is a microVM. docs/oci-vm.md says why the others do not.
+var flowsInVMs = []string{
+	"run", "run as a user with an environment", "exec", "stop", "kill", "pause", "rm of a running container", "terminal", "published port",
+	"health check", "read-only root and capabilities",
+}
+
+// vmFlows are what is different, or looks at what is.
+var vmFlows = []struct {
+	name string
+	flow func(t *testing.T, p *podman)
+}{
+	{"its own kernel", func(t *testing.T, p *podman) {
+		var u unix.Utsname
+		if err := unix.Uname(&u); err != nil {
+			t.Fatal(err)
+		}
+		got := p.ok("run", "--rm", "--network", "none", "-m", "128m", image, "sh", "-c", "uname -r; grep MemTotal /proc/meminfo")
+		release, mem, _ := strings.Cut(got, "\n")
+		if release == "" || release == unix.ByteSliceToString(u.Release[:]) {
+			t.Errorf("the guest's kernel is %q", release)
+		}
+		if f := strings.Fields(mem); len(f) != 3 || len(f[1]) > 6 { // below 1 GB, in kB
+			t.Errorf("the guest's memory: %q", mem)
+		}
+	}},
+	{"volumes", func(t *testing.T, p *podman) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "conf")
+		if err := os.WriteFile(file, []byte("k=v\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p.do("run", "--rm", "--network", "none", "-v", dir+":/data", "-v", file+":/etc/app.conf:ro", "--tmpfs", "/scratch", image, "sh", "-c",
+			"echo kept >/data/file; cat /etc/app.conf; (echo x >/etc/app.conf) 2>/dev/null || echo protected; echo t >/scratch/t && cat /scratch/t; ls -A /proc/1/root/nonexistent 2>/dev/null; grep -c . /etc/hostname").
+			is(t, "k=v\nprotected\nt\n1")
+		if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "kept\n" {
+			t.Errorf("%q, %v", b, err)
+		}
+	}},
+	{"user namespace", func(t *testing.T, p *podman) {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		p.do("run", "--rm", "--network", "none", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", "-v", dir+":/data", image, "sh", "-c",
+			"id -u; touch /data/made && stat -c %u /data/made").is(t, "0\n0")
+		var st unix.Stat_t
+		if err := unix.Stat(filepath.Join(dir, "made"), &st); err != nil || st.Uid != 100000 {
+			t.Errorf("outside the file belongs to %d, %v", st.Uid, err)
+		}
+	}},
+	{"what a VM cannot", func(t *testing.T, p *podman) {
+		for want, args := range map[string][]string{
+			"too few":        {"-m", "32m"},
+			"host's network": {"--network", "host"},
+			"linux.devices":  {"--network", "none", "--device", "/dev/null:/dev/mine"},
+		} {
+			r := p.do(append(append([]string{"run", "--rm"}, args...), image, "true")...)
+			if r.code == 0 || !strings.Contains(r.err, want) {
+				t.Errorf("want a refusal with %q; %v", want, r)
+			}
+		}
+		p.ok("run", "-d", "--name", "u", "--network", "none", image, "sleep", "1000")
+		if r := p.do("update", "--memory", "64m", "u"); r.code == 0 || !strings.Contains(r.err, "cannot be changed") {
+			t.Error(r)
+		}
+		p.ok("update", "--cpus", "0.5", "u")
+		p.ok("rm", "-f", "-t", "0", "u")
+	}},
+}
+
+// TestPodmanInVMs goes through what people do with podman, each container a
+// microVM.
+func TestPodmanInVMs(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.CgroupV2, testenv.Linux, testenv.Images)
+	p := podmanWith(t, filepath.Join(os.Getenv("HVCTL_BIN"), "hvctl-oci-vm"), "store="+testenv.TestStore())
+	flows := vmFlows
+	for _, f := range podmanFlows {
+		if slices.Contains(flowsInVMs, f.name) {
+			flows = append(flows, f)
+		}
+	}
+	if len(flows) != len(vmFlows)+len(flowsInVMs) {
+		t.Errorf("%d flows; want %d and %d", len(flows), len(vmFlows), len(flowsInVMs))
+	}
+	for _, f := range flows {
+		t.Run(f.name, func(t *testing.T) {
+			f.flow(t, p.in(t))
+			if t.Failed() {
+				p.do("rm", "-f", "-a", "-t", "0") // the next one starts clean
+			}
+		})
+	}
+	left, err := filepath.Glob("/run/hvctl-oci/.vm/*")
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	t.Logf("%d podman flows in VMs", len(flows))
+}
