@@ -7,7 +7,8 @@
 //	oci-layout, index.json   one descriptor per reference, named by the
 //	                         annotation org.opencontainers.image.ref.name
 //	blobs/sha256/            manifests, configurations, layers
-//	derived/                 root file system images: DIGEST.vN.erofs
+//	derived/                 root file system images: DIGEST.vN.erofs, and
+//	                         unpacked ones where needed: DIGEST.vN.tree
 //	kernels/                 guest kernels (package images/kernel)
 //	tmp/                     files being written
 //	lock, index.lock         see below

@@ -88,9 +88,17 @@ func (s *Store) collect() (Freed, error) {
 	}))
 	err = errors.Join(err, s.eachFile("derived", func(name, path string, size int64) error {
 		hex, rest, _ := strings.Cut(name, ".")
-		current := rest == derivedSuffix || rest == lockSuffix
+		current := rest == derivedSuffix || rest == lockSuffix || rest == treeSuffix
 		if l.manifests[hex] && current || rootfsInUse(path) {
 			return nil
+		}
+		if strings.HasSuffix(rest, ".tree") {
+			// Whoever uses it holds the image that it was made of.
+			if rootfsInUse(strings.TrimSuffix(path, ".tree") + ".erofs") {
+				return nil
+			}
+			freed.Derived++
+			return os.RemoveAll(path)
 		}
 		if rest != lockSuffix {
 			freed.Derived++

@@ -51,12 +51,19 @@ type RootfsOptions struct {
 	Progress Progress
 }
 
-var derivedSuffix = "v" + strconv.Itoa(rootfs.FormatVersion) + ".erofs"
+var (
+	derivedSuffix = "v" + strconv.Itoa(rootfs.FormatVersion) + ".erofs"
+	treeSuffix    = "v" + strconv.Itoa(rootfs.FormatVersion) + ".tree" // a directory, see Tree
+)
 
 const lockSuffix = "lock"
 
 func (s *Store) derivedPath(d digest.Digest) string {
 	return s.path("derived", d.Encoded()+"."+derivedSuffix)
+}
+
+func (s *Store) treePath(d digest.Digest) string {
+	return s.path("derived", d.Encoded()+"."+treeSuffix)
 }
 
 // buildLockPath is the file that is locked while a root file system image is

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"github.com/hvctl/hvctl/images"
 	"github.com/hvctl/hvctl/internal/microvm/prepare"
 	ctrprepare "github.com/hvctl/hvctl/internal/nscontainer/prepare"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/go-digest"
 	"github.com/urfave/cli/v2"
 )
 
@@ -30,12 +33,19 @@ var backends = []backendEntry{
 }
 
 // newContainerBackend is the container backend with its program.
-func newContainerBackend(backendEnv) (workload.Backend, error) {
+func newContainerBackend(env backendEnv) (workload.Backend, error) {
 	owner, err := findHelper("hvctl-ctr")
 	if err != nil {
 		return nil, err
 	}
-	return ctrprepare.New(owner), nil
+	tree := func(ctx context.Context, c *workload.Config) (string, error) {
+		s, err := images.Open(env.Store)
+		if err != nil {
+			return "", err
+		}
+		return s.Tree(ctx, images.Rootfs{Path: c.Rootfs.ImagePath, Format: c.Rootfs.FSType, Digest: digest.Digest(c.Image.Digest)})
+	}
+	return ctrprepare.New(ctrprepare.Options{Owner: owner, Tree: tree}), nil
 }
 
 // newVMBackend is the microVM backend with its two programs.

@@ -83,7 +83,7 @@ var layers = map[string]string{
 	"internal/microvm/prepare": "internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
 	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
 		"internal/seccomp internal/workload",
-	"internal/nscontainer/prepare": "container internal/cgroup internal/etcfiles internal/nscontainer internal/workload",
+	"internal/nscontainer/prepare": "container internal/cgroup internal/doctor internal/etcfiles internal/nscontainer internal/workload",
 	"internal/agent":               "internal/guestproto",
 	"internal/guestproto":          "",
 	"internal/initrd":              "",

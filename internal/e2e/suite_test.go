@@ -33,7 +33,7 @@ func TestSuite(t *testing.T) {
 	}
 	t.Run("container", func(t *testing.T) {
 		workloadtest.Suite(t, workloadtest.Target{
-			Backend: ctrprepare.New(filepath.Join(bin, "hvctl-ctr")),
+			Backend: ctrprepare.New(ctrprepare.Options{Owner: filepath.Join(bin, "hvctl-ctr")}),
 			Config: func(*testing.T) *workload.Config {
 				return &workload.Config{
 					Image:  workload.Image{Ref: im.Ref, Digest: im.Digest.String()},

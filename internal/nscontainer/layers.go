@@ -52,53 +52,51 @@ func mountLayers(cfg *workload.Config, dir string) (_ *layers, err error) {
 			return nil, err
 		}
 	}
-	lower := cfg.Rootfs.Dir
-	if lower == "" {
-		lower = filepath.Join(l.dir, "image")
-		if err := l.mountImage(cfg.Rootfs, lower); err != nil {
-			return nil, err
-		}
+	if err := l.hold(cfg.Rootfs); err != nil {
+		return nil, err
 	}
-	// Paths of ours, without the colons and commas that would end an option; the
-	// state directory's may have some, so they are relative to it.
-	opts := "lowerdir=image,upperdir=upper,workdir=work"
-	if lower == cfg.Rootfs.Dir {
-		if err := mount(lower, filepath.Join(l.dir, "image"), "", unix.MS_BIND, ""); err != nil {
-			return nil, err
-		}
+	at := filepath.Join(l.dir, "image")
+	if cfg.Rootfs.Dir != "" {
+		err = mount(cfg.Rootfs.Dir, at, "", unix.MS_BIND, "")
+	} else {
+		err = l.mountImage(cfg.Rootfs, at)
 	}
-	return l, l.overlay(opts)
+	if err != nil {
+		return nil, err
+	}
+	return l, l.overlay()
 }
 
-// overlay mounts the layers together. Relative names in its options count from
-// the working directory, which is this process's: nobody else depends on it.
-func (l *layers) overlay(opts string) error {
+// hold marks the image as in use: as images.Rootfs.Open does.
+func (l *layers) hold(r workload.Rootfs) (err error) {
+	if l.image, err = os.Open(r.ImagePath); err != nil {
+		return err
+	}
+	return os.NewSyscallError("flock", unix.Flock(int(l.image.Fd()), unix.LOCK_SH))
+}
+
+// overlay mounts the layers together. The names in its options are relative, for
+// those of the state directory may have colons and commas, which end one there;
+// they count from the working directory, which nothing else depends on.
+func (l *layers) overlay() error {
 	if err := os.Chdir(l.dir); err != nil {
 		return err
 	}
-	err := mount("overlay", "root", "overlay", 0, opts)
+	err := mount("overlay", "root", "overlay", 0, "lowerdir=image,upperdir=upper,workdir=work")
 	return errors.Join(err, os.Chdir("/"))
 }
 
 // mountImage mounts a file system image: as a file where the kernel can, else
 // through a loop device, which goes with the mount.
 func (l *layers) mountImage(r workload.Rootfs, at string) error {
-	f, err := os.Open(r.ImagePath)
-	if err != nil {
-		return err
-	}
-	l.image = f
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil { // as images.Rootfs.Open does
-		return os.NewSyscallError("flock", err)
-	}
-	err = unix.Mount(r.ImagePath, at, r.FSType, unix.MS_RDONLY|unix.MS_NODEV, "")
+	err := unix.Mount(r.ImagePath, at, r.FSType, unix.MS_RDONLY|unix.MS_NODEV, "")
 	if err == nil {
 		return nil
 	}
 	if errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("this kernel has no %s file system; load its module: modprobe %s", r.FSType, r.FSType)
 	}
-	dev, err := loopDevice(f)
+	dev, err := loopDevice(l.image)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ var busybox = sync.OnceValues(func() (images.Rootfs, error) {
 			return none, err
 		}
 	}
-	s, err := images.Open(filepath.Join(dir, "store"))
+	s, err := images.Open(storeDir(dir))
 	if err != nil {
 		return none, err
 	}
@@ -102,6 +102,8 @@ var busybox = sync.OnceValues(func() (images.Rootfs, error) {
 	}
 	return s.Rootfs(context.Background(), im, images.RootfsOptions{})
 })
+
+func storeDir(temp string) string { return filepath.Join(temp, "store") }
 
 // config is a container without a network.
 func config(t *testing.T) *workload.Config {
@@ -123,11 +125,45 @@ func newBackend(t *testing.T) *prepare.Backend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return prepare.New(bin)
+	return prepare.New(prepare.Options{Owner: bin})
 }
 
 // TestSuite: the life of an instance as every backend must live it.
 func TestSuite(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Busybox)
 	workloadtest.Suite(t, workloadtest.Target{Backend: newBackend(t), Config: config})
+}
+
+// TestUnpackedImage: the same image as a directory, for kernels without EROFS.
+func TestUnpackedImage(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Busybox)
+	fs, err := busybox()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, err := tempDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := images.Open(storeDir(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := s.Tree(t.Context(), fs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	workloadtest.Suite(t, workloadtest.Target{
+		Backend: newBackend(t),
+		Config: func(t *testing.T) *workload.Config {
+			c := config(t)
+			c.Rootfs.Dir = tree
+			return c
+		},
+		Only: []string{"exit code and streams", "exec beside the first process", "owner killed"},
+	})
+	// What the containers wrote is not in it.
+	if es, err := os.ReadDir(filepath.Join(tree, "tmp")); err != nil || len(es) != 0 {
+		t.Errorf("left in the image: %v (%v)", es, err)
+	}
 }

@@ -12,16 +12,27 @@ import (
 
 	"github.com/hvctl/hvctl/container"
 	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/doctor"
 	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/nscontainer"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
+// Options say what the backend works with.
+type Options struct {
+	Owner string // the owner program, hvctl-ctr
+	// Tree unpacks the image of a configuration into a directory, and returns it,
+	// for hosts that cannot mount the image. nil: they are refused.
+	Tree func(context.Context, *workload.Config) (string, error)
+}
+
 // Backend makes containers.
 type Backend struct {
-	owner string
-	uid   int
+	o   Options
+	uid int
+	// mounts tells whether the kernel can mount a file system.
+	mounts func(fs string) bool
 }
 
 var (
@@ -30,14 +41,16 @@ var (
 	_ workload.Cleaner  = (*Backend)(nil)
 )
 
-// New returns the backend whose instances the program owner (hvctl-ctr) owns.
-func New(owner string) *Backend { return &Backend{owner: owner, uid: os.Geteuid()} }
+// New returns the backend.
+func New(o Options) *Backend {
+	return &Backend{o: o, uid: os.Geteuid(), mounts: func(fs string) bool { return doctor.FileSystem("/", fs) }}
+}
 
 // Name implements workload.Backend.
 func (b *Backend) Name() string { return "container" }
 
 // Command implements workload.Backend.
-func (b *Backend) Command() ([]string, error) { return []string{b.owner}, nil }
+func (b *Backend) Command() ([]string, error) { return []string{b.o.Owner}, nil }
 
 // OwnMounts implements workload.Isolator.
 func (b *Backend) OwnMounts() bool { return true }
@@ -45,7 +58,7 @@ func (b *Backend) OwnMounts() bool { return true }
 // Cleanup implements workload.Cleaner: the owner program knows what owners
 // leave.
 func (b *Backend) Cleanup(ctx context.Context, root string) error {
-	out, err := exec.CommandContext(ctx, b.owner, "cleanup", root).CombinedOutput()
+	out, err := exec.CommandContext(ctx, b.o.Owner, "cleanup", root).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("clean up after a killed container: %w: %s", err, bytes.TrimSpace(out))
 	}
@@ -57,7 +70,7 @@ var errRootless = errors.New("containers of `hvctl run` need root, for mounts, c
 	"without root there is podman with `--runtime hvctl-oci`, which gives it user namespaces")
 
 // Prepare implements workload.Backend.
-func (b *Backend) Prepare(_ context.Context, c *workload.Config) error {
+func (b *Backend) Prepare(ctx context.Context, c *workload.Config) error {
 	if b.uid != 0 {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, errRootless)
 	}
@@ -80,7 +93,18 @@ func (b *Backend) Prepare(_ context.Context, c *workload.Config) error {
 	}
 	// The rest is judged as every OCI configuration is, so that a mistake has its
 	// message before anything is made.
-	return container.Validate(nscontainer.Spec(c, "/", etcfiles.Creds{}))
+	if err := container.Validate(nscontainer.Spec(c, "/", etcfiles.Creds{})); err != nil {
+		return err
+	}
+	if b.mounts(c.Rootfs.FSType) {
+		return nil
+	}
+	if b.o.Tree == nil {
+		return fmt.Errorf("this kernel has no file system %s; load its module: modprobe %s", c.Rootfs.FSType, c.Rootfs.FSType)
+	}
+	var err error
+	c.Rootfs.Dir, err = b.o.Tree(ctx, c)
+	return err
 }
 
 // minMemory is what the kernel needs to load a program at all, and a typo of

@@ -1,6 +1,7 @@
 package prepare
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -40,7 +41,7 @@ func TestPrepareRefuses(t *testing.T) {
 			}
 			cfg := &workload.Config{ID: "0123", Backend: "container", Spec: s}
 			c.change(cfg)
-			err = (&Backend{owner: "hvctl-ctr", uid: c.uid}).Prepare(t.Context(), cfg)
+			err = (&Backend{uid: c.uid, mounts: func(string) bool { return true }}).Prepare(t.Context(), cfg)
 			if c.want == nil {
 				if err != nil || cfg.Net.Mode != workload.NetBridge {
 					t.Errorf("%v; network %q", err, cfg.Net.Mode)
@@ -57,5 +58,22 @@ func TestPrepareRefuses(t *testing.T) {
 	err := (&Backend{uid: 1}).Prepare(t.Context(), &workload.Config{})
 	if !errors.Is(err, workload.ErrUnsupported) {
 		t.Error(err)
+	}
+}
+
+// TestPrepareUnpacksWhatCannotBeMounted: on a kernel without EROFS.
+func TestPrepareUnpacksWhatCannotBeMounted(t *testing.T) {
+	s, err := workload.NewSpec(workload.SpecOptions{Args: []string{"sh"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &workload.Config{ID: "0123", Backend: "container", Spec: s, Rootfs: workload.Rootfs{ImagePath: "/i", FSType: "erofs"}}
+	b := &Backend{mounts: func(string) bool { return false }}
+	if err := b.Prepare(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "modprobe erofs") {
+		t.Errorf("nothing to unpack with: %v", err)
+	}
+	b.o.Tree = func(_ context.Context, c *workload.Config) (string, error) { return "/tree" + c.Rootfs.ImagePath, nil }
+	if err := b.Prepare(t.Context(), cfg); err != nil || cfg.Rootfs.Dir != "/tree/i" {
+		t.Errorf("%+v, %v", cfg.Rootfs, err)
 	}
 }

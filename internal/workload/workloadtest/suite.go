@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,8 @@ type Target struct {
 	Config func(t *testing.T) *workload.Config
 	// Timeout bounds each case; 0: a minute.
 	Timeout time.Duration
+	// Only names the cases to run; empty: all.
+	Only []string
 }
 
 // Suite is the life of an instance as every backend must live it. It drives
@@ -57,6 +60,9 @@ func Suite(t *testing.T, target Target) {
 		{"removes itself", testAutoRemove},
 		{"many bytes", testManyBytes},
 	} {
+		if len(target.Only) > 0 && !slices.Contains(target.Only, c.name) {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), target.Timeout)
 			defer cancel()
