@@ -69,7 +69,12 @@ func newHostOf(t *testing.T, k kind) *host {
 	before := h.leftovers()
 	t.Cleanup(func() {
 		h.hvctl("rm", "-f", "--all")
-		if after := h.leftovers(); after != before {
+		after := h.leftovers()
+		for deadline := time.Now().Add(10 * time.Second); after != before && time.Now().Before(deadline); {
+			time.Sleep(50 * time.Millisecond) // an owner that has answered may take a moment to end
+			after = h.leftovers()
+		}
+		if after != before {
 			t.Errorf("left behind; before:\n%s\nafter:\n%s", before, after)
 		}
 		if err := os.RemoveAll(root); err != nil {
