@@ -22,18 +22,21 @@ type containerd struct {
 
 func newContainerd(t *testing.T) *containerd {
 	t.Helper()
-	dir := require(t, testenv.Containerd)
+	return startContainerd(t, require(t, testenv.Containerd), "version = 2\n", "io.containerd.grpc.v1.cri")
+}
+
+// startContainerd starts a daemon that keeps everything below dir, with this
+// configuration and without these plugins.
+func startContainerd(t *testing.T, dir, text string, without ...string) *containerd {
+	t.Helper()
 	conf := filepath.Join(dir, "config.toml")
 	sock := filepath.Join(dir, "c.sock")
-	text := fmt.Sprintf(`version = 2
-root = %q
-state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]
-[grpc]
-address = %q
-[ttrpc]
-address = %q
-`, dir+"/root", dir+"/state", sock, sock+".ttrpc")
+	for _, p := range []string{"internal.v1.opt", "snapshotter.v1.devmapper", "snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.aufs"} {
+		without = append(without, "io.containerd."+p)
+	}
+	version, plugins, _ := strings.Cut(text, "version = 2\n")
+	text = fmt.Sprintf("%sversion = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"%s\"]\n[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n%s",
+		version, dir+"/root", dir+"/state", strings.Join(without, `", "`), sock, sock+".ttrpc", plugins)
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}

@@ -13,7 +13,8 @@ import (
 	"testing"
 )
 
-// image is the name of the only image: busybox.
+// image is the name of the only image: busybox, which sleeps unless it is told
+// what to do, so that it also holds a pod.
 const image = "localhost/bb:1"
 
 const applets = "sh cat ls id sleep true false echo mkdir grep stat touch hostname ip httpd wget tty stty kill ps env pwd head wc dd"
@@ -57,7 +58,7 @@ func archive(t *testing.T, dir string) string {
 	sum := sha256.Sum256(layer.Bytes())
 	config := marshal(t, map[string]any{
 		"architecture": "amd64", "os": "linux",
-		"config": map[string]any{"Cmd": []string{"sh"}, "Env": []string{"PATH=/bin"}},
+		"config": map[string]any{"Cmd": []string{"sleep", "100000"}, "Env": []string{"PATH=/bin"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
 	})
 	manifest := marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{image}, "Layers": []string{"layer.tar"}}})

@@ -30,10 +30,10 @@ func podmanWith(t *testing.T, program string, flags ...string) *podman {
 	t.Helper()
 	dir := require(t, testenv.Podman)
 	conf := filepath.Join(dir, "containers.conf")
-	// Without the journal and systemd of a full system.
-	text := fmt.Sprintf("[engine]\nruntime = %q\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n"+
-		"network_config_dir = %q\n[engine.runtimes]\n%s = [%q]\n[containers]\nlog_driver = \"k8s-file\"\n[network]\nnetwork_config_dir = %[2]q\n",
-		filepath.Base(program), dir+"/networks", filepath.Base(program), program)
+	// As users have it, but without the journal and systemd of a full system.
+	text := strings.Replace(example(t, "podman/containers.conf", program), "[engine]\n",
+		"[engine]\nevents_logger = \"file\"\ncgroup_manager = \"cgroupfs\"\n", 1) +
+		fmt.Sprintf("\n[containers]\nlog_driver = \"k8s-file\"\n[network]\nnetwork_config_dir = %q\n", dir+"/networks")
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -42,6 +42,9 @@ func podmanWith(t *testing.T, program string, flags ...string) *podman {
 		"--storage-driver", "vfs"}}
 	for _, f := range flags {
 		p.global = append(p.global, "--runtime-flag", f)
+	}
+	if got := p.ok("info", "--format", "{{.Host.OCIRuntime.Path}}"); got != program {
+		t.Fatalf("podman's runtime is %q, want %q", got, program)
 	}
 	p.ok("load", "-q", "-i", archive(t, dir))
 	t.Cleanup(func() {
