@@ -128,7 +128,7 @@ func processPlan(pr *specs.Process, l *specs.Linux) (*plan.Process, error) {
 		p.Columns, p.Rows = uint32(pr.ConsoleSize.Width), uint32(pr.ConsoleSize.Height)
 	}
 	for _, r := range pr.Rlimits {
-		p.Rlimits = append(p.Rlimits, plan.Rlimit{Resource: rlimitNumbers[r.Type], Soft: r.Soft, Hard: r.Hard})
+		p.Rlimits = append(p.Rlimits, plan.Rlimit{Name: r.Type, Resource: rlimitNumbers[r.Type], Soft: r.Soft, Hard: r.Hard})
 	}
 	if pr.Scheduler != nil {
 		p.HasScheduler = true

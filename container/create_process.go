@@ -163,7 +163,7 @@ func (r *Runtime) filter(p *plan.Process, l *specs.Linux) error {
 	}
 	p.Seccomp, p.SeccompFlags = prog.Filter, prog.Flags
 	if len(prog.Unknown) > 0 && r.Log != nil {
-		r.Log.Warn("linux.seccomp: no architecture has these system calls, their rules are ignored", "names", prog.Unknown)
+		r.Log.Debug("linux.seccomp: no architecture has these system calls, their rules are ignored", "names", prog.Unknown)
 	}
 	return nil
 }

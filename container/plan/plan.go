@@ -120,6 +120,7 @@ type Caps struct{ Bounding, Effective, Permitted, Inheritable, Ambient uint64 }
 
 // Rlimit is one resource limit.
 type Rlimit struct {
+	Name       string // for messages
 	Resource   uint32
 	Soft, Hard uint64
 }

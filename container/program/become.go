@@ -85,6 +85,12 @@ type notify struct {
 
 // become takes privileges away, sets the limits and goes to the execve.
 func (b *builder) become(p *plan.Process, n *notify, execve *steps.Label) {
+	// Raising a hard limit takes CAP_SYS_RESOURCE, which goes next.
+	for _, r := range p.Rlimits {
+		lim := binary.LittleEndian.AppendUint64(nil, r.Soft)
+		what := fmt.Sprintf("process.rlimits: %s to %d:%d", r.Name, r.Soft, r.Hard)
+		b.Call(what, unix.SYS_PRLIMIT64, 0, uint64(r.Resource), uint64(b.Bytes(binary.LittleEndian.AppendUint64(lim, r.Hard))), 0)
+	}
 	if p.HasCaps {
 		for c := range lastCap() + 1 {
 			if p.Caps.Bounding&(1<<c) == 0 {
@@ -109,11 +115,6 @@ func (b *builder) become(p *plan.Process, n *notify, execve *steps.Label) {
 	}
 	if p.HasCaps {
 		b.setCaps(p)
-	}
-	for _, r := range p.Rlimits {
-		lim := binary.LittleEndian.AppendUint64(nil, r.Soft)
-		what := fmt.Sprintf("process.rlimits: resource %d to %d:%d", r.Resource, r.Soft, r.Hard)
-		b.Call(what, unix.SYS_PRLIMIT64, 0, uint64(r.Resource), uint64(b.Bytes(binary.LittleEndian.AppendUint64(lim, r.Hard))), 0)
 	}
 	if p.DieWithParent { // forgotten with every change of identity, so late
 		b.Call("PR_SET_PDEATHSIG", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uint64(unix.SIGKILL))
