@@ -52,14 +52,15 @@ var layers = map[string]string{
 	"internal/vhost":   "",
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
-	"internal/machine/limits": "",
-	"migrate":                 "memory internal/state migrate/...",
-	"migrate/commit":          "",
-	"migrate/plan":            "",
-	"migrate/snapshot":        "memory internal/state migrate/sparse migrate/wire",
-	"migrate/sparse":          "memory",
-	"migrate/transport":       "",
-	"migrate/wire":            "memory internal/state",
+	"internal/machine/microguest": "",
+	"internal/machine/limits":     "",
+	"migrate":                     "memory internal/state migrate/...",
+	"migrate/commit":              "",
+	"migrate/plan":                "",
+	"migrate/snapshot":            "memory internal/state migrate/sparse migrate/wire",
+	"migrate/sparse":              "memory",
+	"migrate/transport":           "",
+	"migrate/wire":                "memory internal/state",
 
 	// Workloads and what runs them.
 	"images":                         "images/...",
@@ -99,17 +100,18 @@ var layers = map[string]string{
 	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/workload",
 
 	// Tests and tools.
-	"internal/archtest":    "",
-	"internal/bench":       "internal/workload internal/metrics",
-	"internal/bench/start": "container/steps",
-	"internal/bench/boot":  "internal/workload internal/agent internal/boot internal/guestproto",
-	"internal/e2e":         "",
-	"internal/ociattack":   "",
-	"internal/ociclients":  "",
-	"internal/ociconf":     "",
-	"internal/testenv":     "",
-	"scripts/ociconf":      "internal/ociconf",
-	"scripts/testreport":   "",
+	"internal/archtest":       "",
+	"internal/bench":          "internal/workload internal/metrics",
+	"internal/bench/start":    "container/steps",
+	"internal/bench/snapshot": "internal/machine internal/machine/microguest internal/state memory migrate/snapshot virtio",
+	"internal/bench/boot":     "internal/workload internal/agent internal/boot internal/guestproto",
+	"internal/e2e":            "",
+	"internal/ociattack":      "",
+	"internal/ociclients":     "",
+	"internal/ociconf":        "",
+	"internal/testenv":        "",
+	"scripts/ociconf":         "internal/ociconf",
+	"scripts/testreport":      "",
 }
 
 // thirdPartyOnlyInTests may not be imported by code that is shipped.

@@ -1,46 +1,26 @@
 package machine
 
 import (
-	"bytes"
 	"encoding/binary"
-	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/hvctl/hvctl/internal/machine/microguest"
 	"github.com/hvctl/hvctl/internal/testenv"
 )
 
 // Where a micro-kernel lies, and a counter that it may use.
 const (
-	kernelAt  = 0x100000
-	counterAt = 0x180000
+	kernelAt  = microguest.KernelAt
+	counterAt = microguest.CounterAt
 )
 
-// microKernel writes an ELF kernel with a PVH entry whose 32-bit code is given,
-// and returns its path. A few instructions are all that some hosts can run.
+// microKernel writes a kernel of the given 32-bit code and returns its path. A
+// few instructions are all that some hosts can run.
 func microKernel(t testing.TB, code ...byte) string {
 	t.Helper()
-	const headers = 64 + 2*56
-	note := []byte{4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, 'X', 'e', 'n', 0}
-	note = binary.LittleEndian.AppendUint32(note, kernelAt)
-	var b bytes.Buffer
-	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) } // a buffer never fails
-	b.WriteString("\x7fELF\x02\x01\x01")
-	b.Write(make([]byte, 9))
-	put([]uint16{2, 62}) // EXEC, x86-64
-	put(uint32(1))
-	put([]uint64{kernelAt, 64, 0}) // entry, program headers
-	put(uint32(0))
-	put([]uint16{64, 56, 2, 0, 0, 0})
-	load := []uint64{headers + uint64(len(note)), kernelAt, kernelAt, uint64(len(code)), 0x100000, 0x1000}
-	put([]uint32{1, 7})
-	put(load)
-	put([]uint32{4, 4})
-	put([]uint64{headers, 0, 0, uint64(len(note)), uint64(len(note)), 4})
-	b.Write(note)
-	b.Write(code)
 	path := filepath.Join(t.TempDir(), "vmlinux")
-	if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+	if err := microguest.Write(path, code...); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -52,7 +32,7 @@ func outb(port uint16, v byte) []byte {
 }
 
 // spin counts at counterAt for ever.
-var spin = []byte{0xf0, 0xff, 0x05, 0x00, 0x00, 0x18, 0x00, 0xeb, 0xf7}
+var spin = microguest.Spin
 
 func (m *Machine) counted(t testing.TB) uint32 {
 	t.Helper()
