@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,12 +25,15 @@ import (
 const benchRAM = 256 << 20
 
 // BenchmarkStream compares what migration carries with what the same sockets
-// carry when a program does nothing but write and read.
+// carry when a program does nothing but write and read ("plain"), and when it
+// also puts what it has read into RAM that was not there before ("store"), which
+// no migration can do without.
 func BenchmarkStream(b *testing.B) {
 	src := benchGuest(b)
 	for _, kind := range []string{"tcp", "unix", "tls"} {
 		for _, streams := range []int{1, 2, 4} {
-			b.Run(fmt.Sprintf("%s/streams=%d/plain", kind, streams), func(b *testing.B) { benchPlain(b, kind, streams, src) })
+			b.Run(fmt.Sprintf("%s/streams=%d/plain", kind, streams), func(b *testing.B) { benchPlain(b, kind, streams, src, false) })
+			b.Run(fmt.Sprintf("%s/streams=%d/store", kind, streams), func(b *testing.B) { benchPlain(b, kind, streams, src, true) })
 			b.Run(fmt.Sprintf("%s/streams=%d/migrate", kind, streams), func(b *testing.B) { benchMigrate(b, kind, streams, src) })
 		}
 	}
@@ -81,7 +85,7 @@ func benchLink(b *testing.B, kind string) (net.Listener, migrate.Dial) {
 	return l, dial
 }
 
-func benchPlain(b *testing.B, kind string, streams int, src *memory.Guest) {
+func benchPlain(b *testing.B, kind string, streams int, src *memory.Guest, store bool) {
 	l, dial := benchLink(b, kind)
 	defer func() { _ = l.Close() }()
 	const chunk = 256 << 10
@@ -89,6 +93,11 @@ func benchPlain(b *testing.B, kind string, streams int, src *memory.Guest) {
 	b.SetBytes(benchRAM)
 	defer cpuPerGiB(b, cpu())
 	for b.Loop() {
+		dst, err := memory.New(memory.Options{Size: benchRAM})
+		if err != nil {
+			b.Fatal(err)
+		}
+		var at atomic.Int64
 		var wg sync.WaitGroup
 		for i := range streams {
 			wg.Go(func() {
@@ -102,6 +111,11 @@ func benchPlain(b *testing.B, kind string, streams int, src *memory.Guest) {
 				for {
 					if _, err := io.ReadFull(c, buf); err != nil {
 						return
+					}
+					if store {
+						if _, err := unix.Pwrite(dst.FD(), buf, at.Add(chunk)-chunk); err != nil {
+							b.Error(err)
+						}
 					}
 				}
 			})
@@ -121,6 +135,7 @@ func benchPlain(b *testing.B, kind string, streams int, src *memory.Guest) {
 			})
 		}
 		wg.Wait()
+		_ = dst.Close()
 	}
 }
 

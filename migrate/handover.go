@@ -97,8 +97,7 @@ func (s *sender) sendRest(ctx context.Context) (state []byte, err error) {
 	}
 	if todo > 0 {
 		r, err := s.sendPages(ctx, ctx)
-		f := &s.report.Final
-		f.Pages, f.Zero, f.Skipped, f.Bytes = f.Pages+r.Pages, f.Zero+r.Zero, f.Skipped+r.Skipped, f.Bytes+r.Bytes
+		s.report.Final.add(r)
 		if err != nil {
 			return nil, err
 		}

@@ -189,9 +189,12 @@ func (s *stream) stripe(ctx context.Context, m *ram, st stripe, c *wire.Conn, l 
 			todo[w] &^= bit
 			if zero {
 				sent[w] &^= bit
-			} else {
-				sent[w] |= bit
+				continue
 			}
+			if sent[w]&bit != 0 {
+				s.stats.Duplicate++
+			}
+			sent[w] |= bit
 		}
 	}
 	return nil

@@ -9,10 +9,11 @@ import (
 
 // RoundReport is what one round of copying did.
 type RoundReport struct {
-	Pages     uint64        `json:"pages"`      // sent with their bytes
-	Zero      uint64        `json:"zero_pages"` // sent as zero
-	Skipped   uint64        `json:"skipped_pages"`
-	Bytes     uint64        `json:"bytes"` // on the wire
+	Pages     uint64        `json:"pages"`           // sent with their bytes
+	Duplicate uint64        `json:"duplicate_pages"` // of those, the ones that had been sent before
+	Zero      uint64        `json:"zero_pages"`      // sent as zero: they had other bytes before
+	Skipped   uint64        `json:"skipped_pages"`   // zero from the start: not sent
+	Bytes     uint64        `json:"bytes"`           // on the wire
 	Duration  time.Duration `json:"duration_ns"`
 	Bandwidth float64       `json:"bandwidth_bytes_per_s"`
 	Dirty     uint64        `json:"dirty_pages"` // that the guest wrote meanwhile
@@ -51,6 +52,15 @@ type Report struct {
 	BoundBlackout time.Duration `json:"bound_blackout_ns"`
 }
 
+// add counts y's pages and bytes in.
+func (x *RoundReport) add(y RoundReport) {
+	x.Pages += y.Pages
+	x.Duplicate += y.Duplicate
+	x.Zero += y.Zero
+	x.Skipped += y.Skipped
+	x.Bytes += y.Bytes
+}
+
 // bytes returns what all rounds sent.
 func (r *Report) bytes() (n uint64) {
 	for _, x := range r.Rounds {
@@ -62,9 +72,9 @@ func (r *Report) bytes() (n uint64) {
 // WriteTable prints the report for people.
 func (r *Report) WriteTable(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "round\tpages\tzero\tbytes\ttime\tMiB/s\tdirtied\texpected blackout\t")
+	fmt.Fprintln(t, "round\tpages\tagain\tzero\tbytes\ttime\tMiB/s\tdirtied\texpected blackout\t")
 	row := func(name string, x RoundReport) {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%v\t%.0f\t%d\t%v\t\n", name, x.Pages, x.Zero, x.Bytes,
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%v\t%.0f\t%d\t%v\t\n", name, x.Pages, x.Duplicate, x.Zero, x.Bytes,
 			x.Duration.Round(time.Microsecond), x.Bandwidth/(1<<20), x.Dirty, x.Expected.Round(time.Microsecond))
 	}
 	for i, x := range r.Rounds {

@@ -325,10 +325,7 @@ func (s *sender) sendPages(ctx, hard context.Context) (r RoundReport, err error)
 		err = context.Cause(ctx)
 	}
 	for _, st := range s.streams {
-		r.Pages += st.stats.Pages
-		r.Zero += st.stats.Zero
-		r.Skipped += st.stats.Skipped
-		r.Bytes += st.stats.Bytes
+		r.add(st.stats)
 	}
 	return r, err
 }
