@@ -38,6 +38,9 @@ type CreateOptions struct {
 	PIDFDSocket string
 	// ExtraFiles become descriptors 3, 4, ... of the program.
 	ExtraFiles []*os.File
+	// ExecFile executes the first of ExtraFiles: no name is looked up in the
+	// container, and process.args[0] is but what the program is called.
+	ExecFile bool
 	// DieWithCaller has the kernel kill the container when the calling process
 	// ends, unless the program changes its identity. It is for a process that
 	// lives as long as the container; it must not end the thread that calls.

@@ -78,7 +78,7 @@ func (c *creation) descriptors(now bool) error {
 		UserNS: plan.None, PIDNS: plan.None, Start: plan.None, Console: plan.None, Notify: plan.None,
 	}
 	if c.plan.Process != nil {
-		c.plan.Process.KeepFDs = uint32(len(c.o.ExtraFiles))
+		c.plan.Process.KeepFDs, c.plan.Process.ByFD = uint32(len(c.o.ExtraFiles)), c.o.ExecFile
 	}
 	if !now {
 		l, err := c.dir.listen()

@@ -25,11 +25,13 @@ type ExecOptions struct {
 	Spec *specs.Spec
 	// PIDFile receives the process's ID before Exec returns; may be "".
 	PIDFile string
-	// Stdio, ConsoleSocket, Console and ExtraFiles are as in CreateOptions.
+	// Stdio, ConsoleSocket, Console, ExtraFiles and ExecFile are as in
+	// CreateOptions.
 	Stdio         [3]*os.File
 	ConsoleSocket string
 	Console       *os.File
 	ExtraFiles    []*os.File
+	ExecFile      bool
 	PIDFDSocket   string
 	// Cgroup is a group below the container's to run in; "": that itself.
 	Cgroup string
@@ -99,7 +101,7 @@ func (e *execution) start(ctx context.Context) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	pr.SetGroups, pr.KeepFDs = !e.groupsDenied(), uint32(len(e.o.ExtraFiles))
+	pr.SetGroups, pr.KeepFDs, pr.ByFD = !e.groupsDenied(), uint32(len(e.o.ExtraFiles)), e.o.ExecFile
 	pr.Env = withHome(pr.Env, fmt.Sprintf("/proc/%d/root", e.rec.PID), pr.UID)
 	if err := e.r.filter(pr, e.spec.Linux); err != nil {
 		return nil, err

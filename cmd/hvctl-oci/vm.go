@@ -68,6 +68,7 @@ func (a *app) asVM(o *container.CreateOptions) (undo func(), err error) {
 		err = ownByContainer(dir, spec)
 	}
 	if err == nil {
+		o.ExecFile = true
 		o.ExtraFiles, err = vmFiles(dir, cfg)
 	}
 	if err != nil {
@@ -144,23 +145,52 @@ func vmFiles(dir string, cfg *preparedVM) (files []*os.File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	open := func(path string, flags int) *os.File {
-		if err != nil {
-			return nil
-		}
-		var f *os.File
-		f, err = os.OpenFile(path, flags, 0)
+	take := func(f *os.File, ferr error) *os.File {
+		err = errors.Join(err, ferr)
 		return f
 	}
 	files = []*os.File{
-		open(vmm, os.O_RDONLY), config, open(cfg.VM.Kernel, os.O_RDONLY), open(cfg.VM.Initrd, os.O_RDONLY),
-		open("/dev/kvm", os.O_RDWR), open("/dev/net/tun", unix.O_PATH), socket, open(dir, unix.O_PATH|unix.O_DIRECTORY),
-		open(cfg.VM.KernelCache, unix.O_PATH|unix.O_DIRECTORY),
+		take(readOnly(vmm)), config, take(readOnly(cfg.VM.Kernel)), take(readOnly(cfg.VM.Initrd)),
+		take(os.OpenFile("/dev/kvm", os.O_RDWR, 0)), take(os.OpenFile("/dev/net/tun", unix.O_PATH, 0)), socket,
+		take(mountOf(dir, false)), take(mountOf(cfg.VM.KernelCache, true)),
 	}
 	if err == nil && len(files) != ocivm.Descriptors {
 		err = fmt.Errorf("%d descriptors for a VM's owner, which wants %d", len(files), ocivm.Descriptors)
 	}
 	return files, err
+}
+
+// mountOf is a file or directory of the host by itself: the root of a mount
+// that is nowhere attached. Nothing else of the host is reached from it, and
+// with readOnly it cannot be changed, whoever opens it again.
+func mountOf(path string, readOnly bool) (*os.File, error) {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return nil, &os.PathError{Op: "open_tree", Path: path, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if readOnly {
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+			f.Close()
+			return nil, &os.PathError{Op: "mount_setattr", Path: path, Err: err}
+		}
+	}
+	return f, nil
+}
+
+// readOnly opens a file of the host to be read, by mountOf.
+func readOnly(path string) (*os.File, error) {
+	at, err := mountOf(path, true)
+	if err != nil {
+		return nil, err
+	}
+	defer at.Close()
+	f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", at.Fd()))
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // memfd is a file with the content b, positioned at its beginning.
@@ -241,7 +271,7 @@ func outerSpec(s *specs.Spec) *specs.Spec {
 	o.VM = nil
 	o.Process = &specs.Process{
 		Terminal: s.Process.Terminal, ConsoleSize: s.Process.ConsoleSize, OOMScoreAdj: s.Process.OOMScoreAdj,
-		Args: []string{fmt.Sprintf("/proc/self/fd/%d", ocivm.FDProgram), ocivm.VerbOwn}, Cwd: "/",
+		Args: []string{ocivm.Program, ocivm.VerbOwn}, Cwd: "/",
 		Env:             []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 		Capabilities:    &specs.LinuxCapabilities{Bounding: vmCaps, Effective: vmCaps, Permitted: vmCaps},
 		NoNewPrivileges: true,

@@ -47,7 +47,7 @@ func (a *app) execInVM(r *container.Runtime, id string, o *container.ExecOptions
 	if err != nil {
 		return err
 	}
-	program, err := os.Open(vmm)
+	program, err := readOnly(vmm)
 	if err != nil {
 		return err
 	}
@@ -59,10 +59,10 @@ func (a *app) execInVM(r *container.Runtime, id string, o *container.ExecOptions
 	if err != nil {
 		return err
 	}
-	o.ExtraFiles = []*os.File{program, conn, process}
+	o.ExecFile, o.ExtraFiles = true, []*os.File{program, conn, process}
 	o.Process = &specs.Process{
 		Terminal: p.Terminal, ConsoleSize: p.ConsoleSize, Cwd: "/",
-		Args:            []string{fmt.Sprintf("/proc/self/fd/%d", ocivm.FDExecProgram), ocivm.VerbExec},
+		Args:            []string{ocivm.Program, ocivm.VerbExec},
 		Env:             []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 		Capabilities:    &specs.LinuxCapabilities{},
 		NoNewPrivileges: true,

@@ -112,6 +112,7 @@ type Process struct {
 	HasIOPriority  bool
 	Affinity       []uint32 // processors, empty: as it is
 	KeepFDs        uint32   // how many further descriptors the program gets, from 3 on
+	ByFD           bool     // descriptor 3 is the program; Args[0] is but its name
 	DieWithParent  bool     // SIGKILL when the runtime's process ends
 }
 

@@ -16,8 +16,12 @@ func (b *builder) execute(p *plan.Process) (execve *steps.Label) {
 	execve = new(steps.Label)
 	b.Go(&begin)
 	b.Here(execve)
-	exec := b.Call("exec: "+strconv.Quote(p.Args[0]), unix.SYS_EXECVE, 0, uint64(b.Strings(p.Args)), uint64(b.Strings(p.Env)))
-	b.path = exec.Arg(0)
+	what, args, env := "exec: "+strconv.Quote(p.Args[0]), uint64(b.Strings(p.Args)), uint64(b.Strings(p.Env))
+	if p.ByFD {
+		b.Call(what, unix.SYS_EXECVEAT, 3, b.text(""), args, env, unix.AT_EMPTY_PATH)
+	} else {
+		b.path = b.Call(what, unix.SYS_EXECVE, 0, args, env).Arg(0)
+	}
 	b.Here(&begin)
 	return execve
 }
@@ -28,7 +32,9 @@ func (b *builder) prepare(p *plan.Process) {
 	b.labels(p)
 	b.scheduling(p)
 	b.directory(p)
-	b.find(p)
+	if !p.ByFD {
+		b.find(p)
+	}
 }
 
 // directory changes to the working directory and makes sure that it is in the

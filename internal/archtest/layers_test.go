@@ -81,7 +81,7 @@ var layers = map[string]string{
 	"internal/ocivm":           "",
 	"internal/ocivm/config":    "internal/workload",
 	"internal/ocivm/inside":    "internal/hostnet internal/microvm internal/ocivm internal/ocivm/config internal/workload",
-	"internal/microvm/prepare": "internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
+	"internal/microvm/prepare": "internal/boot internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
 	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
 		"internal/seccomp internal/workload",
 	"internal/nscontainer/prepare": "container internal/cgroup internal/doctor internal/etcfiles internal/nscontainer internal/workload",

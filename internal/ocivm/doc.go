@@ -15,7 +15,9 @@ package ocivm
 import "github.com/opencontainers/runtime-spec/specs-go"
 
 // Descriptors of the owner process in the container, beside its standard
-// streams.
+// streams. A guest that took the owner over could use them: files and
+// directories of the host are roots of mounts of their own, from which no ".."
+// leads further, and read-only but for the logs.
 const (
 	FDProgram = 3 + iota // hvctl-vmm itself
 	FDConfig             // a config.Config, as JSON
@@ -24,7 +26,7 @@ const (
 	FDKVM                // /dev/kvm, open
 	FDTun                // /dev/net/tun, opened with O_PATH: opened anew inside
 	FDExec               // a listening socket: see Request
-	FDState              // a directory of the host for the console's log
+	FDState              // a directory of the host for logs
 	FDCache              // a directory of the host with unpacked kernels
 	fdEnd
 )
@@ -38,6 +40,9 @@ const (
 	FDExecSocket             // a connection to the owner's FDExec
 	FDExecProcess            // the specs.Process, as JSON
 )
+
+// Program is what the owner and the clients are called.
+const Program = "hvctl-vmm"
 
 // Verbs of hvctl-vmm in a container.
 const (

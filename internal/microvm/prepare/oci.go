@@ -10,6 +10,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/hvctl/hvctl/internal/boot"
 	"github.com/hvctl/hvctl/internal/ocivm/config"
 	"github.com/hvctl/hvctl/internal/workload"
 )
@@ -62,8 +63,12 @@ func (b *Backend) OCI(ctx context.Context, id string, s *specs.Spec) (*config.Co
 	if err := b.Prepare(ctx, &c.Config); err != nil {
 		return nil, err
 	}
-	// The owner is handed the directory open.
-	return c, os.MkdirAll(c.VM.KernelCache, 0o755)
+	// The owner can only read the cache.
+	k, err := boot.OpenKernel(c.VM.Kernel, c.VM.KernelCache)
+	if err != nil {
+		return nil, err
+	}
+	return c, errors.Join(k.Close(), os.MkdirAll(c.VM.KernelCache, 0o755))
 }
 
 // guestSpec is the part of a configuration that is carried out in the guest.
