@@ -22,7 +22,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateIdentity()},
+		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
 
@@ -187,5 +187,34 @@ func (p *program) cmdMigrateIdentity() *cli.Command {
 			fmt.Fprintln(p.stdout, id.Fingerprint())
 			return nil
 		},
+	}
+}
+
+func (p *program) cmdMigrateResolve() *cli.Command {
+	return &cli.Command{
+		Name:      "resolve",
+		Usage:     "say who keeps a VM whose migration is in doubt",
+		ArgsUsage: "INSTANCE",
+		Description: "For a VM that was handed over to a destination that does not answer any more: it stands\n" +
+			"still here, and asks on by itself. To keep it here, first make sure that the\n" +
+			"destination does not run it and never will (power it off).",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "keep", Required: true, Usage: "`SIDE` source or destination"},
+			&cli.BoolFlag{Name: "i-have-fenced-destination", Usage: "needed to keep it at the source"},
+		},
+		BashComplete: p.completeInstances(workload.Running),
+		Action: p.one(func(c *cli.Context, h *launch.Handle) error {
+			keep := workload.Keep(c.String("keep"))
+			switch {
+			case keep != workload.KeepSource && keep != workload.KeepDestination:
+				return usagef(c, "--keep %q: use source or destination", keep)
+			case keep == workload.KeepSource && !c.Bool("i-have-fenced-destination"):
+				return usagef(c, "--keep source lets the VM go on here: were it running at the destination, too, both would be damaged; power the destination off and add --i-have-fenced-destination")
+			}
+			if err := h.Client.Resolve(c.Context, keep); err != nil {
+				return named(h, err)
+			}
+			return nil
+		}),
 	}
 }

@@ -37,6 +37,11 @@ type SnapshotRequest struct {
 	Dir string `json:"dir"`
 }
 
+// ResolveRequest is the body of POST /v1/resolve.
+type ResolveRequest struct {
+	Keep workload.Keep `json:"keep"`
+}
+
 // ResizeRequest is the body of POST /v1/resize.
 type ResizeRequest struct {
 	Exec    string `json:"exec,omitempty"`

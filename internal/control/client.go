@@ -78,6 +78,11 @@ func (c *Client) Migrate(ctx context.Context, r workload.MigrateRequest) (json.R
 	return v, c.do(ctx, "POST", "/v1/migrate", r, &v)
 }
 
+// Resolve says who keeps an instance whose migration is in doubt.
+func (c *Client) Resolve(ctx context.Context, keep workload.Keep) error {
+	return c.do(ctx, "POST", "/v1/resolve", ResolveRequest{Keep: keep}, nil)
+}
+
 // Resize sets the size of a terminal.
 func (c *Client) Resize(ctx context.Context, r ResizeRequest) error {
 	return c.do(ctx, "POST", "/v1/resize", r, nil)

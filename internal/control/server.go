@@ -40,6 +40,8 @@ type Owner interface {
 	// Migrate sends the instance to another owner; its report is
 	// migrate.Report as JSON.
 	Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error)
+	// Resolve is an operator's word on a migration in doubt.
+	Resolve(ctx context.Context, r ResolveRequest) error
 	// Wait returns when the instance has ended and was cleaned up.
 	Wait(ctx context.Context) (workload.Exit, error)
 	Resize(ctx context.Context, r ResizeRequest) error
@@ -84,6 +86,7 @@ var Routes = []Route{
 	{"POST", "/v1/update", (*Server).update},
 	{"POST", "/v1/snapshot", (*Server).snapshot},
 	{"POST", "/v1/migrate", (*Server).migrate},
+	{"POST", "/v1/resolve", (*Server).resolve},
 	{"GET", "/v1/wait", (*Server).wait},
 	{"POST", "/v1/exec", (*Server).exec},
 	{"POST", "/v1/attach", (*Server).attach},
@@ -220,6 +223,17 @@ func (s *Server) migrate(w http.ResponseWriter, r *http.Request) error {
 	}
 	v, err := s.owner.Migrate(r.Context(), q)
 	return answer(w, v, err)
+}
+
+func (s *Server) resolve(w http.ResponseWriter, r *http.Request) error {
+	var q ResolveRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if q.Keep != workload.KeepSource && q.Keep != workload.KeepDestination {
+		return fmt.Errorf("%w: resolve: keep %q is neither source nor destination", ErrBadRequest, q.Keep)
+	}
+	return done(w, s.owner.Resolve(r.Context(), q))
 }
 
 func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {

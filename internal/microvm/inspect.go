@@ -22,6 +22,9 @@ func (v *VM) Inspect() map[string]any {
 	if v.net != nil {
 		m["tap"], m["bridge"], m["mac"] = v.net.TapName, v.net.Bridge, v.net.MAC.String()
 	}
+	if h := v.doubt.Load(); h != nil {
+		m["migrationInDoubt"] = h.to
+	}
 	m["counters"] = g.machine.Counters()
 	return m
 }

@@ -18,14 +18,9 @@ import (
 
 var _ workload.Reconfigured = (*VM)(nil)
 
-const (
-	// receivedRecords is the folder, in the instance's directory, with what was
-	// decided about each VM that somebody has offered.
-	receivedRecords = "migrations"
-	// answerFor is how long a source that did not hear that its guest runs here
-	// can ask.
-	answerFor = 2 * time.Minute
-)
+// receivedRecords is the folder, in the instance's directory, with what was decided
+// about each VM that somebody has offered.
+const receivedRecords = "migrations"
 
 // arrival is what one offer has led to.
 type arrival struct {
@@ -69,7 +64,8 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 				v.log.Warn("cleaning up after an offer that came to nothing", "err", err)
 			}
 		},
-		Log: v.log,
+		Once: true, // then it answers questions only, as long as the guest lives here
+		Log:  v.log,
 	})
 	serving, end := context.WithCancel(context.Background())
 	go func() {
@@ -85,8 +81,9 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 				v.log.Warn("a VM was offered and did not come", "vm", o.Offer.VM, "err", o.Err)
 				continue
 			}
-			time.AfterFunc(answerFor, end)
-			return v.arrived(ctx, o.Destination.(*arrival))
+			a := o.Destination.(*arrival)
+			context.AfterFunc(a.guest.ctx, end)
+			return v.arrived(ctx, a)
 		case <-ctx.Done():
 			end()
 			return nil, context.Cause(ctx)

@@ -27,15 +27,12 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
+	if err := v.mayMove(g); err != nil {
+		return nil, fmt.Errorf("migrate: %w", err)
+	}
 	dial, err := dialer(r.To)
 	if err != nil {
 		return nil, err
-	}
-	if v.writesDisks() {
-		return nil, fmt.Errorf("%w: migrate: the VM has writable disks, which are not sent along yet", workload.ErrUnsupported)
-	}
-	if g.machine.Paused() {
-		return nil, fmt.Errorf("%w: migrate: the instance is paused; resume it first", workload.ErrUnsupported)
 	}
 	d, err := v.describe()
 	if err != nil {
@@ -45,18 +42,34 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
-	report, err := migrate.Send(ctx, g.machine, dial, commit.File(filepath.Join(v.dir, sentRecord)), migrate.SendOptions{
-		VM: v.cfg.Name, Peer: r.To.Address, Description: description,
-		Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
-		OnTimeout: migrate.OnTimeout(r.OnTimeout), Throttle: true, Log: v.log,
-	})
+	h := &handover{
+		v: v, g: g, dial: dial, to: r.To.Address, journal: commit.File(filepath.Join(v.dir, sentRecord)),
+		options: migrate.SendOptions{
+			VM: v.cfg.Name, Peer: r.To.Address, Description: description,
+			Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
+			OnTimeout: migrate.OnTimeout(r.OnTimeout), Throttle: true, Log: v.log,
+		},
+	}
+	report, err := migrate.Send(ctx, g.machine, dial, h.journal, h.options)
 	b, jerr := json.Marshal(report)
 	switch {
 	case err == nil:
-		v.moved.Store(&r.To.Address)
-		g.stop(errMoved)
+		h.left()
 	case errors.Is(err, migrate.ErrInDoubt):
-		v.log.Error("who runs the guest is in doubt; it stays paused here", "err", err)
+		h.ask()
 	}
 	return b, errors.Join(err, jerr)
+}
+
+// mayMove refuses what cannot be sent.
+func (v *VM) mayMove(g *guest) error {
+	switch {
+	case v.doubt.Load() != nil:
+		return errDoubt
+	case v.writesDisks():
+		return fmt.Errorf("%w: the VM has writable disks, which are not sent along yet", workload.ErrUnsupported)
+	case g.machine.Paused():
+		return fmt.Errorf("%w: the instance is paused; resume it first", workload.ErrUnsupported)
+	}
+	return nil
 }

@@ -3,7 +3,6 @@ package microvm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"time"
 
@@ -35,12 +34,9 @@ type shot struct {
 // moment, so the guest's file systems need not be frozen. Most of the memory is
 // copied while the guest runs; what it changes meanwhile, while it stands still.
 func (v *VM) Snapshot(ctx context.Context, dir string) (workload.SnapshotReport, error) {
-	g, err := v.running()
+	g, err := v.withAgent() // it would be missed after a restore
 	if err != nil {
 		return workload.SnapshotReport{}, err
-	}
-	if g.session == nil {
-		return workload.SnapshotReport{}, fmt.Errorf("%w: the guest was booted without hvctl's agent, which would be missed after a restore", workload.ErrUnsupported)
 	}
 	s := &shot{v: v, g: g, dir: dir, began: time.Now()}
 	err = s.take(ctx)

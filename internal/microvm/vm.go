@@ -49,8 +49,9 @@ type VM struct {
 	log   *slog.Logger
 	times *timeline
 	execs atomic.Uint64
-	live  atomic.Pointer[guest]  // set when the machine runs
-	moved atomic.Pointer[string] // where the guest was sent; nil: it is here
+	live  atomic.Pointer[guest]    // set when the machine runs
+	doubt atomic.Pointer[handover] // set while somebody else may run the guest
+	moved atomic.Pointer[string]   // where the guest was sent; nil: it is here
 
 	// What Start made so far; only Start and Close use these.
 	console *console
@@ -129,6 +130,9 @@ func (v *VM) running() (*guest, error) {
 // withAgent returns the guest while it runs, if it has an agent.
 func (v *VM) withAgent() (*guest, error) {
 	g, err := v.running()
+	if err == nil && v.doubt.Load() != nil {
+		return nil, errDoubt
+	}
 	if err == nil && g.session == nil {
 		err = fmt.Errorf("%w: the guest was booted without hvctl's agent", workload.ErrUnsupported)
 	}
@@ -337,6 +341,9 @@ func (v *VM) Kill(context.Context) error {
 // Pause stops every vCPU and device.
 func (v *VM) Pause(ctx context.Context) error {
 	g, err := v.running()
+	if err == nil && v.doubt.Load() != nil {
+		err = errDoubt
+	}
 	if err != nil {
 		return err
 	}
@@ -346,6 +353,9 @@ func (v *VM) Pause(ctx context.Context) error {
 // Resume undoes Pause and tells the guest what time it is.
 func (v *VM) Resume(ctx context.Context) error {
 	g, err := v.running()
+	if err == nil && v.doubt.Load() != nil {
+		err = errDoubt
+	}
 	if err != nil {
 		return err
 	}

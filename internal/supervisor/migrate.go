@@ -25,6 +25,18 @@ func (o *owner) Migrate(ctx context.Context, r workload.MigrateRequest) (json.Ra
 	return m.Migrate(ctx, r)
 }
 
+// Resolve implements control.Owner.
+func (o *owner) Resolve(ctx context.Context, r control.ResolveRequest) error {
+	if err := o.running(); err != nil {
+		return err
+	}
+	m, ok := o.rt.(workload.Migrator)
+	if !ok {
+		return fmt.Errorf("%s: resolve: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
+	}
+	return m.Resolve(ctx, r.Keep)
+}
+
 // reconfigure takes over what the runtime has learnt of itself. o.mu is held.
 func (o *owner) reconfigure(rt workload.Runtime) {
 	r, ok := rt.(workload.Reconfigured)

@@ -32,7 +32,18 @@ type Migrator interface {
 	// instance goes on elsewhere. After an error it goes on here, unless the
 	// error says that this is in doubt.
 	Migrate(ctx context.Context, r MigrateRequest) (json.RawMessage, error)
+	// Resolve is an operator's word on a migration in doubt.
+	Resolve(ctx context.Context, keep Keep) error
 }
+
+// Keep says which side keeps an instance whose migration is in doubt.
+type Keep string
+
+// The sides.
+const (
+	KeepSource      Keep = "source"
+	KeepDestination Keep = "destination"
+)
 
 // Reconfigured is a Runtime that learns what it is only in Start: a VM that was
 // received.
