@@ -16,8 +16,9 @@ import (
 
 // containerd is a daemon of our own, and ctr to talk to it.
 type containerd struct {
-	t   *testing.T
-	ctr []string
+	t       *testing.T
+	ctr     []string
+	program string // the runtime
 }
 
 func newContainerd(t *testing.T) *containerd {
@@ -50,7 +51,7 @@ func startContainerd(t *testing.T, dir, text string, without ...string) *contain
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := &containerd{t, []string{"ctr", "--address", sock, "--namespace", "test"}}
+	c := &containerd{t, []string{"ctr", "--address", sock, "--namespace", "test"}, runtimeProgram()}
 	t.Cleanup(func() {
 		_ = daemon.Process.Signal(unix.SIGTERM)
 		if err := daemon.Wait(); err != nil {
@@ -71,7 +72,7 @@ func startContainerd(t *testing.T, dir, text string, without ...string) *contain
 	return c
 }
 
-func (c *containerd) in(t *testing.T) *containerd { return &containerd{t, c.ctr} }
+func (c *containerd) in(t *testing.T) *containerd { return &containerd{t, c.ctr, c.program} }
 
 func (c *containerd) with(args ...string) []string {
 	return append(c.ctr[:len(c.ctr):len(c.ctr)], args...)
@@ -94,7 +95,7 @@ func (c *containerd) ok(args ...string) string {
 // start runs the image detached, with our runtime.
 func (c *containerd) start(id string, args ...string) {
 	c.t.Helper()
-	c.ok(append([]string{"run", "-d", "--snapshotter", "native", "--runc-binary", runtimeProgram(), image, id}, args...)...)
+	c.ok(append([]string{"run", "-d", "--snapshotter", "native", "--runc-binary", c.program, image, id}, args...)...)
 }
 
 // status is what ctr says of a task.
@@ -113,11 +114,11 @@ var containerdFlows = []struct {
 	flow func(t *testing.T, c *containerd)
 }{
 	{"run", func(t *testing.T, c *containerd) {
-		r := c.do("run", "--rm", "--snapshotter", "native", "--runc-binary", runtimeProgram(), image, "r", "sh", "-c", "echo out; echo err >&2; exit 7").exits(t, 7)
+		r := c.do("run", "--rm", "--snapshotter", "native", "--runc-binary", c.program, image, "r", "sh", "-c", "echo out; echo err >&2; exit 7").exits(t, 7)
 		if r.out != "out\n" || !strings.Contains(r.err, "err\n") {
 			t.Error(r)
 		}
-		if r := c.do("run", "--rm", "--snapshotter", "native", "--runc-binary", runtimeProgram(), image, "n", "nosuchprogram"); r.code == 0 || !strings.Contains(r.err, "executable file not found in $PATH") {
+		if r := c.do("run", "--rm", "--snapshotter", "native", "--runc-binary", c.program, image, "n", "nosuchprogram"); r.code == 0 || !strings.Contains(r.err, "executable file not found in $PATH") {
 			t.Error(r)
 		}
 		c.do("containers", "rm", "n")
@@ -166,7 +167,7 @@ var containerdFlows = []struct {
 		}
 	}},
 	{"metrics", func(t *testing.T, c *containerd) {
-		c.ok("run", "-d", "--snapshotter", "native", "--memory-limit", "67108864", "--runc-binary", runtimeProgram(), image, "m", "sleep", "1000")
+		c.ok("run", "-d", "--snapshotter", "native", "--memory-limit", "67108864", "--runc-binary", c.program, image, "m", "sleep", "1000")
 		out := c.ok("tasks", "metrics", "m")
 		for _, want := range []string{"memory.usage_limit", "67108864", "pids.current"} {
 			if !strings.Contains(out, want) {
@@ -177,7 +178,7 @@ var containerdFlows = []struct {
 	}},
 	{"terminal", func(t *testing.T, c *containerd) {
 		// ctr itself wants a terminal for -t: script(1) gives it one.
-		args := c.with("run", "--rm", "-t", "--snapshotter", "native", "--runc-binary", runtimeProgram(), image, "t", "tty")
+		args := c.with("run", "--rm", "-t", "--snapshotter", "native", "--runc-binary", c.program, image, "t", "tty")
 		r := run(t, nil, "script", "-qec", strings.Join(args, " "), "/dev/null").exits(t, 0)
 		if !strings.Contains(r.out, "/dev/pts/0") {
 			t.Error(r)
@@ -185,7 +186,7 @@ var containerdFlows = []struct {
 	}},
 	{"mounts and environment", func(t *testing.T, c *containerd) {
 		dir := t.TempDir()
-		c.do("run", "--rm", "--snapshotter", "native", "--mount", "type=bind,src="+dir+",dst=/data,options=rbind:rw", "--env", "A=1", "--runc-binary", runtimeProgram(), image, "v",
+		c.do("run", "--rm", "--snapshotter", "native", "--mount", "type=bind,src="+dir+",dst=/data,options=rbind:rw", "--env", "A=1", "--runc-binary", c.program, image, "v",
 			"sh", "-c", "echo kept >/data/file; echo $A").is(t, "1")
 		if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "kept\n" {
 			t.Errorf("%q, %v", b, err)

@@ -110,3 +110,25 @@ func TestPodmanInVMs(t *testing.T) {
 	}
 	t.Logf("%d podman flows in VMs", len(flows))
 }
+
+// flowsOfContainerdInVMs are those of containerdFlows that go the same way
+// when each container is a microVM.
+var flowsOfContainerdInVMs = []string{"run", "exec", "pause and resume", "kill and rm", "terminal", "mounts and environment"}
+
+// TestContainerdInVMs drives hvctl-oci-vm by ctr.
+func TestContainerdInVMs(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Linux, testenv.Images, testenv.CgroupV2)
+	c := newContainerd(t)
+	// containerd has no flags for its runtimes: the store is named by a script.
+	c.program = filepath.Join(t.TempDir(), "hvctl-oci-vm")
+	script := "#!/bin/sh\nexec " + filepath.Join(os.Getenv("HVCTL_BIN"), "hvctl-oci-vm") + " --store " + testenv.TestStore() + " \"$@\"\n"
+	if err := os.WriteFile(c.program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range containerdFlows {
+		if slices.Contains(flowsOfContainerdInVMs, f.name) {
+			t.Run(f.name, func(t *testing.T) { f.flow(t, c.in(t)) })
+		}
+	}
+	t.Logf("%d containerd flows in VMs", len(flowsOfContainerdInVMs))
+}

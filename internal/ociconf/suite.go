@@ -22,6 +22,7 @@ const (
 // machine and the quicker the runtime, the more often they are lost.
 var racy = map[string]string{
 	"killsig":   "it may send the signal before the shell has set its trap",
+	"pidfile":   "it kills a program, true, that has mostly ended by then, and takes the error for a failure",
 	"poststart": "it wants the process to have written its file before the hook that runs after the process's start",
 	"poststop":  "crun dies of SIGPIPE now and then when a hook does not read its standard input",
 }

@@ -8,6 +8,9 @@ func whyNot(program, mode string) (string, bool) {
 			return w.why, true
 		}
 	}
+	if why := racy[program]; why != "" {
+		return "its verdict is a race: " + why, true
+	}
 	return "", false
 }
 
