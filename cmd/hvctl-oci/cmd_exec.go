@@ -75,7 +75,7 @@ func (a *app) exec(f *execFlags, args []string) (int, error) {
 	if f.opts.ExtraFiles, err = inherited(f.preserveFDs); err != nil {
 		return 1, err
 	}
-	if a.vm {
+	if a.holdsVM(args[0]) {
 		if err := a.execInVM(r, args[0], &f.opts); err != nil {
 			return 1, err
 		}

@@ -23,14 +23,14 @@ func onOne(do func(a *app, r *container.Runtime, id string) error) func(*app) (f
 func start(_ *app, r *container.Runtime, id string) error { return r.Start(context.Background(), id) }
 
 func pause(a *app, r *container.Runtime, id string) error {
-	if a.vm {
+	if a.holdsVM(id) {
 		return a.pauseVM(r, id, true)
 	}
 	return r.Pause(context.Background(), id)
 }
 
 func resume(a *app, r *container.Runtime, id string) error {
-	if a.vm {
+	if a.holdsVM(id) {
 		return a.pauseVM(r, id, false)
 	}
 	return r.Resume(context.Background(), id)

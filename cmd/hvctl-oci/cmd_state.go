@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/hvctl/hvctl/container"
 	"golang.org/x/sys/unix"
 )
 
@@ -101,7 +100,7 @@ func cmdDelete(a *app) (func([]string) (int, error), flagSet) {
 			return 1, err
 		}
 		err = r.Delete(context.Background(), args[0], force)
-		if a.vm && err == nil && container.CheckID(args[0]) == nil {
+		if err == nil && a.holdsVM(args[0]) {
 			err = os.RemoveAll(a.vmDir(args[0]))
 		}
 		return 0, err

@@ -87,7 +87,7 @@ func cmdUpdate(a *app) (func([]string) (int, error), flagSet) {
 		for _, set := range later { // flags win over the file
 			set()
 		}
-		if a.vm {
+		if a.holdsVM(args[0]) {
 			if err := checkVMUpdate(given); err != nil {
 				return 1, err
 			}

@@ -24,6 +24,23 @@ const vmSuffix = "-vm"
 // directories, under a name that no container has.
 func (a *app) vmDir(id string) string { return filepath.Join(a.root, ".vm", id) }
 
+// holdsVM tells whether there is a VM in the container called id.
+func (a *app) holdsVM(id string) bool {
+	if !a.vm || container.CheckID(id) != nil {
+		return false
+	}
+	_, err := os.Stat(a.vmDir(id))
+	return err == nil
+}
+
+// isSandbox tells whether a container does nothing but hold a pod's namespaces:
+// by the words of containerd's CRI plugin, and of CRI-O and podman. Such a one
+// is no VM: the pod's network is for the VM that it is to have.
+func isSandbox(s *specs.Spec) bool {
+	const sandbox = "sandbox"
+	return s.Annotations["io.kubernetes.cri.container-type"] == sandbox || s.Annotations["io.kubernetes.cri-o.ContainerType"] == sandbox
+}
+
 // vmConfig is the bundle's configuration, as the container's own is not: that
 // one runs the VM's owner.
 const vmConfig = "config.json"
@@ -42,6 +59,9 @@ func (a *app) asVM(o *container.CreateOptions) (undo func(), err error) {
 		if spec, _, err = container.Load(o.Bundle); err != nil {
 			return nil, err
 		}
+	}
+	if isSandbox(spec) {
+		return func() {}, nil
 	}
 	if spec.Process == nil {
 		return nil, errors.New("process: a VM's bundle has to have one")
@@ -298,7 +318,7 @@ func outerSpec(s *specs.Spec) *specs.Spec {
 // bundleConfig is the configuration that the container, or the VM in it, was
 // asked to be.
 func (a *app) bundleConfig(r *container.Runtime, id string) (*specs.Spec, error) {
-	if !a.vm {
+	if !a.holdsVM(id) {
 		return r.Config(id)
 	}
 	if _, err := r.State(id); err != nil {

@@ -133,7 +133,7 @@ func (a *app) ask(id, do string) error {
 // state is the container's, or the VM's in it.
 func (a *app) state(r *container.Runtime, id string) (*container.State, error) {
 	st, err := r.State(id)
-	if err != nil || !a.vm || st.Status != container.Running {
+	if err != nil || !a.holdsVM(id) || st.Status != container.Running {
 		return st, err
 	}
 	if _, err := os.Stat(filepath.Join(a.vmDir(id), pausedMark)); err == nil {

@@ -11,7 +11,8 @@ import (
 
 // Fields of k8s.io/cri-api runtime/v1: see the messages named.
 const (
-	namespaceNode = 2 // NamespaceMode NODE
+	namespacePod  = 0 // NamespaceMode POD
+	namespaceNode = 2 // and NODE
 
 	stateRunning = 1 // ContainerState
 	stateExited  = 2
@@ -26,7 +27,12 @@ type pod struct {
 }
 
 func (c *cri) runPod(name, handler, logs string) (*pod, error) {
-	security := message{}.msg(1, message{}.num(1, namespaceNode)) // LinuxSandboxSecurityContext.namespace_options
+	return c.runPodIn(namespaceNode, name, handler, logs)
+}
+
+// runPodIn is runPod in a network of that mode.
+func (c *cri) runPodIn(network uint64, name, handler, logs string) (*pod, error) {
+	security := message{}.msg(1, message{}.num(1, network)) // LinuxSandboxSecurityContext.namespace_options
 	config := message{}.
 		msg(1, message{}.str(1, name).str(2, "uid-"+name).str(3, "default")). // metadata
 		str(3, logs).                                                         // log_directory; no hostname in the host's network

@@ -1,0 +1,86 @@
+package ociclients
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/hvctl/hvctl/internal/testenv"
+	"golang.org/x/sys/unix"
+)
+
+// podNetwork is a CNI configuration of the usual kind.
+const podNetwork = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "hvctlcni0", "isGateway": true,
+	"ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.77.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}`
+
+// TestKubernetesPodInAVM does what the kubelet does for a pod of one container
+// whose RuntimeClass is hvctl-vm: the container is a VM on the pod's network.
+func TestKubernetesPodInAVM(t *testing.T) {
+	testenv.Require(t, testenv.Linux, testenv.Images)
+	dir := require(t, testenv.Containerd)
+	t.Setenv("HVCTL_STORE", testenv.TestStore()) // passed on by containerd
+	logs, cni := filepath.Join(dir, "logs"), filepath.Join(dir, "cni")
+	for _, d := range []string{logs, cni} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(cni, "10-pods.conflist"), fmt.Appendf(nil, podNetwork, dir+"/ipam"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { run(t, nil, "ip", "link", "delete", "hvctlcni0") }) // CNI leaves its bridge
+	text := exampleFor(t, "containerd/config.toml", "hvctl-oci-vm", filepath.Join(os.Getenv("HVCTL_BIN"), "hvctl-oci-vm"))
+	text += fmt.Sprintf("\n[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = %q\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = %q\n", image, cni)
+	d := startContainerd(t, dir, text)
+	d.ctr[len(d.ctr)-1] = "k8s.io"
+	d.ok("images", "import", filepath.Join(dir, "image.tar"))
+	c := newCRI(t, filepath.Join(dir, "c.sock"))
+	eventually(t, "the interface answers", func() bool { _, err := c.try("Version", nil); return err == nil })
+
+	p, err := c.runPodIn(namespacePod, "vm", vmHandler, logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := p.start("web", message{}.num(4, 128<<20), "sh", "-c", "httpd -p 80 -h /www; echo started; trap 'exit 3' TERM; while :; do sleep 0.1; done")
+	eventually(t, "the log has the output", func() bool {
+		b, err := os.ReadFile(filepath.Join(logs, "web.log"))
+		return err == nil && strings.Contains(string(b), "stdout F started")
+	})
+	var host unix.Utsname
+	if err := unix.Uname(&host); err != nil {
+		t.Fatal(err)
+	}
+	if out, exit := p.exec(web, "cat", "/proc/sys/kernel/osrelease"); exit != 0 || strings.TrimSpace(out) == unix.ByteSliceToString(host.Release[:]) {
+		t.Errorf("kernel %q, exit %d", out, exit)
+	}
+	if _, exit := p.exec(web, "sh", "-c", "exit 9"); exit != 9 {
+		t.Errorf("exit status of exec: %d, want 9", exit)
+	}
+	ip := p.call("PodSandboxStatus", message{}.str(1, p.id)).sub(1).sub(5).str(1)
+	eventually(t, "the page is served at the pod's address "+ip, func() bool {
+		r, err := http.Get("http://" + ip + "/")
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		b, err := io.ReadAll(r.Body)
+		return err == nil && strings.TrimSpace(string(b)) == "served"
+	})
+	if used := p.call("ContainerStats", message{}.str(1, web)).sub(1).sub(3).sub(2)[1].num; used < 20<<20 {
+		t.Errorf("%d bytes of memory are in use; a guest takes more", used)
+	}
+	p.call("StopContainer", message{}.str(1, web).num(2, 20))
+	if state, exit := p.status(web); state != stateExited || exit != 3 {
+		t.Errorf("state %d, exit status %d; want exited by its own hand with 3", state, exit)
+	}
+	p.call("RemoveContainer", message{}.str(1, web))
+	p.call("StopPodSandbox", message{}.str(1, p.id))
+	p.call("RemovePodSandbox", message{}.str(1, p.id))
+	if out := d.ok("containers", "ls", "-q"); out != "" {
+		t.Errorf("left: %s", out)
+	}
+}
