@@ -13,7 +13,7 @@ const Ours = "hvctl-oci"
 // Results is what one machine told, kept as JSON in docs/results.
 type Results struct {
 	Mode   string `json:"mode"`   // see the function Mode
-	Kernel string `json:"kernel"` // as uname -sr prints it
+	Kernel string `json:"kernel"` // "Linux 6.1.0"
 	Suite  string `json:"suite"`  // the version of runtime-tools
 	// Runtimes are in the order of the table.
 	Runtimes []Runtime `json:"runtimes"`

@@ -66,9 +66,10 @@ func judge(ctx context.Context, tools, out, only string, runtimes []string) erro
 	if err := unix.Uname(&uts); err != nil {
 		return os.NewSyscallError("uname", err)
 	}
+	release, _, _ := strings.Cut(unix.ByteSliceToString(uts.Release[:]), "-") // without the builder's own part
 	r := &ociconf.Results{
 		Mode:   ociconf.Mode(),
-		Kernel: "Linux " + unix.ByteSliceToString(uts.Release[:]),
+		Kernel: "Linux " + release,
 		Suite:  strings.TrimSpace(string(version)),
 	}
 	for _, arg := range runtimes {
