@@ -51,7 +51,7 @@ func workloadFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "read-only", Usage: "no writable layer on the root file system"},
 		&cli.StringSliceFlag{Name: "cap-add", Usage: "add the capability `CAP`, or ALL"},
 		&cli.StringSliceFlag{Name: "cap-drop", Usage: "drop the capability `CAP`, or ALL"},
-		&cli.StringSliceFlag{Name: "security-opt", Usage: "`OPTION` no-new-privileges"},
+		&cli.StringSliceFlag{Name: "security-opt", Usage: "`OPTION` no-new-privileges, or seccomp=unconfined (a VM has no filter anyway)"},
 		&cli.StringSliceFlag{Name: "ulimit", Usage: "resource limit `NAME=SOFT[:HARD]`"},
 		&cli.StringSliceFlag{Name: "sysctl", Usage: "kernel parameter `NAME=VALUE` inside"},
 		&cli.StringSliceFlag{Name: "tmpfs", Usage: "mount a tmpfs on `PATH[:OPTION,...]`"},
@@ -299,10 +299,14 @@ func (p *program) specOptions(c *cli.Context, cfg *workload.Config) (workload.Sp
 		o.Mounts = append(o.Mounts, m)
 	}
 	for _, s := range c.StringSlice("security-opt") {
-		if s != "no-new-privileges" && s != "no-new-privileges:true" {
-			errs = append(errs, fmt.Errorf("security option %q: only no-new-privileges is known", s))
+		switch s {
+		case "no-new-privileges", "no-new-privileges:true":
+			o.NoNewPrivs = true
+		case "seccomp=unconfined":
+			o.Unfiltered = true
+		default:
+			errs = append(errs, fmt.Errorf("security option %q: use no-new-privileges or seccomp=unconfined", s))
 		}
-		o.NoNewPrivs = true
 	}
 	if o.Terminal {
 		o.Columns, o.Rows = p.terminalSize()

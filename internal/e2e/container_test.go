@@ -67,6 +67,17 @@ func TestContainerIsConfined(t *testing.T) {
 	}
 }
 
+// TestContainerUnfiltered: without the default filter what capabilities allow is
+// allowed.
+func TestContainerUnfiltered(t *testing.T) {
+	h := newHostOf(t, ctr)
+	out := h.ok(h.run("--rm", "--network", "none", "--security-opt", "seccomp=unconfined", "--cap-add", "SYS_ADMIN", "debian:bookworm",
+		"sh", "-c", "grep Seccomp: /proc/self/status | cut -f2; mount -t tmpfs none /mnt && echo mounted")...)
+	if out != "0\nmounted\n" {
+		t.Errorf("printed %q", out)
+	}
+}
+
 // TestContainerVolumes: directories of the host, writable and not.
 func TestContainerVolumes(t *testing.T) {
 	h := newHostOf(t, ctr)

@@ -47,6 +47,8 @@ type SpecOptions struct {
 	CapAdd     []string // "NET_ADMIN", "CAP_NET_ADMIN" or "ALL"
 	CapDrop    []string
 	NoNewPrivs bool
+	// Unfiltered leaves out the backend's default system call filter.
+	Unfiltered bool
 	Rlimits    []specs.POSIXRlimit // on top of DefaultRlimits
 	Sysctl     map[string]string
 	Mounts     []specs.Mount // beside what the backend always mounts
@@ -76,8 +78,11 @@ func NewSpec(o SpecOptions) (*specs.Spec, error) {
 		Hostname: o.Hostname,
 		Mounts:   o.Mounts,
 	}
-	if len(o.Sysctl) > 0 {
+	if len(o.Sysctl) > 0 || o.Unfiltered {
 		s.Linux = &specs.Linux{Sysctl: maps.Clone(o.Sysctl)}
+	}
+	if o.Unfiltered {
+		s.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow}
 	}
 	return s, nil
 }
