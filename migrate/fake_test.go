@@ -331,12 +331,12 @@ func newRig(t testing.TB, change func(*rig)) *rig {
 	r.journal = commit.File(filepath.Join(r.dir, "record"))
 	r.send = migrate.SendOptions{
 		VM: "web", Peer: "there", Streams: 2, Downtime: 200 * time.Millisecond, Blackout: 5 * time.Second, Backoff: 5 * time.Millisecond,
-		Stall: 2 * time.Second, Keepalive: 100 * time.Millisecond, Answer: 500 * time.Millisecond, Doubt: 3 * time.Second,
+		Stall: 5 * time.Second, Keepalive: 600 * time.Millisecond, Answer: time.Second, Doubt: 3 * time.Second,
 	}
 	r.receive = migrate.ReceiveOptions{
 		Prepare: func(context.Context, migrate.Offer) (migrate.Destination, error) { return r.fresh(t), nil },
 		Drop:    func(d migrate.Destination) { d.(*machine).drop() },
-		Go:      time.Second, Linger: 2 * time.Second, Stall: 2 * time.Second, Keepalive: 100 * time.Millisecond,
+		Go:      time.Second, Linger: 2 * time.Second, Stall: 5 * time.Second, Keepalive: 600 * time.Millisecond,
 	}
 	if os.Getenv("MIGRATE_LOG") != "" {
 		r.send.Log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))

@@ -16,10 +16,10 @@ import (
 // quick are times that let faults show soon.
 func quick(r *rig) {
 	s := &r.send
-	s.Stall, s.Keepalive, s.Answer, s.Prepare, s.Blackout = time.Second, 400*time.Millisecond, 800*time.Millisecond, 2*time.Second, 2*time.Second
+	s.Stall, s.Keepalive, s.Answer, s.Prepare, s.Blackout = 1500*time.Millisecond, 600*time.Millisecond, time.Second, 2*time.Second, 3*time.Second
 	s.Doubt, s.Reconnects, s.Backoff, s.Downtime = time.Second, 3, 5*time.Millisecond, time.Second
 	d := &r.receive
-	d.Stall, d.Keepalive, d.Go, d.Linger = time.Second, 400*time.Millisecond, 800*time.Millisecond, time.Second
+	d.Stall, d.Keepalive, d.Go, d.Linger = 1500*time.Millisecond, 600*time.Millisecond, time.Second, time.Second
 }
 
 // through makes the rig's link a proxy.

@@ -17,6 +17,9 @@ const ProtocolVersion = 1
 const (
 	maxStreams     = 16
 	maxDescription = 1 << 20 // bytes; the same as in snapshots
+	maxRegions     = 64
+	maxVolumes     = 64
+	maxVolume      = 4 << 40 // bytes, of all disks together
 )
 
 // role says what a connection is for.
@@ -87,12 +90,36 @@ type regionInfo struct {
 	Size uint64 `json:"size"`
 }
 
+// volumeInfo is a disk as OFFER names it.
+type volumeInfo struct {
+	Name string `json:"name"`
+	Size uint64 `json:"size"`
+}
+
 // offer is the payload of OFFER.
 type offer struct {
 	Streams     int             `json:"streams"`
 	Regions     []regionInfo    `json:"regions"`
+	Volumes     []volumeInfo    `json:"volumes,omitempty"`
 	Description json.RawMessage `json:"description"`
 	Plan        json.RawMessage `json:"plan,omitempty"`
+}
+
+// check judges an offer's numbers. The regions are judged by whoever builds the
+// machine.
+func (o offer) check() error {
+	if o.Streams < 1 || o.Streams > maxStreams || len(o.Regions) < 1 || len(o.Regions) > maxRegions ||
+		len(o.Volumes) > maxVolumes || len(o.Description) > maxDescription {
+		return fmt.Errorf("%d streams, %d regions, %d volumes, description of %d bytes: out of bounds", o.Streams, len(o.Regions), len(o.Volumes), len(o.Description))
+	}
+	left := uint64(maxVolume)
+	for _, v := range o.Volumes {
+		if v.Size == 0 || v.Size > left || len(v.Name) == 0 || len(v.Name) > 255 {
+			return fmt.Errorf("volume %q of %d bytes: empty, or the disks have more than %d TiB together", printable(v.Name), v.Size, maxVolume>>40)
+		}
+		left -= v.Size
+	}
+	return nil
 }
 
 // decodeJSON is strict: unknown fields and bytes after the value are errors,

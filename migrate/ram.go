@@ -2,7 +2,10 @@ package migrate
 
 import (
 	"context"
+	"errors"
+	"io"
 	"math/bits"
+	"os"
 
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/migrate/sparse"
@@ -11,31 +14,75 @@ import (
 
 const pageSize = memory.PageSize
 
-// stripe is the memory that always uses one stream: 2 MiB of a region, whole
-// words of its bitmaps.
-type stripe struct {
-	region int
-	page   uint64 // the first
-	pages  uint64
+// area is one region of RAM or one disk: the first areas are the regions, in
+// order, then come the disks.
+type area struct {
+	pages uint64
+	ram   []byte   // of a region
+	file  *os.File // of a disk
+	fetch func(bitmap []uint64) error
+	data  func() ([]uint64, error) // the pages that are no holes
 }
 
-// stripesOf cuts the regions; stripe k of the result uses stream k mod N.
-func stripesOf(regions []memory.Region) (s []stripe) {
-	for i, r := range regions {
-		n := r.Size / pageSize
-		for p := uint64(0); p < n; p += wire.StripePages {
-			s = append(s, stripe{i, p, min(wire.StripePages, n-p)})
-		}
+// page returns the bytes of page p; those of a disk are read into buf.
+func (a *area) page(p uint64, buf []byte) ([]byte, error) {
+	if a.ram != nil {
+		return a.ram[p*pageSize : (p+1)*pageSize], nil
 	}
-	return s
+	n, err := a.file.ReadAt(buf, int64(p*pageSize))
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	clear(buf[n:]) // the last page of a disk may be short
+	return buf, nil
 }
 
-// ram is the source's account of its memory. While streams send, each owns the
-// words of its stripes; between rounds the sender owns all.
+// areasOf lists what src has to send.
+func areasOf(src Source) (areas []area) {
+	fd := -1
+	if s, ok := src.(SparseSource); ok {
+		fd = s.MemoryFD()
+	}
+	for i, r := range src.Regions() {
+		a := area{pages: r.Size / pageSize, ram: r.Bytes}
+		a.fetch = func(b []uint64) error { return src.FetchDirty(i, b) }
+		a.data = func() ([]uint64, error) {
+			if fd < 0 {
+				return sparse.Fill(a.pages), nil
+			}
+			return sparse.Data(fd, r.Offset, r.Size)
+		}
+		areas = append(areas, a)
+	}
+	v, ok := src.(VolumeSource)
+	if !ok {
+		return areas
+	}
+	for i, d := range v.Volumes() {
+		a := area{pages: d.pages(), file: d.File}
+		a.fetch = func(b []uint64) error { return v.FetchDirtyVolume(i, b) }
+		a.data = func() ([]uint64, error) { return sparse.Data(int(d.File.Fd()), 0, a.pages*pageSize) }
+		areas = append(areas, a)
+	}
+	return areas
+}
+
+// pages returns the size of a disk in pages; the last may be short.
+func (v Volume) pages() uint64 { return (v.Size + pageSize - 1) / pageSize }
+
+// stripe is what always uses one stream: 2 MiB of an area, whole words of its
+// bitmaps.
+type stripe struct {
+	area  int
+	page  uint64 // the first
+	pages uint64
+}
+
+// ram is the source's account of its memory and disks. While streams send, each
+// owns the words of its stripes; between rounds the sender owns all.
 type ram struct {
-	src     Source
-	regions []memory.Region
-	stripes []stripe
+	areas   []area
+	stripes []stripe   // stripe k uses stream k mod N
 	todo    [][]uint64 // pages that the destination must get
 	sent    [][]uint64 // pages that the destination may have with other bytes than zeroes
 	scratch []uint64
@@ -45,21 +92,16 @@ type ram struct {
 // newRAM marks everything but holes as to be sent. The dirty log runs already,
 // so that a hole filled from now on is seen.
 func newRAM(src Source) (*ram, error) {
-	m := &ram{src: src, regions: src.Regions()}
-	m.stripes = stripesOf(m.regions)
-	fd := -1
-	if s, ok := src.(SparseSource); ok {
-		fd = s.MemoryFD()
-	}
-	for _, r := range m.regions {
-		todo := sparse.Fill(r.Size / pageSize)
-		if fd >= 0 {
-			var err error
-			if todo, err = sparse.Data(fd, r.Offset, r.Size); err != nil {
-				return nil, err
-			}
+	m := &ram{areas: areasOf(src)}
+	for i, a := range m.areas {
+		for p := uint64(0); p < a.pages; p += wire.StripePages {
+			m.stripes = append(m.stripes, stripe{i, p, min(wire.StripePages, a.pages-p)})
 		}
-		m.holes += r.Size/pageSize - count(todo)
+		todo, err := a.data()
+		if err != nil {
+			return nil, err
+		}
+		m.holes += a.pages - count(todo)
 		m.todo = append(m.todo, todo)
 		m.sent = append(m.sent, make([]uint64, len(todo)))
 	}
@@ -76,16 +118,16 @@ func count(bitmap []uint64) (n uint64) {
 // fetch adds what the dirty log has to what must be sent, and returns how many
 // pages that is now.
 func (m *ram) fetch() (todo uint64, err error) {
-	for i, r := range m.regions {
-		n := DirtyWords(r)
+	for i, a := range m.areas {
+		n := len(m.todo[i])
 		if cap(m.scratch) < n {
 			m.scratch = make([]uint64, n)
 		}
 		words := m.scratch[:n]
-		if err := m.src.FetchDirty(i, words); err != nil {
+		if err := a.fetch(words); err != nil {
 			return 0, err
 		}
-		if tail := r.Size / pageSize % 64; tail != 0 {
+		if tail := a.pages % 64; tail != 0 {
 			words[n-1] &= 1<<tail - 1
 		}
 		for w, v := range words {
@@ -122,6 +164,7 @@ type stream struct {
 	runs    []wire.Run
 	data    int // pages in buf
 	buf     []byte
+	page    [pageSize]byte // of a disk
 	stats   RoundReport
 }
 
@@ -167,25 +210,27 @@ func (s *stream) share(ctx context.Context, m *ram, streams int, c *wire.Conn, l
 }
 
 func (s *stream) stripe(ctx context.Context, m *ram, st stripe, c *wire.Conn, l *limiter) error {
-	todo, sent := m.todo[st.region], m.sent[st.region]
-	ram := m.regions[st.region].Bytes
+	todo, sent, from := m.todo[st.area], m.sent[st.area], &m.areas[st.area]
 	for w := st.page / 64; w < (st.page+st.pages+63)/64; w++ {
 		for todo[w] != 0 {
 			bit := todo[w] & -todo[w]
 			p := w*64 + uint64(bits.TrailingZeros64(bit))
-			page := ram[p*pageSize : (p+1)*pageSize]
+			page, err := from.page(p, s.page[:])
+			if err != nil {
+				return err
+			}
 			zero := sparse.IsZero(page)
 			if zero && sent[w]&bit == 0 {
 				s.stats.Skipped++
 				todo[w] &^= bit
 				continue
 			}
-			if !s.room(uint16(st.region), p, zero) {
+			if !s.room(uint16(st.area), p, zero) {
 				if err := s.flush(ctx, c, l); err != nil {
 					return err
 				}
 			}
-			s.add(uint16(st.region), p, zero, page)
+			s.add(uint16(st.area), p, zero, page)
 			todo[w] &^= bit
 			if zero {
 				sent[w] &^= bit

@@ -25,6 +25,7 @@ type Offer struct {
 	Description json.RawMessage
 	Plan        json.RawMessage
 	Regions     []memory.Span
+	Volumes     []Volume // without files: names and sizes
 }
 
 // ReceiveOptions says what a Receiver does with what arrives. Prepare is set;
@@ -266,18 +267,21 @@ func (r *Receiver) prepare(ctx context.Context, c *wire.Conn, h hello) (*session
 	if err := decodeJSON(t, p, &off); err != nil {
 		return nil, refuse("protocol", "%w", err)
 	}
-	if off.Streams < 1 || off.Streams > maxStreams || len(off.Regions) < 1 || len(off.Regions) > 64 || len(off.Description) > maxDescription {
-		return nil, refuse("offer", "%d streams, %d regions, description of %d bytes: out of bounds", off.Streams, len(off.Regions), len(off.Description))
+	if err := off.check(); err != nil {
+		return nil, refuse("offer", "%w", err)
 	}
 	o := Offer{VM: h.VM, Session: h.Session, Peer: peerOf(c.Conn), Build: h.Build, Description: off.Description, Plan: off.Plan}
 	for _, g := range off.Regions {
 		o.Regions = append(o.Regions, memory.Span{GPA: memory.GPA(g.GPA), Size: g.Size})
 	}
+	for _, v := range off.Volumes {
+		o.Volumes = append(o.Volumes, Volume{Name: v.Name, Size: v.Size})
+	}
 	d, err := r.o.Prepare(ctx, o)
 	if err != nil {
 		return nil, refuse("prepare", "%w", err)
 	}
-	if err := sameRegions(d.Regions(), o.Regions); err != nil {
+	if err := errors.Join(sameRegions(d.Regions(), o.Regions), sameVolumes(volumesOf(d), o.Volumes)); err != nil {
 		r.o.Drop(d)
 		return nil, refuse("prepare", "%w", err)
 	}
@@ -296,6 +300,26 @@ func sameRegions(got []memory.Region, want []memory.Span) error {
 	for i, g := range got {
 		if g.GPA != want[i].GPA || g.Size != want[i].Size || uint64(len(g.Bytes)) != g.Size {
 			return fmt.Errorf("region %d is %v+%#x here and %v+%#x at the source", i, g.GPA, g.Size, want[i].GPA, want[i].Size)
+		}
+	}
+	return nil
+}
+
+// volumesOf returns the disks that a destination has for what comes.
+func volumesOf(d Destination) []Volume {
+	if v, ok := d.(VolumeDestination); ok {
+		return v.Volumes()
+	}
+	return nil
+}
+
+func sameVolumes(got, want []Volume) error {
+	if len(got) != len(want) {
+		return fmt.Errorf("the machine built here takes %d disks, the source sends %d", len(got), len(want))
+	}
+	for i, g := range got {
+		if g.Name != want[i].Name || g.Size != want[i].Size {
+			return fmt.Errorf("disk %d is %q of %d bytes here and %q of %d at the source", i, g.Name, g.Size, printable(want[i].Name), want[i].Size)
 		}
 	}
 	return nil
@@ -336,7 +360,7 @@ func (r *Receiver) query(c *wire.Conn, h hello) error {
 		return refuse("protocol", "%v is no question", t)
 	}
 	if s, err := r.find(c, h); err == nil && s.post(event{e, c}) {
-		_, _, _ = c.Recv(r.o.Linger) // until the source has heard the answer, and goes
+		_, _, _ = c.Recv(max(r.o.Linger, r.o.Stall)) // until the source has heard the answer, and goes
 		return nil
 	}
 	return r.fromRecord(c, h, e)

@@ -38,6 +38,7 @@ type Report struct {
 	Reason     string        `json:"reason,omitempty"`
 	Streams    int           `json:"streams"`
 	RAM        uint64        `json:"ram_bytes"`
+	Disks      uint64        `json:"disk_bytes,omitempty"`
 	Holes      uint64        `json:"hole_pages"` // never looked at
 	Rounds     []RoundReport `json:"rounds"`
 	Final      RoundReport   `json:"final"`

@@ -78,6 +78,12 @@ func newSender(src Source, dial Dial, j commit.Journal, o SendOptions, report *R
 		s.dialer.offer.Regions = append(s.dialer.offer.Regions, regionInfo{uint64(r.GPA), r.Size})
 		report.RAM += r.Size
 	}
+	if v, ok := src.(VolumeSource); ok {
+		for _, d := range v.Volumes() {
+			s.dialer.offer.Volumes = append(s.dialer.offer.Volumes, volumeInfo{d.Name, d.Size})
+			report.Disks += d.Size
+		}
+	}
 	s.dialer.hello.Token = o.Token
 	s.dialer.offer.Streams, s.dialer.offer.Description, s.dialer.offer.Plan = o.Streams, o.Description, o.Plan
 	report.Session = record.Session

@@ -31,8 +31,9 @@ type session struct {
 	offer   Offer
 	epoch   uint32
 	regions []memory.Region
-	pages   []uint64 // sizes of the regions
-	stripes []uint64 // number of the first stripe of each region
+	volumes []Volume // counted on after the regions
+	pages   []uint64 // sizes of both
+	stripes []uint64 // number of the first stripe of each
 	fd      int      // file behind the RAM, or -1
 	// have says which pages may hold something else than zeroes. A stripe's words
 	// belong to the goroutine of its stream.
@@ -74,19 +75,24 @@ type final struct {
 
 func newSession(r *Receiver, c *wire.Conn, o Offer, streams int, d Destination) (s *session, err error) {
 	s = &session{
-		r: r, offer: o, epoch: c.Epoch(), regions: d.Regions(), dest: d, ctl: c, fd: -1,
+		r: r, offer: o, epoch: c.Epoch(), regions: d.Regions(), volumes: volumesOf(d), dest: d, ctl: c, fd: -1,
 		events: make(chan event), done: make(chan struct{}),
 		streams: make([]*wire.Conn, streams), applied: make([]uint64, streams), rounds: make([]uint32, streams),
 	}
 	if f, ok := d.(SparseSource); ok {
 		s.fd = f.MemoryFD()
 	}
-	first := uint64(0)
 	for _, g := range s.regions {
 		s.pages = append(s.pages, g.Size/pageSize)
+	}
+	for _, v := range s.volumes {
+		s.pages = append(s.pages, v.pages())
+	}
+	first := uint64(0)
+	for _, n := range s.pages {
 		s.stripes = append(s.stripes, first)
-		s.have = append(s.have, make([]uint64, DirtyWords(g)))
-		first += (g.Size/pageSize + wire.StripePages - 1) / wire.StripePages
+		s.have = append(s.have, make([]uint64, (n+63)/64))
+		first += (n + wire.StripePages - 1) / wire.StripePages
 	}
 	s.machine = commit.NewMachine(commit.Destination, commit.Receiving, s.do)
 	if s.owner, err = r.records.Session(o.Session).Stage(s.record(commit.OwnerRecord)); err != nil {
@@ -451,19 +457,24 @@ func (s *session) apply(stream int, payload []byte, runs []wire.Run) ([]wire.Run
 
 // put gives a run of pages its content; none is zeroes.
 func (s *session) put(r wire.Run, data []byte) error {
-	g, have := s.regions[r.Region], s.have[r.Region]
+	have := s.have[r.Region]
 	at, size := r.Page*pageSize, uint64(r.Count)*pageSize
 	fresh := true
 	for p := r.Page; p < r.Page+uint64(r.Count); p++ {
 		fresh = fresh && have[p/64]>>(p%64)&1 == 0
 	}
-	if r.Zero {
-		if !fresh {
-			s.zero(g, at, size)
-		}
+	if r.Zero && fresh {
 		return nil
 	}
 	sparse.SetRun(have, r.Page, r.Page+uint64(r.Count))
+	if int(r.Region) >= len(s.regions) {
+		return s.volumes[int(r.Region)-len(s.regions)].put(at, size, data)
+	}
+	g := s.regions[r.Region]
+	if r.Zero {
+		s.zero(g, at, size)
+		return nil
+	}
 	if fresh && s.fd >= 0 {
 		// Pages that do not exist yet cost two thirds when the kernel makes and fills
 		// them in one go, instead of our touching them one by one.
@@ -472,6 +483,21 @@ func (s *session) put(r wire.Run, data []byte) error {
 	}
 	copy(g.Bytes[at:at+size], data)
 	return nil
+}
+
+// put writes size bytes at offset at, zeroes when data is nil. What is beyond
+// the end of the disk is left out.
+func (v Volume) put(at, size uint64, data []byte) error {
+	size = min(size, v.Size-at)
+	if len(data) > 0 {
+		_, err := v.File.WriteAt(data[:size], int64(at))
+		return err
+	}
+	err := unix.Fallocate(int(v.File.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(at), int64(size))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		_, err = v.File.WriteAt(make([]byte, size), int64(at))
+	}
+	return err
 }
 
 // zero makes pages zero; a whole stripe is given back to the host.
@@ -506,11 +532,22 @@ func (s *session) progress() {
 	}
 	complete := s.final != nil && round >= s.final.round
 	s.mu.Unlock()
+	if b != nil && !complete {
+		s.flushAhead()
+	}
 	if b != nil && ctl != nil {
 		_ = ctl.Send(wire.Applied, b) // a lost one breaks the link, which both sides see
 	}
 	if complete {
 		s.post(event{commit.Loaded, nil})
+	}
+}
+
+// flushAhead has the kernel begin to write the disks, so that little is left to
+// sync while the guest stands still.
+func (s *session) flushAhead() {
+	for _, v := range s.volumes {
+		_ = unix.SyncFileRange(int(v.File.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // advice
 	}
 }
 
@@ -530,6 +567,12 @@ func (s *session) load() error {
 	sections := wire.Sections(c)
 	if c.Done(); c.Err() != nil {
 		return fmt.Errorf("state: %w", c.Err())
+	}
+	for _, v := range s.volumes {
+		// The guest believes durable what it has flushed at the source.
+		if err := v.File.Sync(); err != nil {
+			return fmt.Errorf("sync disk %s: %w", v.Name, err)
+		}
 	}
 	return s.dest.LoadState(sections)
 }

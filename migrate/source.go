@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"context"
+	"os"
 
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/memory"
@@ -89,6 +90,35 @@ type Locks interface {
 	// Acquire takes the locks; it is called before every Resume that follows a
 	// Release, and on the destination before its first Resume.
 	Acquire(ctx context.Context) error
+}
+
+// Volume is a disk that goes along with the machine.
+type Volume struct {
+	Name string
+	Size uint64 // bytes
+	// File holds the content; reads and writes of it see those of the machine. It
+	// stays owned by the machine.
+	File *os.File
+}
+
+// VolumeSource is a Source with disks that go along. They travel in the same
+// rounds as the RAM, so that what changed last is sent while the guest stands
+// still.
+type VolumeSource interface {
+	// Volumes returns the disks; it is the same for the machine's whole life.
+	Volumes() []Volume
+	// FetchDirtyVolume is FetchDirty for Volumes()[volume], in pages of
+	// memory.PageSize, the last of which may be short. StartDirtyLog and
+	// StopDirtyLog concern these logs too. A page is in the log only after the
+	// write to File is done.
+	FetchDirtyVolume(volume int, bitmap []uint64) error
+}
+
+// VolumeDestination is a Destination with disks of the same names and sizes, in
+// the same order, whose files read as zeroes. They are synced before the machine
+// can run.
+type VolumeDestination interface {
+	Volumes() []Volume
 }
 
 // Announcer is a Destination that tells the network where the guest is now.
