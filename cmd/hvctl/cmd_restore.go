@@ -39,10 +39,14 @@ func (p *program) cmdRestore() *cli.Command {
 }
 
 func (p *program) restore(c *cli.Context, s *snapshots.Snapshot) error {
-	cfg, err := p.restoredConfig(c, s)
+	cfg, err := p.copyConfig(c, s, s.Description.Config)
 	if err != nil {
 		return err
 	}
+	if err := restoredNetwork(c, &cfg.Net); err != nil {
+		return &usageError{err: err, command: c.Command.HelpName}
+	}
+	cfg.Name, cfg.VM.Restore.Copy = c.String("name"), c.Bool("copy")
 	b, err := p.backend(c, cfg.Backend)
 	if err != nil {
 		return err
@@ -57,21 +61,22 @@ func (p *program) restore(c *cli.Context, s *snapshots.Snapshot) error {
 	return nil
 }
 
-// restoredConfig is the original's configuration with another identity.
-func (p *program) restoredConfig(c *cli.Context, s *snapshots.Snapshot) (*workload.Config, error) {
-	cfg := s.Description.Config // ours alone: it was decoded for us
+// copyConfig makes cfg, which is the original's, that of a copy: with another
+// identity, no name, and no addresses.
+func (p *program) copyConfig(c *cli.Context, s *snapshots.Snapshot, cfg *workload.Config) (*workload.Config, error) {
 	short := cfg.ID[:min(12, len(cfg.ID))]
-	cfg.ID, cfg.Name, cfg.AutoRemove = instance.NewID(), c.String("name"), c.Bool("rm")
+	cfg.ID, cfg.Name, cfg.AutoRemove, cfg.DataDir = instance.NewID(), "", c.Bool("rm"), ""
+	cfg.Net.MAC, cfg.Net.IP = "", netip.Addr{}
 	switch {
 	case c.String("hostname") != "":
 		cfg.Spec.Hostname = c.String("hostname")
 	case cfg.Spec.Hostname == short:
 		cfg.Spec.Hostname = cfg.ID[:12]
 	}
-	if err := errors.Join(workload.CheckHostname(cfg.Spec.Hostname), restoredNetwork(c, &cfg.Net)); err != nil {
+	if err := workload.CheckHostname(cfg.Spec.Hostname); err != nil {
 		return nil, &usageError{err: err, command: c.Command.HelpName}
 	}
-	cfg.VM.Restore = &workload.Restore{File: s.File().Name(), Copy: c.Bool("copy")}
+	cfg.VM.Restore = &workload.Restore{File: s.File().Name()}
 	for i, d := range s.Description.Disks {
 		if d.Name == "" {
 			continue
@@ -91,10 +96,9 @@ func (p *program) restoredConfig(c *cli.Context, s *snapshots.Snapshot) (*worklo
 	return cfg, nil
 }
 
-// restoredNetwork drops the original's addresses, which it may be using.
+// restoredNetwork reads what the copy is to have of the network.
 func restoredNetwork(c *cli.Context, n *workload.Network) error {
 	var errs []error
-	n.MAC, n.IP = "", netip.Addr{}
 	if s := c.String("mac-address"); s != "" {
 		m, err := parseMAC(s)
 		errs, n.MAC = append(errs, err), m

@@ -139,6 +139,43 @@ func TestASnapshotIsRestoredBesideItsOriginalAndAfterIt(t *testing.T) {
 	}
 }
 
+func TestClonesAreDifferentMachinesAndAllAnswer(t *testing.T) {
+	const count = 5
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-m", "256M", "-p", "127.0.0.1::6379", "redis")
+	if got := h.redis("web", "SET k v"); got != "+OK" {
+		t.Fatal(got)
+	}
+	var all []struct {
+		ID, Name, IP string
+		StartedNs    time.Duration
+		PrivateBytes uint64
+	}
+	if err := json.Unmarshal([]byte(h.ok("clone", "web", "--count", fmt.Sprint(count), "--json")), &all); err != nil || len(all) != count {
+		t.Fatalf("%d clones, %v", len(all), err)
+	}
+	seen := map[string]string{}
+	for _, c := range all {
+		facts := strings.Fields(h.ok("exec", c.Name, "sh", "-c", "hostname; cat /sys/class/net/eth0/address /proc/sys/kernel/random/uuid; od -An -tx8 -N8 /dev/urandom"))
+		for _, f := range append(facts, c.ID, c.IP) {
+			if other, twice := seen[f]; twice {
+				t.Errorf("%s and %s both have %s", c.Name, other, f)
+			}
+			seen[f] = c.Name
+		}
+		if got := h.redis(c.Name, "GET k"); got != "$1 v" {
+			t.Errorf("%s: k is %q", c.Name, got)
+		}
+		t.Logf("%s: %v, %d MiB of its own", c.Name, c.StartedNs.Round(time.Millisecond), c.PrivateBytes>>20)
+		if c.PrivateBytes == 0 || c.PrivateBytes > 64<<20 {
+			t.Errorf("%s has %d MiB of its own", c.Name, c.PrivateBytes>>20)
+		}
+	}
+	if left, _ := filepath.Glob(filepath.Join(testenv.TestStore(), "snapshots", "*", "*")); len(left) > 0 {
+		t.Errorf("left %q", left)
+	}
+}
+
 func fileExists(f string) bool { _, err := os.Stat(f); return err == nil }
 
 func TestADamagedSnapshotIsRefused(t *testing.T) {

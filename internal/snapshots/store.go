@@ -152,10 +152,20 @@ func (s *Store) Get(name string) (*Snapshot, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
-	f, err := snapshot.Open(s.File(name))
+	snap, err := open(s.File(name), name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %q", ErrNotFound, name)
 	}
+	return snap, err
+}
+
+// Open opens what Dir was filled with, before Commit.
+func (p *Pending) Open() (*Snapshot, error) {
+	return open(filepath.Join(p.dir, workload.SnapshotFile), p.name)
+}
+
+func open(file, name string) (*Snapshot, error) {
+	f, err := snapshot.Open(file)
 	if err != nil {
 		return nil, err
 	}
