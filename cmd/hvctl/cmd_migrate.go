@@ -107,10 +107,15 @@ func (p *program) migrateReceive(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	store, err := p.images(c)
+	if err != nil {
+		return err
+	}
+	images := filepath.Join(store.Dir(), "derived")
 	cfg := &workload.Config{
 		ID: instance.NewID(), Name: c.String("name"), Backend: "vm", AutoRemove: c.Bool("rm"), StopTimeoutSeconds: defaultStopTimeout,
 		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}}, // the guest's comes with it
-		VM:   workload.VM{Receive: &at},
+		VM:   workload.VM{Receive: &workload.Receive{Endpoint: at, Images: images}},
 	}
 	for _, s := range c.StringSlice("publish") {
 		port, err := parsePort(s)

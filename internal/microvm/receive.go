@@ -46,7 +46,7 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 	if err != nil {
 		return nil, err
 	}
-	l, err := listen(*v.cfg.VM.Receive)
+	l, err := listen(v.cfg.VM.Receive.Endpoint)
 	if err != nil {
 		return nil, errors.Join(err, records.Close())
 	}
@@ -103,7 +103,7 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 	if own.Net.Publish != nil {
 		cfg.Net.Publish = own.Net.Publish
 	}
-	if err := checkRootfs(cfg, d.Rootfs); err != nil {
+	if err := admit(cfg, own.VM.Receive.Images, d.Rootfs); err != nil {
 		return nil, err
 	}
 	a := &arrival{v: v, io: io}

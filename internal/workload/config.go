@@ -135,7 +135,7 @@ type VM struct {
 	Restore *Restore `json:"restore,omitempty"`
 	// Receive waits for a VM that another owner sends, in place of booting one.
 	// What it is, comes with it.
-	Receive *Endpoint `json:"receive,omitempty"`
+	Receive *Receive `json:"receive,omitempty"`
 	// Timeline asks the VMM to record when each stage of the start was
 	// reached (hvctl bench boot).
 	Timeline bool `json:"timeline,omitempty"`

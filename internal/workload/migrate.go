@@ -14,6 +14,14 @@ type Endpoint struct {
 	Allow    []string `json:"allow,omitempty"`
 }
 
+// Receive says where to wait for a VM, and what it may find here.
+type Receive struct {
+	Endpoint
+	// Images is the folder that the image of its root file system has to be in: the
+	// sender chooses the name of the file, not its place.
+	Images string `json:"images"`
+}
+
 // MigrateRequest is what hvctl migrate send asks for. Zero values are package
 // migrate's defaults.
 type MigrateRequest struct {

@@ -1,0 +1,44 @@
+package microvm
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// admit judges the configuration of a VM that another owner offers, and puts our
+// own paths into it. Whoever may send VMs here may use this host's processors and
+// memory, and read images of its store; no other file of it may be his choice.
+func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error {
+	if cfg.VM.Raw || cfg.Rootfs.ImagePath == "" {
+		return fmt.Errorf("%w: a VM without hvctl's agent, or without an image", workload.ErrUnsupported)
+	}
+	name := filepath.Base(cfg.Rootfs.ImagePath)
+	if name == "." || name == ".." || name == "/" {
+		return fmt.Errorf("root file system %q is no file's name", cfg.Rootfs.ImagePath)
+	}
+	cfg.Rootfs.ImagePath, cfg.Rootfs.Dir = filepath.Join(images, name), ""
+	for i, d := range cfg.VM.Disks {
+		if d.ReadOnly {
+			return fmt.Errorf("%w: disk %d (%s) is a file of the source's host", workload.ErrUnsupported, i, d.Path)
+		}
+	}
+	for _, m := range cfg.Spec.Mounts {
+		if m.Type != "tmpfs" && !standardMount(m.Destination) {
+			return fmt.Errorf("%w: %s is %s of the source's host", workload.ErrUnsupported, m.Destination, m.Source)
+		}
+	}
+	return checkRootfs(cfg, rootfs)
+}
+
+// standardMount tells whether the guest's agent makes a mount itself, so that its
+// source does not matter.
+func standardMount(destination string) bool {
+	for _, d := range guestMounts {
+		if d == destination {
+			return true
+		}
+	}
+	return false
+}
