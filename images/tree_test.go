@@ -62,8 +62,11 @@ func TestTreeIsTheImageUnpacked(t *testing.T) {
 		mode       uint32
 		uid, nlink int
 	}{
-		{"d", syscall.S_IFDIR | 0o1777, 1, 2}, {"d/su", syscall.S_IFREG | 0o4755, 3, 2}, {"out", syscall.S_IFLNK | 0o777, 5, 1},
-		{"null", syscall.S_IFCHR | 0o666, 0, 1}, {"pipe", syscall.S_IFIFO | 0o600, 0, 1},
+		{"d", syscall.S_IFDIR | 0o1777, 1, 2},
+		{"d/su", syscall.S_IFREG | 0o4755, 3, 2},
+		{"out", syscall.S_IFLNK | 0o777, 5, 1},
+		{"null", syscall.S_IFCHR | 0o666, 0, 1},
+		{"pipe", syscall.S_IFIFO | 0o600, 0, 1},
 	} {
 		if st := stat(c.name); st.Mode != c.mode || int(st.Uid) != c.uid || int(st.Nlink) != c.nlink {
 			t.Errorf("%s: mode %o, user %d, %d names; want %+v", c.name, st.Mode, st.Uid, st.Nlink, c)

@@ -22,7 +22,7 @@ func (m *manager) top() (guestproto.Table, error) {
 		return guestproto.Table{}, err
 	}
 	var pids []int
-	for _, f := range bytes.Fields(b) {
+	for f := range bytes.FieldsSeq(b) {
 		if pid, err := strconv.Atoi(string(f)); err == nil && pid > 0 {
 			pids = append(pids, pid)
 		}

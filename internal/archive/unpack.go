@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -276,8 +277,7 @@ func (u *unpacker) mode(h *tar.Header) fs.FileMode {
 // finish gives new directories, the deepest first, their modes and times.
 func (u *unpacker) finish() error {
 	var errs []error
-	for i := len(u.finished) - 1; i >= 0; i-- {
-		d := u.finished[i]
+	for _, d := range slices.Backward(u.finished) {
 		errs = append(errs, u.root.Chmod(d.name, u.mode(d.h)), u.root.Chtimes(d.name, d.h.ModTime, d.h.ModTime))
 	}
 	return errors.Join(errs...)

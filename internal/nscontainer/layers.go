@@ -156,7 +156,7 @@ func loopDevice(f *os.File) (*os.File, error) {
 			return dev, nil
 		}
 		dev.Close()
-		if err != unix.EBUSY { // somebody else was quicker
+		if !errors.Is(err, unix.EBUSY) { // somebody else was quicker
 			return nil, fmt.Errorf("loop device %d: %w", n, err)
 		}
 	}

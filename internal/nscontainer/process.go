@@ -73,7 +73,7 @@ func (p *process) wait4() (ws unix.WaitStatus, err error) {
 	rerr := rc.Read(func(uintptr) bool {
 		var n int
 		for {
-			if n, err = unix.Wait4(p.pid, &ws, unix.WNOHANG, nil); err != unix.EINTR {
+			if n, err = unix.Wait4(p.pid, &ws, unix.WNOHANG, nil); !errors.Is(err, unix.EINTR) {
 				return err != nil || n != 0
 			}
 		}

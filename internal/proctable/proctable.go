@@ -108,8 +108,9 @@ func (p *Process) parseStat(b []byte, now time.Duration) error {
 	if open < 0 || end < open {
 		return errors.New("not understood")
 	}
-	// Numbers of fields as in the manual; the first one left is the third.
-	const state, utime, stime, threads, start, rss = 3 - 3, 14 - 3, 15 - 3, 20 - 3, 22 - 3, 24 - 3
+	// Three less than the numbers of the fields in the manual, for the first one
+	// left is the third.
+	const state, utime, stime, threads, start, rss = 0, 11, 12, 17, 19, 21
 	f := strings.Fields(string(b[end+1:]))
 	if len(f) <= rss {
 		return errors.New("not understood")
