@@ -31,7 +31,7 @@ func buildPlan(s *specs.Spec, rec *record) (*plan.Plan, error) {
 		Root: plan.Root{Path: rec.Rootfs, ReadOnly: s.Root.Readonly, Remain: namespaceOf(s, specs.MountNamespace) == nil},
 	}
 	if h := s.Hooks; h != nil {
-		p.RuntimeHooks = len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0
+		p.RuntimeHooks = len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer) > 0 //nolint:staticcheck // deprecated, and still to be run
 	}
 	ownDev := true
 	for i := range s.Mounts {

@@ -52,7 +52,10 @@ func Parse(b []byte) (*specs.Spec, error) {
 		raw  json.RawMessage
 		to   any
 	}{
-		{"solaris", c.Solaris, &s.Solaris}, {"windows", c.Windows, &s.Windows}, {"vm", c.VM, &s.VM}, {"zos", c.ZOS, &s.ZOS},
+		{"solaris", c.Solaris, &s.Solaris},
+		{"windows", c.Windows, &s.Windows},
+		{"vm", c.VM, &s.VM},
+		{"zos", c.ZOS, &s.ZOS},
 		{"freebsd", c.FreeBSD, &s.FreeBSD},
 	} {
 		if len(f.raw) == 0 {

@@ -124,6 +124,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, now bool) (_ *cre
 	if p := c.plan.Process; p != nil {
 		p.DieWithParent = o.DieWithCaller
 		p.Env = withHome(p.Env, c.rec.Rootfs, p.UID)
+		p.SetGroups = !unprivileged()
 	}
 	c.plan.NewKeyring = c.rec.Keyring
 	if err = r.filter(c.plan.Process, c.spec.Linux); err != nil {
@@ -165,6 +166,11 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if ns := namespaceOf(c.spec, specs.UserNamespace); unprivileged() && ns != nil && ns.Path == "" {
+		if err := ownIDsOnly(c.spec.Linux); err != nil {
+			return nil, err
+		}
 	}
 	root, err := rootfs(bundle, c.spec)
 	if err != nil {
@@ -260,7 +266,7 @@ func (c *creation) answer() error {
 func (c *creation) runtimeHooks(ctx context.Context) error {
 	h := c.spec.Hooks
 	creating := c.rec.hookState(Creating)
-	if err := c.r.runHooks(ctx, "prestart", h.Prestart, c.rec.hookState(Created), nil); err != nil {
+	if err := c.r.runHooks(ctx, "prestart", h.Prestart, c.rec.hookState(Created), nil); err != nil { //nolint:staticcheck // as above
 		return err
 	}
 	if err := c.r.runHooks(ctx, "createRuntime", h.CreateRuntime, creating, nil); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hvctl/hvctl/container/plan"
 	"github.com/hvctl/hvctl/container/program"
+	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -46,7 +47,7 @@ func (c *creation) makeGroup() <-chan grouped {
 func (r *Runtime) warning() func(string) {
 	return func(msg string) {
 		if r.Log != nil {
-			r.Log.Warn(msg)
+			r.Log.Warn("cgroup", "what", msg)
 		}
 	}
 }
@@ -55,6 +56,10 @@ func (r *Runtime) warning() func(string) {
 func (c *creation) awaitGroup(made <-chan grouped) error {
 	m := <-made
 	c.group = m.g
+	if errors.Is(m.err, cgroup.ErrPermission) && unprivileged() && !c.limited() {
+		c.r.warning()("the container has none: " + m.err.Error())
+		c.rec.CgroupPath, m.err = "", nil
+	}
 	if m.err != nil {
 		return m.err
 	}
@@ -62,6 +67,29 @@ func (c *creation) awaitGroup(made <-chan grouped) error {
 		c.rec.Cgroup = m.g.Paths()
 	}
 	return cgroupMounts(c.plan, c.group)
+}
+
+// unprivileged says that the caller is not root, and so has only what is its
+// own to give.
+func unprivileged() bool { return os.Geteuid() != 0 }
+
+// limited says that the configuration asks for limits.
+func (c *creation) limited() bool {
+	return c.spec.Linux != nil && c.spec.Linux.Resources != nil
+}
+
+// ownIDsOnly refuses mappings that only root, or newuidmap, could make.
+func ownIDsOnly(l *specs.Linux) error {
+	for _, m := range []struct {
+		field string
+		list  []specs.LinuxIDMapping
+		own   int
+	}{{"linux.uidMappings", l.UIDMappings, os.Geteuid()}, {"linux.gidMappings", l.GIDMappings, os.Getegid()}} {
+		if len(m.list) != 1 || m.list[0].Size != 1 || int(m.list[0].HostID) != m.own {
+			return configError{&FieldError{Field: m.field, Reason: fmt.Sprintf("without root only one's own ID (%d) can be mapped; newuidmap is not used", m.own)}}
+		}
+	}
+	return nil
 }
 
 // descriptors opens what the process is given and numbers it.
@@ -77,8 +105,8 @@ func (c *creation) descriptors(now bool) error {
 		Plan: c.plan, Sync: c.give(os.NewFile(uintptr(pair[1]), "sync"), true),
 		UserNS: plan.None, PIDNS: plan.None, Start: plan.None, Console: plan.None, Notify: plan.None,
 	}
-	if c.plan.Process != nil {
-		c.plan.Process.KeepFDs, c.plan.Process.ByFD = uint32(len(c.o.ExtraFiles)), c.o.ExecFile
+	if pr := c.plan.Process; pr != nil {
+		pr.KeepFDs, pr.ByFD = uint32(len(c.o.ExtraFiles)), c.o.ExecFile
 	}
 	if !now {
 		l, err := c.dir.listen()
@@ -191,10 +219,10 @@ func (c *creation) spawn() error {
 	}
 	if c.ns.clone&unix.CLONE_NEWUSER != 0 {
 		attr.UidMappings, attr.GidMappings = idMaps(c.spec.Linux.UIDMappings), idMaps(c.spec.Linux.GIDMappings)
-		attr.GidMappingsEnableSetgroups = true
+		attr.GidMappingsEnableSetgroups = !unprivileged() // the kernel wants it denied
 		// The host's IDs need not exist in there; without this the process would
 		// be nobody and lose its capabilities with the execve.
-		attr.Credential = &syscall.Credential{}
+		attr.Credential = &syscall.Credential{NoSetGroups: unprivileged()}
 	}
 	if c.group != nil && c.r.Cgroups.BirthIn() {
 		g, err := c.group.File()

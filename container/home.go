@@ -3,6 +3,7 @@ package container
 import (
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,7 +21,7 @@ func withHome(env []string, root string, uid uint32) []string {
 			return env
 		}
 	}
-	return append(env[:len(env):len(env)], "HOME="+homeOf(root, uid))
+	return append(slices.Clip(env), "HOME="+homeOf(root, uid))
 }
 
 // homeOf looks a user up in the /etc/passwd below root, whose owner may have

@@ -27,6 +27,9 @@ func (c *creation) mappedMounts() error {
 			continue
 		}
 		tree, err := openTree(&m.Mount)
+		if errors.Is(err, unix.EPERM) && !mapped {
+			continue // we are no more than that root: it may
+		}
 		if err == nil && mapped {
 			if err = c.mapTree(tree, &c.spec.Mounts[i], m.ridmap); err != nil {
 				tree.Close()

@@ -122,7 +122,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		{"bad limit", func(s *specs.Spec) {
 			s.Linux.Resources = &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(-7))}}
 		}, "linux.resources.pids.limit"},
-		{"failing prestart hook", func(s *specs.Spec) { //nolint:staticcheck // deprecated, and still to be run
+		{"failing prestart hook", func(s *specs.Spec) {
 			s.Hooks = &specs.Hooks{Prestart: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo gone wrong; exit 3"}}}} //nolint:staticcheck // as above
 		}, "hooks.prestart[0] /bin/sh: exit status 3, output: gone wrong"},
 		{"slow hook", func(s *specs.Spec) {

@@ -51,7 +51,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	copyFile(t, busybox, filepath.Join(bin, "busybox"))
-	for _, name := range strings.Fields("sh cat ls id sleep true false echo mkdir stat hostname readlink tty stty umask grep test kill mount touch nproc dd head") {
+	for name := range strings.FieldsSeq("sh cat ls id sleep true false echo mkdir stat hostname readlink tty stty umask grep test kill mount touch nproc dd head") {
 		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil {
 			t.Fatal(err)
 		}
@@ -97,8 +97,12 @@ func (h *host) spec(script string) *specs.Spec {
 			{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"newinstance", "ptmxmode=0666"}},
 		},
 		Linux: &specs.Linux{Namespaces: []specs.LinuxNamespace{
-			{Type: specs.PIDNamespace}, {Type: specs.NetworkNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace},
-			{Type: specs.MountNamespace}, {Type: specs.CgroupNamespace},
+			{Type: specs.PIDNamespace},
+			{Type: specs.NetworkNamespace},
+			{Type: specs.IPCNamespace},
+			{Type: specs.UTSNamespace},
+			{Type: specs.MountNamespace},
+			{Type: specs.CgroupNamespace},
 		}, CgroupsPath: "/hvctl-test/" + h.id()},
 	}
 }

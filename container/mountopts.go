@@ -126,13 +126,13 @@ func parseMount(m *specs.Mount) (*mount, error) {
 }
 
 // put merges one flag; the last one given wins.
-func put(set, clear *uint64, a attrOption) {
+func put(set, clr *uint64, a attrOption) {
 	if a.attr&unix.MOUNT_ATTR__ATIME != 0 {
 		*set &^= unix.MOUNT_ATTR__ATIME
 	}
 	if a.clear {
-		*set, *clear = *set&^a.attr, *clear|a.attr
+		*set, *clr = *set&^a.attr, *clr|a.attr
 	} else {
-		*set, *clear = *set|a.attr, *clear&^a.attr
+		*set, *clr = *set|a.attr, *clr&^a.attr
 	}
 }

@@ -44,8 +44,11 @@ func capSets(c *specs.LinuxCapabilities) (s plan.Caps, err error) {
 		names []string
 		mask  *uint64
 	}{
-		{c.Bounding, &s.Bounding}, {c.Effective, &s.Effective}, {c.Permitted, &s.Permitted},
-		{c.Inheritable, &s.Inheritable}, {c.Ambient, &s.Ambient},
+		{c.Bounding, &s.Bounding},
+		{c.Effective, &s.Effective},
+		{c.Permitted, &s.Permitted},
+		{c.Inheritable, &s.Inheritable},
+		{c.Ambient, &s.Ambient},
 	} {
 		if *set.mask, err = capMask(set.names); err != nil {
 			return s, err

@@ -28,16 +28,20 @@ func TestProgramSees(t *testing.T) {
 			s.Process.User = specs.User{UID: 7, GID: 8, AdditionalGids: []uint32{9, 10}}
 		}},
 		{"no capability", "grep Cap /proc/self/status | grep -v 0000000000000000", "", nil},
-		{"its capabilities", "grep -E 'Cap(Inh|Eff|Bnd)' /proc/self/status",
+		{
+			"its capabilities", "grep -E 'Cap(Inh|Eff|Bnd)' /proc/self/status",
 			"CapInh:\t0000000000000000\nCapEff:\t0000000000002001\nCapBnd:\t0000000000002001", func(s *specs.Spec) {
 				s.Process.Capabilities = withCaps("CAP_CHOWN", "CAP_NET_RAW")
-			}},
-		{"ambient capabilities as another user", "grep -E 'Cap(Eff|Amb)' /proc/self/status",
+			},
+		},
+		{
+			"ambient capabilities as another user", "grep -E 'Cap(Eff|Amb)' /proc/self/status",
 			"CapEff:\t0000000000002000\nCapAmb:\t0000000000002000", func(s *specs.Spec) {
 				c := withCaps("CAP_NET_RAW")
 				c.Inheritable, c.Ambient = c.Bounding, c.Bounding
 				s.Process.Capabilities, s.Process.User = c, specs.User{UID: 7}
-			}},
+			},
+		},
 		{"no_new_privs", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1", func(s *specs.Spec) { s.Process.NoNewPrivileges = true }},
 		{"its names", "hostname; cat /proc/sys/kernel/domainname", "inside\ndomain", func(s *specs.Spec) { s.Hostname, s.Domainname = "inside", "domain" }},
 		{"its directory", "pwd", "/etc", func(s *specs.Spec) { s.Process.Cwd = "/etc" }},
@@ -63,11 +67,13 @@ func TestProgramSees(t *testing.T) {
 			s.Linux.ReadonlyPaths = []string{"/etc", "/not/there"}
 		}},
 		{"a read-only root", "mkdir /x 2>/dev/null || echo refused", "refused", func(s *specs.Spec) { s.Root.Readonly = true }},
-		{"its devices", "stat -c '%n %F %t:%T %a %u' /dev/null /dev/mine; cat /dev/null",
+		{
+			"its devices", "stat -c '%n %F %t:%T %a %u' /dev/null /dev/mine; cat /dev/null",
 			"/dev/null character special file 1:3 666 0\n/dev/mine character special file 1:5 640 7", func(s *specs.Spec) {
 				mode := os.FileMode(0o640)
 				s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 1, Minor: 5, FileMode: &mode, UID: new(uint32(7))}}
-			}},
+			},
+		},
 		{"no device that is not allowed", "cat /dev/mine 2>&1 | grep -c 'not permitted'", "1", func(s *specs.Spec) {
 			s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 200, Minor: 1}}
 		}},

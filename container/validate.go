@@ -127,8 +127,12 @@ func (c *checker) hooks(h *specs.Hooks) {
 		name string
 		list []specs.Hook
 	}{
-		{"prestart", h.Prestart}, {"createRuntime", h.CreateRuntime}, {"createContainer", h.CreateContainer},
-		{"startContainer", h.StartContainer}, {"poststart", h.Poststart}, {"poststop", h.Poststop},
+		{"prestart", h.Prestart},
+		{"createRuntime", h.CreateRuntime},
+		{"createContainer", h.CreateContainer},
+		{"startContainer", h.StartContainer},
+		{"poststart", h.Poststart},
+		{"poststop", h.Poststop},
 	} {
 		for i, hook := range k.list {
 			field := fmt.Sprintf("hooks.%s[%d]", k.name, i)

@@ -86,8 +86,11 @@ func (c *checker) capabilities(f string, caps *specs.LinuxCapabilities) {
 		name string
 		list []string
 	}{
-		{"bounding", caps.Bounding}, {"effective", caps.Effective}, {"permitted", caps.Permitted},
-		{"inheritable", caps.Inheritable}, {"ambient", caps.Ambient},
+		{"bounding", caps.Bounding},
+		{"effective", caps.Effective},
+		{"permitted", caps.Permitted},
+		{"inheritable", caps.Inheritable},
+		{"ambient", caps.Ambient},
 	} {
 		if _, err := capMask(set.list); err != nil {
 			c.add(f+"."+set.name, "%v", err)

@@ -99,7 +99,7 @@ func (a *app) fail(err error) {
 			return
 		}
 	}
-	a.log.Error(err.Error())
+	a.log.Error(err.Error()) //nolint:sloglint // clients look for the text in msg
 	if a.logFile != "" {
 		fmt.Fprintln(a.err, err)
 	}

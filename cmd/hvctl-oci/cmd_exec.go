@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -132,7 +133,7 @@ func (f *execFlags) process(config *specs.Spec, args []string) (*specs.Process, 
 		if err != nil {
 			return nil, err
 		}
-		p.User.AdditionalGids = append(p.User.AdditionalGids[:len(p.User.AdditionalGids):len(p.User.AdditionalGids)], n)
+		p.User.AdditionalGids = append(slices.Clip(p.User.AdditionalGids), n)
 	}
 	p.Capabilities = withCaps(p.Capabilities, f.caps)
 	return p, nil

@@ -67,7 +67,7 @@ const howSize = 24
 // Ways to resolve a name.
 const (
 	inRoot  = unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS
-	real    = inRoot | unix.RESOLVE_NO_SYMLINKS // no component may be a link
+	noLinks = inRoot | unix.RESOLVE_NO_SYMLINKS // no component may be a link
 	beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS
 )
 
@@ -191,26 +191,26 @@ func (b *builder) attach(fd, target steps.Ref) {
 
 // setAttr changes MOUNT_ATTR_* of the mount that the descriptor at fd is the
 // root of, or of all below, too; propagation 0 leaves that.
-func (b *builder) setAttr(fd steps.Ref, what string, set, clear, propagation uint64, recursive bool) {
-	if set|clear|propagation == 0 {
+func (b *builder) setAttr(fd steps.Ref, what string, set, clr, propagation uint64, recursive bool) {
+	if set|clr|propagation == 0 {
 		return
 	}
-	if (set|clear)&unix.MOUNT_ATTR__ATIME != 0 {
-		clear |= unix.MOUNT_ATTR__ATIME // the kernel wants the field cleared as a whole
+	if (set|clr)&unix.MOUNT_ATTR__ATIME != 0 {
+		clr |= unix.MOUNT_ATTR__ATIME // the kernel wants the field cleared as a whole
 	}
 	flags := uint64(unix.AT_EMPTY_PATH)
 	if recursive {
 		flags |= unix.AT_RECURSIVE
 	}
-	b.on(fd, what, unix.SYS_MOUNT_SETATTR, b.text(""), flags, b.mountAttr(set, clear, propagation), mountAttrSize)
+	b.on(fd, what, unix.SYS_MOUNT_SETATTR, b.text(""), flags, b.mountAttr(set, clr, propagation), mountAttrSize)
 }
 
 const mountAttrSize = 32
 
 // mountAttr is a struct mount_attr.
-func (b *builder) mountAttr(set, clear, propagation uint64) uint64 {
+func (b *builder) mountAttr(set, clr, propagation uint64) uint64 {
 	var a []byte
-	for _, n := range []uint64{set, clear, propagation, 0} {
+	for _, n := range []uint64{set, clr, propagation, 0} {
 		a = binary.LittleEndian.AppendUint64(a, n)
 	}
 	return uint64(b.Bytes(a))

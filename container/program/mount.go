@@ -116,13 +116,13 @@ func (c *creator) place(m *plan.Mount, tree, target steps.Ref, lateRO bool) {
 // /proc that is somewhere else would be believed by everybody.
 func (c *creator) realDir(name string, to steps.Ref) {
 	var missing, other, done steps.Label
-	c.open(c.root, name, dirPath, real, to, &missing)
+	c.open(c.root, name, dirPath, noLinks, to, &missing)
 	c.Go(&done)
 	c.Here(&missing)
 	c.Compare("", steps.LastErrno, all, uint64(unix.ENOENT), 0).Else(&other)
 	c.mkdirAll(c.root, name, to)
 	c.close(to)
-	c.open(c.root, name, dirPath, real, to, &other)
+	c.open(c.root, name, dirPath, noLinks, to, &other)
 	c.Go(&done)
 	c.Here(&other)
 	c.FailAgain(c.about + "the image has something else than a directory there, or a symbolic link on the way")
@@ -191,7 +191,7 @@ func (c *creator) mountCgroup(m *plan.Mount) {
 		group, at := c.Space(8), c.Space(8)
 		c.openTree(g.Value, 0, group)
 		c.setAttr(group, "options", m.AttrSet, 0, 0, false)
-		c.open(c.root, m.Dest+"/"+g.Key, dirPath, real, at, nil)
+		c.open(c.root, m.Dest+"/"+g.Key, dirPath, noLinks, at, nil)
 		c.attach(group, at)
 		c.close(at)
 		c.close(group)

@@ -80,7 +80,7 @@ func (p *Program) file(report int) (*os.File, error) {
 		return nil, err
 	}
 	fd, err := unix.MemfdCreate("steps", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_EXEC)
-	if err == unix.EINVAL { // before Linux 6.3
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
 		fd, err = unix.MemfdCreate("steps", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	}
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 // run starts a program with a pipe as its standard output and returns what it
 // wrote there, what it reported and how it ended.
-func run(t *testing.T, p *Program) (out string, children []int, err error, st unix.WaitStatus) {
+func run(t *testing.T, p *Program) (out string, children []int, st unix.WaitStatus, err error) {
 	t.Helper()
 	r, w, perr := os.Pipe()
 	if perr != nil {
@@ -29,7 +29,7 @@ func run(t *testing.T, p *Program) (out string, children []int, err error, st un
 	defer s.Close()
 	for {
 		told, nerr := s.Next()
-		if nerr == io.EOF {
+		if errors.Is(nerr, io.EOF) {
 			break
 		}
 		if nerr != nil {
@@ -47,13 +47,13 @@ func run(t *testing.T, p *Program) (out string, children []int, err error, st un
 			t.Fatal(werr)
 		}
 	}
-	return string(b), children, err, st
+	return string(b), children, st, err
 }
 
 func TestProgramRunsAnother(t *testing.T) {
 	p := New()
 	p.Call("execute", unix.SYS_EXECVE, uint64(p.String("/bin/sh")), uint64(p.Strings([]string{"sh", "-c", `echo "$0 $X"; exit 3`, "zero"})), uint64(p.Strings([]string{"X=1"})))
-	out, _, err, st := run(t, p)
+	out, _, st, err := run(t, p)
 	if out != "zero 1\n" || err != nil || st.ExitStatus() != 3 {
 		t.Errorf("it wrote %q, reported %v and ended with %v", out, err, st)
 	}
@@ -63,7 +63,7 @@ func TestFailureIsReported(t *testing.T) {
 	p := New()
 	p.Call("this is passed over", unix.SYS_CLOSE, 1000).Optional()
 	p.Call("open what is not there", unix.SYS_OPEN, uint64(p.String("/nope")), unix.O_RDONLY)
-	_, _, err, st := run(t, p)
+	_, _, st, err := run(t, p)
 	var se *Error
 	if !errors.As(err, &se) || se.What != "open what is not there" || !errors.Is(err, unix.ENOENT) {
 		t.Errorf("it reported %v", err)
@@ -102,7 +102,7 @@ func TestStoreCompareAndGo(t *testing.T) {
 	p.Here(&end)
 	say("done")
 	p.Fail("this is the end", unix.EDOM)
-	out, _, err, _ := run(t, p)
+	out, _, _, err := run(t, p)
 	if out != "done" || !errors.Is(err, unix.EDOM) {
 		t.Errorf("it wrote %q and reported %v", out, err)
 	}
@@ -112,7 +112,7 @@ func TestForkTellsTheChild(t *testing.T) {
 	p := New()
 	p.Fork("clone", unix.CLONE_PARENT|uint64(unix.SIGCHLD))
 	p.Call("exit", unix.SYS_EXIT_GROUP, 9)
-	_, children, err, st := run(t, p)
+	_, children, st, err := run(t, p)
 	if len(children) != 1 || err != nil || st.ExitStatus() != 9 {
 		t.Errorf("it had children %v, reported %v, and the child ended with %v", children, err, st)
 	}
@@ -129,7 +129,7 @@ func TestCountAndFailAgain(t *testing.T) {
 	p.Fail("not reached", unix.EINVAL)
 	p.Here(&end)
 	p.FailAgain("opened before")
-	out, _, err, _ := run(t, p)
+	out, _, _, err := run(t, p)
 	if out != "xxx" || err == nil || err.Error() != "opened before: no such file or directory" {
 		t.Errorf("it wrote %q and reported %v", out, err)
 	}

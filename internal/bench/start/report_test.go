@@ -8,8 +8,11 @@ import (
 
 func TestFailedSamplesAreCountedNotMixedIn(t *testing.T) {
 	r := &Result{Mode: "hw", Samples: []Sample{
-		{Target: "a", Scenario: Run, TotalNs: 30e6}, {Target: "a", Scenario: Run, TotalNs: 10e6}, {Target: "a", Scenario: Run, TotalNs: 20e6},
-		{Target: "a", Scenario: Run, TotalNs: 1, Error: "it broke"}, {Target: "a", Scenario: Exec, TotalNs: 5e6},
+		{Target: "a", Scenario: Run, TotalNs: 30e6},
+		{Target: "a", Scenario: Run, TotalNs: 10e6},
+		{Target: "a", Scenario: Run, TotalNs: 20e6},
+		{Target: "a", Scenario: Run, TotalNs: 1, Error: "it broke"},
+		{Target: "a", Scenario: Exec, TotalNs: 5e6},
 	}}
 	got := r.Spread("a", Run, func(s *Sample) int64 { return s.TotalNs })
 	if want := (Spread{Min: 10e6, Median: 20e6, P95: 30e6, N: 3, Failed: 1}); got != want {
