@@ -117,6 +117,9 @@ func (p *program) migrateReceive(c *cli.Context) error {
 		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}}, // the guest's comes with it
 		VM:   workload.VM{Receive: &workload.Receive{Endpoint: at, Images: images}},
 	}
+	if cfg.DataDir, err = dataDir(c, cfg.ID); err != nil {
+		return err
+	}
 	for _, s := range c.StringSlice("publish") {
 		port, err := parsePort(s)
 		if err != nil {

@@ -81,19 +81,23 @@ func (p *program) copyConfig(c *cli.Context, s *snapshots.Snapshot, cfg *workloa
 		if d.Name == "" {
 			continue
 		}
-		if cfg.DataDir == "" {
-			store, err := storeDir(c)
-			if err != nil {
-				return nil, err
-			}
-			if store, err = filepath.Abs(store); err != nil {
-				return nil, err
-			}
-			cfg.DataDir = filepath.Join(store, "instances", cfg.ID)
+		dir, err := dataDir(c, cfg.ID)
+		if err != nil {
+			return nil, err
 		}
-		cfg.VM.Disks[i].Path = filepath.Join(cfg.DataDir, filepath.Base(d.Name))
+		cfg.DataDir = dir
+		cfg.VM.Disks[i].Path = filepath.Join(dir, filepath.Base(d.Name))
 	}
 	return cfg, nil
+}
+
+// dataDir is where an instance may keep what is its own.
+func dataDir(c *cli.Context, id string) (string, error) {
+	store, err := storeDir(c)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Abs(filepath.Join(store, "instances", id))
 }
 
 // restoredNetwork reads what the copy is to have of the network.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/md5"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -113,6 +114,52 @@ func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
 		h.ok("rm", from)
 	}
 	h.ok("stop", "vm3")
+}
+
+// A disk goes along while the guest writes to it, and what was synced last before
+// the guest stood still is there.
+func TestADiskGoesAlongWithItsGuest(t *testing.T) {
+	h := newHost(t)
+	disk := filepath.Join(h.root, ".disk")
+	if err := os.WriteFile(disk, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(disk, 16<<20+512); err != nil {
+		t.Fatal(err)
+	}
+	h.ok("run", "-d", "--name", "from", "--kernel", fast, "--network", "none", "--disk", "path="+disk, "debian:bookworm", "sleep", "1000")
+	h.ok("exec", "from", "sh", "-c", "dd if=/dev/urandom of=/dev/vdb bs=1M seek=8 count=2 conv=fsync 2>/dev/null")
+	// The log: a line per sector, synced before its number is written down in memory.
+	h.ok("exec", "-d", "from", "sh", "-c", "i=0; while :; do printf '%0511d\\n' $i | dd of=/dev/vdb bs=512 seek=$i conv=fsync,notrunc 2>/dev/null; echo $i >/tmp/n; i=$((i+1)); done")
+	synced := func(name string) int {
+		t.Helper()
+		n, err := strconv.Atoi(strings.TrimSpace(h.ok("exec", name, "cat", "/tmp/n")))
+		if err != nil {
+			return -1
+		}
+		return n
+	}
+	eventually(t, "the guest writes", func() bool { return synced("from") > 2 })
+	at := "unix:" + filepath.Join(h.root, ".sock")
+	done := h.receive("to", at)
+	h.ok("migrate", "send", "from", "--to", at, "--on-timeout", "force", "--downtime", "300ms")
+	done()
+	n := synced("to")
+	eventually(t, "it writes on", func() bool { return synced("to") > n })
+	// Line i is in sector i, for all that were synced.
+	check := fmt.Sprintf("head -c $((512*%d)) /dev/vdb | awk '$1+0 != NR-1 {print \"line\", NR-1, \"is\", $1; exit 1}'", n+1)
+	if r := h.hvctl("exec", "to", "sh", "-c", check); r.code != 0 {
+		t.Errorf("of %d synced lines: %s%s", n+1, r.out, r.err)
+	}
+	if got := h.inspect("to", "{{(index .Config.VM.Disks 0).Path}}"); got == disk || !strings.HasSuffix(got, "/disk0") {
+		t.Errorf("the disk is %q", got)
+	}
+	if r := h.hvctl("exec", "to", "sh", "-c", "dd if=/dev/vdb bs=1M skip=8 count=2 2>/dev/null | md5sum"); r.code != 0 {
+		t.Error(r.err)
+	} else if b, err := os.ReadFile(disk); err != nil || strings.Fields(r.out)[0] != fmt.Sprintf("%x", md5.Sum(b[8<<20:10<<20])) {
+		t.Errorf("what was written before differs: %s", r.out)
+	}
+	h.ok("rm", "-f", "to", "from")
 }
 
 func TestARefusedMigrationLeavesTheGuestWhereItIs(t *testing.T) {

@@ -36,6 +36,7 @@ func (m *Machine) StartDirtyLog() error {
 		}
 	}
 	m.mem.Dirty().Clear()
+	m.logDisks(true)
 	m.logging = true
 	return nil
 }
@@ -57,6 +58,7 @@ func (m *Machine) StopDirtyLog() error {
 		return nil
 	}
 	m.logging = false
+	m.logDisks(false)
 	return m.logOff()
 }
 

@@ -49,7 +49,7 @@ func (h *handover) ask() {
 	h.v.log.Error("who runs the guest is in doubt; it stays paused here", "destination", h.to)
 	go func() {
 		for {
-			if h.decide(func() error { return migrate.Settle(ctx, h.g.machine, h.dial, h.journal, h.options) }) {
+			if h.decide(func() error { return migrate.Settle(ctx, outgoing{h.g.machine}, h.dial, h.journal, h.options) }) {
 				return
 			}
 			select {
@@ -93,7 +93,7 @@ func (v *VM) Resolve(ctx context.Context, keep workload.Keep) error {
 	h.stop() // a question under way may take half a minute
 	var err error
 	known := h.decide(func() error {
-		err = migrate.Resolve(ctx, h.g.machine, h.journal, keep == workload.KeepSource, h.options)
+		err = migrate.Resolve(ctx, outgoing{h.g.machine}, h.journal, keep == workload.KeepSource, h.options)
 		return err
 	})
 	if !known {

@@ -106,6 +106,9 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 	if err := admit(cfg, own.VM.Receive.Images, d.Rootfs); err != nil {
 		return nil, err
 	}
+	if err := takeDisks(cfg, own.DataDir, o.Volumes); err != nil {
+		return nil, err
+	}
 	a := &arrival{v: v, io: io}
 	c, err := a.surround(ctx, cfg, d)
 	if err != nil {

@@ -50,7 +50,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 			OnTimeout: migrate.OnTimeout(r.OnTimeout), Throttle: true, Log: v.log,
 		},
 	}
-	report, err := migrate.Send(ctx, g.machine, dial, h.journal, h.options)
+	report, err := migrate.Send(ctx, outgoing{g.machine}, dial, h.journal, h.options)
 	b, jerr := json.Marshal(report)
 	switch {
 	case err == nil:
@@ -66,8 +66,6 @@ func (v *VM) mayMove(g *guest) error {
 	switch {
 	case v.doubt.Load() != nil:
 		return errDoubt
-	case v.writesDisks():
-		return fmt.Errorf("%w: the VM has writable disks, which are not sent along yet", workload.ErrUnsupported)
 	case g.machine.Paused():
 		return fmt.Errorf("%w: the instance is paused; resume it first", workload.ErrUnsupported)
 	}

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/memory"
 )
 
 // image is an open, locked raw image.
@@ -16,6 +19,7 @@ type image struct {
 	sectors  uint64
 	readOnly bool
 	vec      vector
+	written  atomic.Pointer[memory.Bitmap] // the log of changes; nil without one
 }
 
 // openImage opens path and takes a lock that conflicts with writers, and as a

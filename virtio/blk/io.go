@@ -29,6 +29,7 @@ func (im *image) read(bufs [][]byte, off int64) error {
 func (im *image) write(bufs [][]byte, off int64) error {
 	for len(bufs) > 0 {
 		n, err := im.vec.pwritev(im.fd, bufs, off)
+		im.mark(off, int64(max(n, 0)))
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -112,6 +113,7 @@ func (im *image) fallocate(mode uint32, s span) error {
 	}
 	for {
 		err := unix.Fallocate(im.fd, mode|unix.FALLOC_FL_KEEP_SIZE, s.off, s.n)
+		im.mark(s.off, s.n) // whole or in part
 		if !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("fallocate", err)
 		}

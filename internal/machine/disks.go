@@ -1,0 +1,61 @@
+package machine
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/hvctl/hvctl/virtio/blk"
+)
+
+// Disk is a disk that the guest can write to.
+type Disk struct {
+	ID   string
+	Size uint64   // bytes
+	File *os.File // its image; owned by the machine
+}
+
+// Disks returns the disks that the guest can write to, in the order of
+// Config.Devices.
+func (m *Machine) Disks() (disks []Disk) {
+	for _, d := range m.writable() {
+		disks = append(disks, Disk{ID: d.id, Size: d.disk.Size(), File: d.disk.Image()})
+	}
+	return disks
+}
+
+// FetchDirtyDisk is FetchDirty for a disk, counted as Disks does, in pages of
+// memory.PageSize. StartDirtyLog and StopDirtyLog concern its log too.
+func (m *Machine) FetchDirtyDisk(disk int, bitmap []uint64) error {
+	disks := m.writable()
+	if disk < 0 || disk >= len(disks) {
+		return fmt.Errorf("%w: there is no disk %d", ErrDirtyLog, disk)
+	}
+	disks[disk].disk.FetchWrites(bitmap)
+	return nil
+}
+
+// logDisks begins or ends the logs of all disks.
+func (m *Machine) logDisks(on bool) {
+	for _, d := range m.writable() {
+		if on {
+			d.disk.StartWriteLog()
+		} else {
+			d.disk.StopWriteLog()
+		}
+	}
+}
+
+// writableDisk is a disk with the device's name.
+type writableDisk struct {
+	id   string
+	disk *blk.Device
+}
+
+func (m *Machine) writable() (disks []writableDisk) {
+	for _, d := range m.devices {
+		if b, ok := d.core.Device().(*blk.Device); ok && b.Writable() {
+			disks = append(disks, writableDisk{d.id, b})
+		}
+	}
+	return disks
+}
