@@ -255,13 +255,22 @@ func (c *creation) spawn() error {
 }
 
 // adoptClone waits for the clone that a program which joins namespaces makes.
-func (c *creation) adoptClone() error {
-	told, err := c.run.Next()
-	reap(c.run.PID) // it ends with this, either way
-	if errors.Is(err, io.EOF) {
-		err = errors.New("it died")
+// The clone may have failed before we are told of it.
+func (c *creation) adoptClone() (err error) {
+	c.rec.PID = 0
+	for c.rec.PID == 0 {
+		told, nerr := c.run.Next()
+		if errors.Is(nerr, io.EOF) {
+			err = errors.Join(err, errors.New("it died"))
+			break
+		}
+		err, c.rec.PID = errors.Join(err, nerr), told.Child
 	}
-	c.rec.PID = told.Child
+	reap(c.run.PID) // it ends with this, either way
+	if err != nil && c.rec.PID > 0 {
+		reap(c.rec.PID)
+		c.rec.PID = 0
+	}
 	return err
 }
 

@@ -197,8 +197,10 @@ func (e *execution) follow(ctx context.Context, run *steps.Started, state *os.Fi
 		case rerr != nil && !errors.Is(rerr, io.EOF):
 			err = rerr // and on to the end, for the child's ID may be still to come
 			continue
-		case rerr == nil:
-			if p, err = e.adopt(told.Child, state); err == nil {
+		case rerr == nil: // the child may have failed before we are told of it
+			var aerr error
+			p, aerr = e.adopt(told.Child, state)
+			if err = errors.Join(err, aerr); aerr == nil {
 				continue
 			}
 		}

@@ -248,10 +248,12 @@ func TestExecRefuses(t *testing.T) {
 		{"a descriptor further on", func(p *specs.Process) { p.Cwd = "/proc/1/fd/../../self/fd/5" }, "process.cwd"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := shell("true")
-			c.change(p)
-			if _, _, err := h.execute(p); err == nil || !strings.Contains(err.Error(), c.says) {
-				t.Errorf("error is %v, want one with %q", err, c.says)
+			for range 5 { // the two processes of an exec may report in any order
+				p := shell("true")
+				c.change(p)
+				if _, _, err := h.execute(p); err == nil || !strings.Contains(err.Error(), c.says) {
+					t.Errorf("error is %v, want one with %q", err, c.says)
+				}
 			}
 		})
 	}
