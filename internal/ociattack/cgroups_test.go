@@ -23,8 +23,10 @@ for d in /sys/fs/cgroup /sys/fs/cgroup/*; do
 done
 mount -o remount,rw /sys/fs/cgroup 2>/dev/null && echo remounted
 echo tried $n`)
-		b.spec.Mounts = append(b.spec.Mounts, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
-			Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"}})
+		b.spec.Mounts = append(b.spec.Mounts, specs.Mount{
+			Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup",
+			Options: []string{"nosuid", "noexec", "nodev", "relatime", "ro"},
+		})
 		if private {
 			b.spec.Linux.Namespaces = append(b.spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 		}

@@ -146,7 +146,7 @@ func (h *host) bundle(script string) *bundle {
 		h.t.Fatal(err)
 	}
 	b.copyIn(busybox, "bin/busybox")
-	for _, applet := range strings.Fields(applets) {
+	for applet := range strings.FieldsSeq(applets) {
 		b.symlink("busybox", "bin/"+applet)
 	}
 	b.write("etc/passwd", "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n")

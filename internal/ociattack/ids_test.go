@@ -23,8 +23,17 @@ func TestBadIDsAreRefused(t *testing.T) {
 			continue
 		}
 		for _, args := range [][]string{
-			{"create", "--bundle", b.dir, id}, {"run", "--bundle", b.dir, id}, {"start", id}, {"state", id}, {"kill", id, "KILL"},
-			{"delete", id}, {"delete", "--force", id}, {"exec", id, "/bin/true"}, {"ps", id}, {"pause", id}, {"update", "--pids-limit", "5", id},
+			{"create", "--bundle", b.dir, id},
+			{"run", "--bundle", b.dir, id},
+			{"start", id},
+			{"state", id},
+			{"kill", id, "KILL"},
+			{"delete", id},
+			{"delete", "--force", id},
+			{"exec", id, "/bin/true"},
+			{"ps", id},
+			{"pause", id},
+			{"update", "--pids-limit", "5", id},
 		} {
 			// Force passes over containers that are not there.
 			if r := h.do(args...); r.code == 0 && args[1] != "--force" {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func startContainerd(t *testing.T, dir, text string, without ...string) *contain
 			b, _ := os.ReadFile(log.Name())
 			t.Logf("containerd's log ends with:\n%s", b[max(0, len(b)-3000):])
 		}
-		for _, m := range strings.Fields(run(t, nil, "findmnt", "-rno", "TARGET").out) {
+		for m := range strings.FieldsSeq(run(t, nil, "findmnt", "-rno", "TARGET").out) {
 			if strings.HasPrefix(m, dir+"/") {
 				_ = unix.Unmount(m, unix.MNT_DETACH)
 			}
@@ -75,7 +76,7 @@ func startContainerd(t *testing.T, dir, text string, without ...string) *contain
 func (c *containerd) in(t *testing.T) *containerd { return &containerd{t, c.ctr, c.program} }
 
 func (c *containerd) with(args ...string) []string {
-	return append(c.ctr[:len(c.ctr):len(c.ctr)], args...)
+	return append(slices.Clip(c.ctr), args...)
 }
 
 func (c *containerd) do(args ...string) result {

@@ -32,8 +32,6 @@ func newCRI(t *testing.T, socket string) *cri {
 	return &cri{t, &http.Client{Transport: tr, Timeout: time.Minute}}
 }
 
-func (c *cri) in(t *testing.T) *cri { return &cri{t, c.c} }
-
 // try calls a method of the RuntimeService.
 func (c *cri) try(method string, request message) (reply, error) {
 	body := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(request))), request...)

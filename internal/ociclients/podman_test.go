@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,9 +38,11 @@ func podmanWith(t *testing.T, program string, flags ...string) *podman {
 	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p := &podman{t: t, env: []string{"CONTAINERS_CONF=" + conf}, global: []string{"podman",
+	p := &podman{t: t, env: []string{"CONTAINERS_CONF=" + conf}, global: []string{
+		"podman",
 		"--root", filepath.Join(dir, "root"), "--runroot", filepath.Join(dir, "run"), "--tmpdir", filepath.Join(dir, "tmp"),
-		"--storage-driver", "vfs"}}
+		"--storage-driver", "vfs",
+	}}
 	for _, f := range flags {
 		p.global = append(p.global, "--runtime-flag", f)
 	}
@@ -60,7 +63,7 @@ func (p *podman) in(t *testing.T) *podman { return &podman{t, p.global, p.env} }
 
 func (p *podman) do(args ...string) result {
 	p.t.Helper()
-	return run(p.t, p.env, append(p.global[:len(p.global):len(p.global)], args...)...)
+	return run(p.t, p.env, append(slices.Clip(p.global), args...)...)
 }
 
 // ok is do that fails the test unless the exit status is 0; it returns the

@@ -49,12 +49,13 @@ func section(b *bytes.Buffer, r *Results) (problems []error) {
 		}
 	}
 	b.WriteString("\n\n| program |")
-	rule := "|---|"
+	var rule strings.Builder
+	rule.WriteString("|---|")
 	for _, rt := range r.Runtimes {
 		fmt.Fprintf(b, " %s %s |", rt.Name, rt.Version)
-		rule += "---|"
+		rule.WriteString("---|")
 	}
-	b.WriteString("\n" + rule + "\n")
+	b.WriteString("\n" + rule.String() + "\n")
 	for _, p := range programs {
 		fmt.Fprintf(b, "| %s |", p)
 		for _, rt := range r.Runtimes {
