@@ -214,13 +214,7 @@ func framesOf(mem []byte) ([]uint64, error) {
 
 // sayTrouble repeats what the kernel complained of.
 func sayTrouble() {
-	b := make([]byte, 1<<20)
-	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, b)
-	if err != nil {
-		say("error", err)
-		return
-	}
-	s := bufio.NewScanner(bytes.NewReader(b[:n]))
+	s := bufio.NewScanner(strings.NewReader(kernelLog()))
 	for s.Scan() {
 		switch {
 		case strings.Contains(s.Text(), "hw-vuln"): // about the host's processor

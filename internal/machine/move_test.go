@@ -9,8 +9,11 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/virtio"
@@ -25,10 +28,12 @@ func TestALinuxGuestGoesOnInAnotherMachine(t *testing.T) {
 		kernel    string
 		transport Transport
 		cpus      int
+		reseeds   string // times its kernel says that it was forked; "": it has no driver for that
 	}{
-		{"minimal", MMIO, 1},
-		{"minimal", PCI, 2},
-		{"cloud", PCI, 1},
+		{"minimal", MMIO, 1, "1"},
+		{"minimal", PCI, 2, "1"},
+		{"cloud", PCI, 1, ""},
+		{"generic", MMIO, 1, "1"},
 	} {
 		t.Run(fmt.Sprintf("%s %s %d CPUs", tc.kernel, tc.transport, tc.cpus), func(t *testing.T) {
 			disk := filepath.Join(t.TempDir(), "disk")
@@ -59,6 +64,9 @@ func TestALinuxGuestGoesOnInAnotherMachine(t *testing.T) {
 				if got := g.said(key); len(got) != 1 || got[0] != fmt.Sprint(len(g.said("tick"))) {
 					t.Errorf("%s: %q of %d links", key, got, len(g.said("tick")))
 				}
+			}
+			if got := g.said("reseeds"); tc.reseeds != "" && (len(got) != 1 || got[0] != tc.reseeds) {
+				t.Errorf("its kernel was told %q times that it is a copy, want %s", got, tc.reseeds)
 			}
 			t.Logf("largest gap in ms %q, clock source %q", g.said("gap"), g.said("clock"))
 		})
@@ -172,6 +180,17 @@ func guestChain() error {
 	say("chain", inMemory)
 	say("log", onDisk)
 	say("gap", gap.Milliseconds())
+	say("reseeds", strings.Count(kernelLog(), "reseeded due to virtual machine fork"))
 	sayTrouble()
 	return nil
+}
+
+// kernelLog is what the kernel has said so far.
+func kernelLog() string {
+	b := make([]byte, 1<<20)
+	n, err := unix.Klogctl(unix.SYSLOG_ACTION_READ_ALL, b)
+	if err != nil {
+		say("error", err)
+	}
+	return string(b[:max(n, 0)])
 }
