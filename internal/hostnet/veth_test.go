@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -96,4 +98,38 @@ func TestDeadContainerIsUnplugged(t *testing.T) {
 	}
 	mustRun(t, "clean up", Cleanup(t.Context(), Options{Root: root, Alive: func(string) bool { return false }}))
 	assertNothingLeft(t, root, before)
+}
+
+// TestContainerSpeaksForItselfOnly: with another's address it is not heard.
+func TestContainerSpeaksForItselfOnly(t *testing.T) {
+	if !inNetns(t, testenv.NFTables) {
+		return
+	}
+	root := t.TempDir()
+	inside := newHost(t)
+	a, err := Attach(t.Context(), Options{Root: root, ID: "c", NetNS: inside.namespaceFile(t)})
+	mustRun(t, "attach", err)
+	defer a.Close()
+	heard, err := net.ListenUDP("udp4", &net.UDPAddr{IP: a.Gateway.AsSlice()})
+	mustRun(t, "listen", err)
+	defer heard.Close()
+	other := netip.PrefixFrom(a.IP.Addr().Next(), 32)
+	inside.run(func() {
+		l, err := netlink.LinkByName("eth0")
+		mustRun(t, "look up eth0", err)
+		mustRun(t, "take another's address", netlink.AddrAdd(l, &netlink.Addr{IPNet: ipNet(other)}))
+		for _, from := range []netip.Addr{other.Addr(), a.IP.Addr()} { // in this order: the second tells that the first is lost
+			c, err := net.DialUDP("udp4", &net.UDPAddr{IP: from.AsSlice()}, heard.LocalAddr().(*net.UDPAddr))
+			mustRun(t, "dial", err)
+			_, err = c.Write([]byte(from.String()))
+			mustRun(t, "send", err)
+			c.Close()
+		}
+	})
+	b := make([]byte, 64)
+	mustRun(t, "deadline", heard.SetReadDeadline(time.Now().Add(10*time.Second)))
+	n, _, err := heard.ReadFromUDPAddrPort(b)
+	if err != nil || string(b[:n]) != a.IP.Addr().String() {
+		t.Errorf("heard %q (%v), want only %s", b[:n], err, a.IP.Addr())
+	}
 }
