@@ -118,15 +118,23 @@ func (p *program) ended(ctx context.Context, h *launch.Handle, exit workload.Exi
 
 // lost finds out why the owner hung up on us.
 func (p *program) lost(ctx context.Context, h *launch.Handle) error {
-	if st, err := h.Instance.State(); err == nil && st.PID != 0 {
+	// One that dies closes the connection first and lets go of its lock a moment
+	// later.
+	moment, cancel := context.WithTimeout(ctx, ownerGrace)
+	err := h.AwaitChange(moment, func(st workload.State) bool { return st.PID == 0 })
+	cancel()
+	if errors.Is(err, context.DeadlineExceeded) {
 		fmt.Fprintf(p.stderr, "hvctl: %s: output was not read for %v, the rest is only in `hvctl logs %s`\n", h.Name(), control.StallTimeout, h.Name())
 	}
 	exit, err := h.Wait(ctx)
 	if err != nil {
 		return err
 	}
-	if h.Config().AutoRemove {
-		_ = h.Delete(ctx) // as its owner would have
+	if h.Config().AutoRemove { // as its owner would have
+		_ = h.Delete(ctx)
+		if h.Backend != nil {
+			_ = cleanup(ctx, h.Backend, h)
+		}
 	}
 	return p.status(h.Name(), exit)
 }
