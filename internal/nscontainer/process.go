@@ -143,8 +143,12 @@ func startError(err error) error {
 		}
 		return err
 	}
+	const notFound = "executable file not found in $PATH"
 	code := workload.ExitNotExecutable
-	if strings.HasSuffix(text, "executable file not found in $PATH") || strings.HasSuffix(text, unix.ENOENT.Error()) || strings.HasSuffix(text, unix.ENOTDIR.Error()) {
+	if before, _, ok := strings.Cut(text, notFound); ok {
+		text = before + notFound // which says it all
+		code = workload.ExitNotFound
+	} else if strings.HasSuffix(text, unix.ENOENT.Error()) || strings.HasSuffix(text, unix.ENOTDIR.Error()) {
 		code = workload.ExitNotFound
 	}
 	return &workload.StartError{Code: code, Err: errors.New(text[i:])}

@@ -3,6 +3,7 @@ package nscontainer
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,16 +118,17 @@ func TestSpecFollowsTheConfiguration(t *testing.T) {
 
 func TestStartErrorHasTheCodeOfContainers(t *testing.T) {
 	for text, want := range map[string]int{
-		`exec: "x": executable file not found in $PATH`:                           workload.ExitNotFound,
-		`exec: "/x": stat /x: no such file or directory`:                          workload.ExitNotFound,
-		`exec: "/x/y": stat /x/y: not a directory`:                                workload.ExitNotFound,
-		`exec: "/x": its interpreter is missing: no such file or directory`:       workload.ExitNotFound,
-		`exec in container "a": exec: "x": permission denied`:                     workload.ExitNotExecutable,
-		`exec: "/usr": is a directory: permission denied`:                         workload.ExitNotExecutable,
-		`exec: "/x": exec format error`:                                           workload.ExitNotExecutable,
-		`process.cwd: chdir /none: no such file or directory`:                     workload.ExitNotFound,
-		`mount /x: no such file or directory`:                                     0,
-		`start the container's first process: fork/exec: operation not permitted`: 0,
+		`exec: "x": executable file not found in $PATH`:                            workload.ExitNotFound,
+		`exec: "x": executable file not found in $PATH: no such file or directory`: workload.ExitNotFound,
+		`exec: "/x": stat /x: no such file or directory`:                           workload.ExitNotFound,
+		`exec: "/x/y": stat /x/y: not a directory`:                                 workload.ExitNotFound,
+		`exec: "/x": its interpreter is missing: no such file or directory`:        workload.ExitNotFound,
+		`exec in container "a": exec: "x": permission denied`:                      workload.ExitNotExecutable,
+		`exec: "/usr": is a directory: permission denied`:                          workload.ExitNotExecutable,
+		`exec: "/x": exec format error`:                                            workload.ExitNotExecutable,
+		`process.cwd: chdir /none: no such file or directory`:                      workload.ExitNotFound,
+		`mount /x: no such file or directory`:                                      0,
+		`start the container's first process: fork/exec: operation not permitted`:  0,
 	} {
 		got := 0
 		if se, ok := errors.AsType[*workload.StartError](startError(errors.New(text))); ok {
@@ -134,6 +136,9 @@ func TestStartErrorHasTheCodeOfContainers(t *testing.T) {
 		}
 		if got != want {
 			t.Errorf("%s: code %d, want %d", text, got, want)
+		}
+		if said := startError(errors.New(text)).Error(); strings.Contains(said, "$PATH:") {
+			t.Errorf("%s: is said as %s", text, said)
 		}
 	}
 }
