@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -62,9 +63,7 @@ type dict map[string]any
 
 func hello(role string, more dict) dict {
 	h := dict{"min": 1, "max": 1, "role": role, "session": session}
-	for k, v := range more {
-		h[k] = v
-	}
+	maps.Copy(h, more)
 	return h
 }
 
@@ -170,9 +169,7 @@ func (e *enemy) bid(c *wire.Conn, change dict) {
 	say(c, wire.Hello, hello("control", nil))
 	_ = hears(c)
 	o := e.offer()
-	for k, v := range change {
-		o[k] = v
-	}
+	maps.Copy(o, change)
 	say(c, wire.Offer, o)
 }
 

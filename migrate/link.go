@@ -260,8 +260,7 @@ func (d *dialer) ask(ctx context.Context, t wire.Type, wait time.Duration) (wire
 // isLink reports whether dialling again may help against err.
 func isLink(err error) bool {
 	var n net.Error
-	var r refusedError
-	if errors.As(err, &r) { // a stream is refused when the session has lost its control connection meanwhile
+	if r, ok := errors.AsType[refusedError](err); ok { // a stream is refused when the session has lost its control connection meanwhile
 		return r.code == codeStream
 	}
 	return errors.Is(err, errLink) || errors.As(err, &n) || errors.Is(err, net.ErrClosed) || errors.Is(err, wire.ErrCorrupt) || errors.Is(err, io.EOF)

@@ -38,11 +38,8 @@ func newOwner(src Source, dial Dial, j commit.Journal, r commit.Record, s commit
 
 // committed reports whether the point of no return has been passed.
 func (w *owner) committed() bool {
-	switch w.machine.State() {
-	case commit.Copying, commit.Paused:
-		return false
-	}
-	return true
+	s := w.machine.State()
+	return s != commit.Copying && s != commit.Paused
 }
 
 // do performs one action. Messages that cannot be sent are lost messages, not
@@ -178,6 +175,7 @@ func (w *owner) settle(ctx context.Context) error {
 			return nil
 		case commit.Kept:
 			return fmt.Errorf("%w by the destination: it promised never to run the machine", ErrRefused)
+		default: // not known yet
 		}
 		e := w.hear(ctx)
 		if e == commit.Retry {

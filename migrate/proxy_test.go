@@ -128,6 +128,7 @@ func (p *proxy) carry(from, to net.Conn) {
 		case partition:
 			p.cutAll(true)
 			return
+		default: // something happens afterwards, or nothing
 		}
 		for range times {
 			if _, err := to.Write(frame); err != nil {
@@ -141,6 +142,7 @@ func (p *proxy) carry(from, to net.Conn) {
 			time.Sleep(20 * time.Millisecond) // let the frame arrive
 			p.cutAll(true)
 			return
+		default: // it happened before
 		}
 	}
 }

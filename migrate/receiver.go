@@ -99,8 +99,9 @@ func NewReceiver(records *commit.Dir, o ReceiveOptions) *Receiver {
 func (r *Receiver) Outcomes() <-chan Outcome { return r.outcomes }
 
 // Serve accepts connections until ctx ends or the listener fails, and returns
-// when the last has been served. A session that has not reached READY is given
-// up then; one that waits for GO waits on until its time is up.
+// when the last has been served and no session is left: one that has not reached
+// READY is given up, one that waits for GO ends with its time. Only after that
+// may the records be closed.
 func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	var conns sync.WaitGroup
 	defer func() {
@@ -108,8 +109,13 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 		r.mu.Lock()
 		s := r.session
 		r.mu.Unlock()
-		if s != nil {
-			s.post(event{commit.Fail, nil})
+		if s == nil {
+			return
+		}
+		s.post(event{commit.Fail, nil})
+		select {
+		case <-s.done:
+		case <-time.After(r.o.Go + r.o.Stall): // its records cannot be written: it has promised nothing
 		}
 	}()
 	serving, cancel := context.WithCancel(ctx)
@@ -171,8 +177,7 @@ func (r *Receiver) serve(ctx context.Context, nc net.Conn) (err error) {
 	}
 	c := wire.Accept(nc, r.o.Stall)
 	defer func() {
-		var told errRefuse
-		if errors.As(err, &told) {
+		if told, ok := errors.AsType[errRefuse](err); ok {
 			_ = sendJSON(c, wire.Refuse, refusal{Code: told.code, Message: told.err.Error()})
 		}
 	}()
@@ -398,8 +403,9 @@ func (r *Receiver) fromRecord(c *wire.Conn, h hello, e commit.Event) error {
 			return c.Send(wire.Running, nil)
 		case commit.SendRevoked:
 			return c.Send(wire.Revoked, nil)
+		default: // there is no guest and there are no locks
+			return nil
 		}
-		return nil // there is no guest and there are no locks
 	})
 	return m.Fire(e)
 }

@@ -135,6 +135,7 @@ func (s *session) run() {
 		case commit.Running, commit.Revoked, commit.Gone:
 			s.end()
 			return
+		default: // it goes on
 		}
 	}
 }
@@ -154,9 +155,10 @@ func (s *session) arm(timer *time.Timer) commit.Event {
 	case commit.Ready:
 		timer.Reset(s.r.o.Go)
 		return commit.Expired
+	default:
+		timer.Reset(time.Second)
+		return commit.Retry
 	}
-	timer.Reset(time.Second)
-	return commit.Retry
 }
 
 func (s *session) handle(e event) {

@@ -22,7 +22,6 @@ type diskMachine struct {
 	volumes []migrate.Volume
 	dirty   []*memory.Bitmap
 	rng     *rand.Rand
-	writes  int // left
 }
 
 func newDisks(t *testing.T, m *machine, sizes ...uint64) *diskMachine {

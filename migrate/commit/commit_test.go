@@ -22,18 +22,30 @@ func TestMachineDoesTheRowsActionsInOrder(t *testing.T) {
 		to    commit.State
 		did   []commit.Action
 	}{
-		{"takes over", commit.Destination, commit.Ready, commit.GotGo, "", commit.Running,
-			[]commit.Action{commit.TakeLocks, commit.WriteOwner, commit.ResumeGuest, commit.SendRunning}},
-		{"revokes when the locks are held", commit.Destination, commit.Ready, commit.GotGo, commit.TakeLocks, commit.Revoked,
-			[]commit.Action{commit.TakeLocks, commit.WriteRevoked, commit.ReleaseLocks, commit.DropGuest, commit.SendRevoked}},
-		{"revokes when the guest does not start", commit.Destination, commit.Ready, commit.GotQuery, commit.ResumeGuest, commit.Revoked,
-			[]commit.Action{commit.TakeLocks, commit.WriteOwner, commit.ResumeGuest, commit.WriteRevoked, commit.ReleaseLocks, commit.DropGuest, commit.SendRevoked}},
-		{"promises nothing it cannot write", commit.Destination, commit.Ready, commit.Expired, commit.WriteRevoked, commit.Stuck,
-			[]commit.Action{commit.WriteRevoked}},
-		{"commits", commit.Source, commit.Paused, commit.GotReady, "", commit.Committed,
-			[]commit.Action{commit.WriteIntent, commit.SendGo}},
-		{"sends no GO without the record", commit.Source, commit.Paused, commit.GotReady, commit.WriteIntent, commit.Revoking,
-			[]commit.Action{commit.WriteIntent, commit.SendAbort}},
+		{
+			"takes over", commit.Destination, commit.Ready, commit.GotGo, "", commit.Running,
+			[]commit.Action{commit.TakeLocks, commit.WriteOwner, commit.ResumeGuest, commit.SendRunning},
+		},
+		{
+			"revokes when the locks are held", commit.Destination, commit.Ready, commit.GotGo, commit.TakeLocks, commit.Revoked,
+			[]commit.Action{commit.TakeLocks, commit.WriteRevoked, commit.ReleaseLocks, commit.DropGuest, commit.SendRevoked},
+		},
+		{
+			"revokes when the guest does not start", commit.Destination, commit.Ready, commit.GotQuery, commit.ResumeGuest, commit.Revoked,
+			[]commit.Action{commit.TakeLocks, commit.WriteOwner, commit.ResumeGuest, commit.WriteRevoked, commit.ReleaseLocks, commit.DropGuest, commit.SendRevoked},
+		},
+		{
+			"promises nothing it cannot write", commit.Destination, commit.Ready, commit.Expired, commit.WriteRevoked, commit.Stuck,
+			[]commit.Action{commit.WriteRevoked},
+		},
+		{
+			"commits", commit.Source, commit.Paused, commit.GotReady, "", commit.Committed,
+			[]commit.Action{commit.WriteIntent, commit.SendGo},
+		},
+		{
+			"sends no GO without the record", commit.Source, commit.Paused, commit.GotReady, commit.WriteIntent, commit.Revoking,
+			[]commit.Action{commit.WriteIntent, commit.SendAbort},
+		},
 		{"ignores what is not in the table", commit.Source, commit.InDoubt, commit.Fail, "", commit.InDoubt, nil},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

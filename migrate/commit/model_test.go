@@ -512,6 +512,7 @@ func (m *model) restartDest(from world) {
 			w.dst[k].code = code(Running)
 		case isRevoked:
 			w.dst[k].code = code(Revoked)
+		default: // nothing was decided
 		}
 	}
 	m.reach(w, "destination restarts")

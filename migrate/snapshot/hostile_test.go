@@ -283,7 +283,7 @@ func TestOldFilesStayReadable(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for v := uint32(max(1, Version-1)); v <= Version; v++ {
+	for v := max(uint32(1), Version-1); v <= Version; v++ {
 		z, err := os.ReadFile(filepath.Join("testdata", fmt.Sprintf("v%d.gz", v)))
 		if err != nil {
 			t.Fatal(err)

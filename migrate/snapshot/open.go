@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -46,7 +47,7 @@ func read(f *os.File) (*Snapshot, error) {
 	s := &Snapshot{f: f}
 	head := make([]byte, headerSize)
 	n, err := f.ReadAt(head, 0)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
 	if s.h, err = decodeHeader(head[:n], uint64(fi.Size())); err != nil {

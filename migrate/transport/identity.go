@@ -15,6 +15,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -149,10 +150,8 @@ func (id *Identity) config(allow []string) *tls.Config {
 				return fmt.Errorf("%w: it has no certificate", ErrPeer)
 			}
 			got := fingerprintOf(s.PeerCertificates[0])
-			for _, a := range allow {
-				if a == got {
-					return nil
-				}
+			if slices.Contains(allow, got) {
+				return nil
 			}
 			return fmt.Errorf("%w: %s is not on the allow list", ErrPeer, got)
 		},

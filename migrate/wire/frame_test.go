@@ -52,7 +52,7 @@ func TestFramesComeBackInOrder(t *testing.T) {
 	if c.Channel() != 3 || c.Epoch() != 7 {
 		t.Errorf("channel %d, epoch %d", c.Channel(), c.Epoch())
 	}
-	if _, _, err := c.Recv(0); err != io.EOF {
+	if _, _, err := c.Recv(0); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 }
