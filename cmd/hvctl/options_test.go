@@ -13,7 +13,7 @@ import (
 // it. A new flag is a decision: it is honoured somewhere, or checkBackend refuses
 // it.
 var backendFlags = map[string][2]string{
-	"interactive": {"owner", "owner"}, "tty": {"guest", "stage"}, "rm": {"owner", "owner"}, "name": {"store", "store"}, "replace": {"store", "store"},
+	"interactive": {"owner", "owner"}, "tty": {"guest", "owner"}, "rm": {"owner", "owner"}, "name": {"store", "store"}, "replace": {"store", "store"},
 	"env": {"guest", "spec"}, "env-file": {"guest", "spec"}, "workdir": {"guest", "spec"}, "user": {"guest", "owner"}, "hostname": {"guest", "spec"},
 	"entrypoint": {"guest", "spec"}, "cpus": {"machine and cgroup", "cgroup"}, "cpu-weight": {"cgroup", "cgroup"}, "cpu-deadline": {"machine", "spec"},
 	"memory": {"machine", "cgroup"}, "pids-limit": {"guest and cgroup", "cgroup"}, "cgroup-parent": {"cgroup", "cgroup"},
