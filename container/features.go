@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/hvctl/hvctl/internal/capability"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
@@ -23,7 +24,7 @@ func Features() *features.Features {
 		MountOptions:  mountOptionNames(),
 		Linux: &features.Linux{
 			Namespaces:   namespaces,
-			Capabilities: slices.Clone(capNames[:]),
+			Capabilities: slices.Clone(capability.Names[:]),
 			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no, Rdma: yes},
 			Seccomp: &features.Seccomp{
 				Enabled: yes,

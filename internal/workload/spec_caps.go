@@ -5,18 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hvctl/hvctl/internal/capability"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
-
-// allCapabilities is every capability of Linux 6.1 in the kernel's order.
-var allCapabilities = [...]string{
-	"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID",
-	"CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW",
-	"CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT",
-	"CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD",
-	"CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
-	"CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
-}
 
 // defaultCapabilities is what docker and containerd give an unprivileged
 // container, so that an image behaves here as its author saw it.
@@ -38,7 +29,7 @@ func capabilities(add, drop []string) ([]string, error) {
 	set := map[string]bool{}
 	switch {
 	case slices.Contains(add, "ALL"):
-		for _, c := range allCapabilities {
+		for _, c := range capability.Names {
 			set[c] = true
 		}
 	case !slices.Contains(drop, "ALL"):
@@ -53,7 +44,7 @@ func capabilities(add, drop []string) ([]string, error) {
 		set[c] = true
 	}
 	var out []string
-	for _, c := range allCapabilities {
+	for _, c := range capability.Names {
 		if set[c] {
 			out = append(out, c)
 		}
@@ -68,7 +59,7 @@ func capNames(in []string) ([]string, error) {
 		if c != "ALL" && !strings.HasPrefix(c, "CAP_") {
 			c = "CAP_" + c
 		}
-		if c != "ALL" && !slices.Contains(allCapabilities[:], c) {
+		if c != "ALL" && !slices.Contains(capability.Names[:], c) {
 			return nil, fmt.Errorf("capability %q: unknown, see capabilities(7)", s)
 		}
 		out = append(out, c)
