@@ -72,6 +72,9 @@ type Receiver struct {
 	full    bool // the one machine has come
 }
 
+// maxRecords bounds the sessions on record that a peer can make by asking.
+const maxRecords = 4096
+
 // maxConns bounds the connections served at a time.
 const maxConns = 64
 
@@ -384,6 +387,10 @@ func (r *Receiver) fromRecord(c *wire.Conn, h hello, e commit.Event) error {
 	state := commit.Gone
 	switch {
 	case errors.Is(err, commit.ErrNoRecord):
+		// Every question about something unknown leaves a record: not for ever.
+		if n, err := r.records.Sessions(); err != nil || n >= maxRecords {
+			return refuse("record", "there are %d records of sessions here already (%v); remove old ones", n, err)
+		}
 		rec = commit.Record{Session: h.Session, Epoch: c.Epoch(), VM: h.VM, Peer: peerOf(c.Conn)}
 	case err != nil:
 		return refuse("record", "%w", err)

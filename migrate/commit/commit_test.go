@@ -202,6 +202,9 @@ func TestOneProcessDecidesPerFolder(t *testing.T) {
 	if r, err := d.Session("0a").Load(); err != nil || r.Verdict != commit.OwnerRecord {
 		t.Errorf("%+v, %v", r, err)
 	}
+	if n, err := d.Sessions(); n != 1 || err != nil {
+		t.Errorf("%d sessions, %v", n, err)
+	}
 	if _, err := d.Session("0b").Load(); !errors.Is(err, commit.ErrNoRecord) {
 		t.Errorf("another session: %v", err)
 	}

@@ -208,5 +208,16 @@ func OpenDir(path string) (*Dir, error) {
 // one (lower-case hexadecimal): it becomes a file's name.
 func (d *Dir) Session(id string) Journal { return File(filepath.Join(d.path, id+".json")) }
 
+// Sessions returns how many sessions have a record.
+func (d *Dir) Sessions() (n int, err error) {
+	entries, err := os.ReadDir(d.path)
+	for _, e := range entries {
+		if filepath.Ext(e.Name()) == ".json" {
+			n++
+		}
+	}
+	return n, err
+}
+
 // Close gives the lock up.
 func (d *Dir) Close() error { return d.lock.Close() }
