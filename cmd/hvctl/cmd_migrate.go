@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -43,6 +44,7 @@ func (p *program) cmdMigrateSend() *cli.Command {
 			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel or force"},
 			&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
 			&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
+			&cli.StringFlag{Name: "timeline", TakesFile: true, Usage: "draw what happened into `FILE`, as SVG"},
 			jsonFlag(),
 		},
 		BashComplete: p.completeInstances(workload.Running),
@@ -77,10 +79,23 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 	if err := json.Unmarshal(b, &report); err != nil {
 		return fmt.Errorf("report of the migration: %w", err)
 	}
+	if name := c.String("timeline"); name != "" {
+		if err := drawTimeline(name, report); err != nil {
+			return fmt.Errorf("it was sent, but its timeline not drawn: %w", err)
+		}
+	}
 	if c.Bool("json") {
 		return p.printJSON(report)
 	}
 	return report.WriteTable(p.stdout)
+}
+
+func drawTimeline(name string, r migrate.Report) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.WriteSVG(f), f.Close())
 }
 
 func (p *program) cmdMigrateReceive() *cli.Command {

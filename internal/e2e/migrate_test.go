@@ -142,8 +142,12 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	eventually(t, "the guest writes", func() bool { return synced("from") > 2 })
 	at := "unix:" + filepath.Join(h.root, ".sock")
 	done := h.receive("to", at)
-	h.ok("migrate", "send", "from", "--to", at, "--on-timeout", "force", "--downtime", "300ms")
+	svg := filepath.Join(h.root, ".timeline.svg")
+	h.ok("migrate", "send", "from", "--to", at, "--on-timeout", "force", "--downtime", "300ms", "--timeline", svg)
 	done()
+	if b, err := os.ReadFile(svg); err != nil || !strings.Contains(string(b), "blackout") {
+		t.Errorf("the timeline: %v, %d bytes", err, len(b))
+	}
 	n := synced("to")
 	eventually(t, "it writes on", func() bool { return synced("to") > n })
 	// Line i is in sector i, for all that were synced.
