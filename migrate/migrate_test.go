@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
 )
@@ -88,4 +89,36 @@ func TestGuestTravelsOn(t *testing.T) {
 	if got := from.hash(); got != r.src.hash() {
 		t.Error("the memory changed on the way")
 	}
+}
+
+// Files of huge pages can be mapped, not written.
+func TestGuestArrivesInHugePages(t *testing.T) {
+	g, err := memory.New(memory.Options{Regions: []memory.Span{{GPA: 0, Size: 2 << 20}}, HugePages: true})
+	if err != nil {
+		t.Skipf("no huge pages are reserved here: %v", err)
+	}
+	t.Cleanup(func() { _ = g.Close() })
+	r := newRig(t, quick)
+	r.halt(t)
+	small, err := memory.New(memory.Options{Size: 2 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = small.Close() })
+	fill(small)
+	r.src.halt()
+	r.src.g, r.dst.g = small, g
+	r.receive.Prepare = func(context.Context, migrate.Offer) (migrate.Destination, error) { return r.dst, nil }
+	if r.ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	r.start(t)
+	if err := r.src.Resume(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = migrate.Send(t.Context(), r.src, r.dial, r.journal, r.send)
+	if err != nil {
+		t.Error(err)
+	}
+	r.judge(t, err)
 }

@@ -481,7 +481,9 @@ func (s *session) put(r wire.Run, data []byte) error {
 		// Pages that do not exist yet cost two thirds when the kernel makes and fills
 		// them in one go, instead of our touching them one by one.
 		_, err := unix.Pwrite(s.fd, data, int64(g.Offset+at))
-		return os.NewSyscallError("pwrite", err)
+		if !errors.Is(err, unix.EINVAL) { // huge pages know no write
+			return os.NewSyscallError("pwrite", err)
+		}
 	}
 	copy(g.Bytes[at:at+size], data)
 	return nil
