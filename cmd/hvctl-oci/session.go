@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"time"
 
 	"github.com/hvctl/hvctl/container"
 	"golang.org/x/sys/unix"
@@ -43,6 +44,10 @@ func newSession(terminal bool, consoleSocket string) (*session, error) {
 	return s, nil
 }
 
+// leftBehind is how long after its end a process's terminal is still read, if
+// others that it started have it open.
+const leftBehind = 2 * time.Second
+
 func (s *session) socket() *os.File { return s.theirs }
 
 // wait accompanies the process until it ends and returns its exit code, or 128
@@ -67,8 +72,11 @@ func (s *session) wait(p *container.Proc) (int, error) {
 			return 1, fmt.Errorf("wait for process %d: %w", p.PID, err)
 		}
 	}
-	if s.copied != nil {
-		<-s.copied // the rest of the output
+	if s.copied != nil { // the rest of the output
+		select {
+		case <-s.copied:
+		case <-time.After(leftBehind):
+		}
 	}
 	if st.Signaled() {
 		return 128 + int(st.Signal()), nil
