@@ -106,7 +106,7 @@ func TestProgramSees(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := newHost(t)
-			for _, name := range strings.Fields("uname cut ulimit") {
+			for name := range strings.FieldsSeq("uname cut ulimit") {
 				_ = os.Symlink("busybox", filepath.Join(h.bundle, "rootfs", "bin", name)) // there already, some of them
 			}
 			s := h.spec(c.script)

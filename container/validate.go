@@ -127,7 +127,8 @@ func (c *checker) hooks(h *specs.Hooks) {
 		name string
 		list []specs.Hook
 	}{
-		{"prestart", h.Prestart},
+		{"prestart", h.Prestart}, //nolint:staticcheck // deprecated, and still to be run
+
 		{"createRuntime", h.CreateRuntime},
 		{"createContainer", h.CreateContainer},
 		{"startContainer", h.StartContainer},

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/hvctl/hvctl/container"
@@ -307,7 +308,7 @@ func outerSpec(s *specs.Spec) *specs.Spec {
 	}
 	kvm, tun := int64(232), int64(200)
 	for _, minor := range []*int64{&kvm, &tun} {
-		res.Devices = append(res.Devices[:len(res.Devices):len(res.Devices)],
+		res.Devices = append(slices.Clip(res.Devices),
 			specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: new(int64(10)), Minor: minor, Access: "rw"})
 	}
 	l.Resources = &res

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -67,7 +68,7 @@ func (p *Program) Start(files []*os.File, sys *syscall.SysProcAttr) (*Started, e
 	defer exe.Close()
 	attr := &syscall.ProcAttr{Files: make([]uintptr, 0, len(files)+1), Sys: sys}
 	top := len(files) + 1
-	for _, f := range append(files[:len(files):len(files)], w) {
+	for _, f := range append(slices.Clip(files), w) {
 		attr.Files = append(attr.Files, f.Fd())
 		top = max(top, int(f.Fd())+1)
 	}
