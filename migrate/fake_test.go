@@ -320,12 +320,29 @@ type rig struct {
 
 const ramSize = 6 << 20
 
+// stateDir is a folder for records, in memory where there is such a file
+// system: on a busy disk one fsync takes longer than these tests wait for the
+// other side.
+func stateDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "migrate") //nolint:usetesting // see above
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // newRig makes both sides with times short enough for tests. change may change
 // the options before the receiver starts.
 func newRig(t testing.TB, change func(*rig)) *rig {
 	t.Helper()
 	w := newWorld()
-	r := &rig{world: w, src: newMachine(t, w, "source", ramSize), dst: newMachine(t, w, "destination", ramSize), dir: t.TempDir()}
+	r := &rig{world: w, src: newMachine(t, w, "source", ramSize), dst: newMachine(t, w, "destination", ramSize), dir: stateDir(t)}
 	r.small = newMachine(t, w, "small", 1<<20)
 	fill(r.src.g)
 	r.journal = commit.File(filepath.Join(r.dir, "record"))

@@ -378,6 +378,9 @@ func TestDamagedStreamsNeverGetReady(t *testing.T) {
 	r := newRig(t, func(r *rig) {
 		quick(r)
 		r.receive.Linger, r.receive.Go = time.Millisecond, time.Millisecond
+		// All sessions have one name: a connection of one that is over must not
+		// last into the next.
+		r.receive.Stall, r.receive.Keepalive = 1500*time.Millisecond, 600*time.Millisecond
 		r.receive.Prepare = func(context.Context, migrate.Offer) (migrate.Destination, error) {
 			return makeMachine(newWorld(), "destination", small)
 		}

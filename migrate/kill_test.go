@@ -197,7 +197,7 @@ func TestKilledProcessesLeaveOneRunner(t *testing.T) {
 }
 
 func kill(t *testing.T, victim string, typ wire.Type, f fault) {
-	dir := t.TempDir()
+	dir := stateDir(t)
 	dst := spawn(t, "destination", dir, "")
 	listens := func() bool {
 		c, err := net.Dial("unix", filepath.Join(dir, "dst"))
@@ -212,6 +212,7 @@ func kill(t *testing.T, victim string, typ wire.Type, f fault) {
 	died := make(chan struct{})
 	var src *exec.Cmd
 	ready := make(chan struct{})
+	p.mu.Lock()
 	p.hook = func() {
 		<-ready
 		c := src
@@ -222,12 +223,13 @@ func kill(t *testing.T, victim string, typ wire.Type, f fault) {
 		_ = c.Wait()
 		close(died)
 	}
+	p.mu.Unlock()
 	src = spawn(t, "source", dir, addr)
 	close(ready)
 	select {
 	case <-died:
 	case <-time.After(20 * time.Second):
-		t.Fatalf("the frame never came: %v", p.seen)
+		t.Fatalf("the frame never came: %v", p.counts())
 	}
 	if victim == "source" {
 		spawn(t, "source", dir, addr, "MIGRATE_AGAIN=1")

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"sync"
 	"testing"
@@ -158,6 +159,20 @@ func (p *proxy) meet(t wire.Type) (fault, func()) {
 	}
 	p.met = true
 	return p.fault, p.hook
+}
+
+// wasMet tells whether the frame came that was to meet the fault.
+func (p *proxy) wasMet() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.met
+}
+
+// counts says how many frames of each type came so far.
+func (p *proxy) counts() map[wire.Type]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.seen)
 }
 
 // cutAll closes all connections and, if down, refuses new ones from now on.
