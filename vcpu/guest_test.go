@@ -116,7 +116,7 @@ func userMode(c *kvm.VCPU, mem []byte, regs kvm.Regs) error {
 	data := kvm.Segment{Limit: 0xffffffff, Selector: 0x2b, Type: 3, Present: 1, DPL: 3, DB: 1, S: 1, G: 1}
 	s.DS, s.ES, s.FS, s.GS, s.SS = data, data, data, data, data
 	s.TR = kvm.Segment{Base: 0x5000, Limit: 0x67, Selector: 0x40, Type: 0xb, Present: 1}
-	s.CR0, s.CR3, s.CR4, s.EFER = 0x80000033, 0x2000, 0x20, 0x500
+	s.CR0, s.CR3, s.CR4, s.EFER = 0x80000033, 0x2000, 0x620, 0x500 // CR4: PAE, and SSE by OSFXSR and OSXMMEXCPT
 	s.GDT, s.IDT = kvm.DTable{}, kvm.DTable{}
 	if err := c.SetSregs(&s); err != nil {
 		return err
