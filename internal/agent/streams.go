@@ -236,9 +236,9 @@ func (g *greetings) remove(conn net.Conn) {
 // list. It returns nil when there is none.
 func (s *Session) identify(conn net.Conn) *stream {
 	var b [guestproto.StreamHeaderSize]byte
-	if conn.SetReadDeadline(time.Now().Add(headerWait)) != nil {
-		return nil
-	}
+	// Some connections refuse this when the guest has hung up already, which
+	// it may, having said all: what it said can be read all the same.
+	_ = conn.SetReadDeadline(time.Now().Add(headerWait))
 	if _, err := io.ReadFull(conn, b[:]); err != nil {
 		return nil
 	}
@@ -246,9 +246,7 @@ func (s *Session) identify(conn net.Conn) *stream {
 	if err != nil {
 		return nil
 	}
-	// Some connections refuse this when the guest has hung up already, which
-	// it may: a process need not print anything.
-	_ = conn.SetReadDeadline(time.Time{})
+	_ = conn.SetReadDeadline(time.Time{}) // as above
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found *stream

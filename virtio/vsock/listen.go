@@ -95,7 +95,13 @@ func (l *Listener) close() {
 		delete(l.d.listeners, l.port)
 	}
 	for len(l.waiting) > 0 {
-		l.d.abort(l.waiting[0], unix.ECONNRESET) // which takes it out
+		c := l.waiting[0]
+		l.forget(c)
+		c.forget()
+		if c.err == nil {
+			l.d.abort(c, unix.ECONNRESET)
+		}
+		c.release()
 	}
 	l.wake.Broadcast()
 }

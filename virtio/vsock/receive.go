@@ -166,7 +166,9 @@ func (d *Device) drop(c *Conn, err error) {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	if c.listener != nil { // nobody will accept it
+	// A guest that says all and hangs up at once may have done so before we were
+	// there to accept: that is heard all the same.
+	if c.listener != nil && c.in.n == 0 {
 		c.listener.forget(c)
 		c.forget()
 	}
