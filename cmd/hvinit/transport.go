@@ -12,6 +12,9 @@ import (
 	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
+// connectTimeout is how long the host may take to answer, in seconds.
+const connectTimeout = 30
+
 // dialer opens a connection to one of the host's ports. The connection is a
 // non-blocking socket in an os.File: reads and writes wait in the poller, and
 // package net stays out of it.
@@ -34,27 +37,50 @@ func newDialer(transport string) (dialer, error) {
 	return nil, fmt.Errorf("transport %q is not vsock or unix:DIR", transport)
 }
 
+// dial never blocks in connect(2): a signal ends a blocking one on a vsock, and
+// SIGCHLD is what this process gets all the time. The socket is of no use after
+// that, for a second connect reuses the port of the first, which the host takes
+// for an error and resets.
 func dial(family int, addr unix.Sockaddr, name string) (*os.File, error) {
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	// Connecting blocks for one answer of the host's; only then does the
-	// socket go to the poller.
-	for {
-		err = unix.Connect(fd, addr)
-		if err != unix.EINTR {
-			break
-		}
+	if family == unix.AF_VSOCK {
+		// Two seconds unless told otherwise, which a host that is busy exceeds.
+		_ = unix.SetsockoptTimeval(fd, unix.AF_VSOCK, unix.SO_VM_SOCKETS_CONNECT_TIMEOUT, &unix.Timeval{Sec: connectTimeout})
 	}
-	if err == nil || err == unix.EISCONN {
-		err = unix.SetNonblock(fd, true)
+	err = unix.Connect(fd, addr)
+	f := os.NewFile(uintptr(fd), name)
+	if err == unix.EINPROGRESS {
+		err = connected(f)
 	}
 	if err != nil {
-		unix.Close(fd)
+		f.Close()
 		return nil, &os.PathError{Op: "connect", Path: name, Err: err}
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return f, nil
+}
+
+// connected waits until f's connect(2) has come to an end and returns how.
+func connected(f *os.File) error {
+	rc, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var result error
+	err = rc.Write(func(fd uintptr) bool {
+		if _, err := unix.Getpeername(int(fd)); err == nil {
+			return true
+		}
+		errno, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && errno != 0 {
+			err = unix.Errno(errno)
+		}
+		result = err
+		return err != nil // else: not yet
+	})
+	return errors.Join(err, result)
 }
 
 // closeWrite tells the peer that nothing more will come.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -56,6 +57,22 @@ func longLived(t *testing.T, h *host) {
 		if r := h.hvctl("exec", "long", "nosuch"); r.code != 127 {
 			t.Errorf("exec of a missing program: exit %d, %q", r.code, r.err)
 		}
+	})
+	t.Run("many short execs at once keep their output", func(t *testing.T) {
+		// Each one's end interrupts what the others are doing: SIGCHLD.
+		h := h.in(t)
+		var wg sync.WaitGroup
+		for lane := range 4 {
+			wg.Go(func() {
+				for i := range 15 {
+					want := fmt.Sprintf("%d.%d\n", lane, i)
+					if r := h.hvctl("exec", "long", "echo", strings.TrimSpace(want)); r.code != 0 || r.out != want || r.err != "" {
+						t.Errorf("exit %d, stdout %q, stderr %q; want 0, %q", r.code, r.out, r.err, want)
+					}
+				}
+			})
+		}
+		wg.Wait()
 	})
 	logs := h.start("logs", "-f", "long")
 	logs.expect("ready")
