@@ -1,0 +1,114 @@
+package microvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/hvctl/hvctl/internal/agent"
+	"github.com/hvctl/hvctl/internal/machine"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// Shutdown asks the agent to stop everything, and presses the power button for
+// a guest without one or whose agent does not listen.
+func (v *VM) Shutdown(ctx context.Context) error {
+	g, err := v.running()
+	if err != nil {
+		return err
+	}
+	if g.session != nil {
+		err := g.session.Shutdown(ctx, 0, time.Second)
+		if err == nil {
+			return nil
+		}
+		v.log.Debug("shutdown through the agent", "err", err)
+	}
+	return notRunning(g.machine.PowerButton())
+}
+
+// Kill stops the machine at once. It returns when that is under way.
+func (v *VM) Kill(context.Context) error {
+	g, err := v.running()
+	if err != nil {
+		return err
+	}
+	if v.serial != nil {
+		v.serial.abandon() // a vCPU may wait for it
+	}
+	g.stop(errKilled)
+	return nil
+}
+
+// Pause stops every vCPU and device.
+func (v *VM) Pause(ctx context.Context) error {
+	g, err := v.running()
+	if err == nil && v.doubt.Load() != nil {
+		err = errDoubt
+	}
+	if err != nil {
+		return err
+	}
+	return notRunning(g.machine.Pause(ctx))
+}
+
+// Resume undoes Pause and tells the guest what time it is.
+func (v *VM) Resume(ctx context.Context) error {
+	g, err := v.running()
+	if err == nil && v.doubt.Load() != nil {
+		err = errDoubt
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.machine.Resume(ctx); err != nil {
+		return notRunning(err)
+	}
+	if g.session == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, clockTimeout)
+	defer cancel()
+	if err := g.session.SyncClock(ctx, time.Now()); err != nil {
+		v.log.Warn("the guest's clock was not set after a pause", "err", err) // it runs nevertheless
+	}
+	return nil
+}
+
+// notRunning puts the machine's end into the words of package workload.
+func notRunning(err error) error {
+	if errors.Is(err, machine.ErrEnded) {
+		return workload.ErrNotRunning
+	}
+	return err
+}
+
+// Exec runs another process in the guest.
+func (v *VM) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (workload.Process, error) {
+	g, err := v.withAgent()
+	if err != nil {
+		return nil, err
+	}
+	guest := guestProcess(v.execID(), spec)
+	if guest.Filter, err = filter(v.cfg.Spec.Linux); err != nil {
+		return nil, err
+	}
+	p, err := g.session.Exec(ctx, guest, agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})
+	if err != nil {
+		return nil, startError(err)
+	}
+	return &process{p: p, vm: v, guest: g}, nil
+}
+
+// execID names a process to the agent. A guest that was restored knows those of
+// the original.
+func (v *VM) execID() string {
+	n := v.execs.Add(1)
+	if v.cfg.VM.Restore == nil && v.cfg.VM.Receive == nil {
+		return fmt.Sprintf("exec-%d", n)
+	}
+	return fmt.Sprintf("exec-%.12s-%d", v.cfg.ID, n)
+}
