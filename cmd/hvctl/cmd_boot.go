@@ -33,7 +33,7 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Value: "512M", Usage: "memory: `SIZE`"},
 			&cli.StringFlag{Name: "transport", Usage: "attach devices by `BUS` pci or mmio"},
 			&cli.StringFlag{Name: "vsock", Usage: "a socket device, `cid=N[,backend=user|vhost][,path=SOCKET]`"},
-			&cli.StringFlag{Name: "network", Value: workload.NetNone, Usage: "`MODE` none or bridge"},
+			&cli.StringFlag{Name: "network", Value: workload.NetNone, Usage: "`MODE` none, bridge or user"},
 			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
 			&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`"},
 			&cli.BoolFlag{Name: "hugepages", Usage: "back memory with huge pages"},

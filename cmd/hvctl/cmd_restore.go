@@ -121,7 +121,7 @@ func restoredNetwork(c *cli.Context, n *workload.Network) error {
 		port, err := parsePort(s)
 		errs, n.Publish = append(errs, err), append(n.Publish, port)
 	}
-	if (len(n.Publish) > 0 || c.IsSet("ip") || c.IsSet("mac-address")) && n.Mode != workload.NetBridge {
+	if (len(n.Publish) > 0 || c.IsSet("ip") || c.IsSet("mac-address")) && !n.Attached() {
 		errs = append(errs, errors.New("the original has no network: --publish, --ip and --mac-address have no meaning"))
 	}
 	return errors.Join(errs...)

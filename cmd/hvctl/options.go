@@ -42,7 +42,7 @@ func workloadFlags() []cli.Flag {
 		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
 		&cli.StringFlag{Name: "cgroup-parent", Usage: "make the instance's cgroup below `PATH`", DefaultText: "/hvctl"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Value: workload.NetBridge, Usage: "`MODE` none, bridge or host (containers only)"},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE` none, bridge, user[:host=off] or host (containers only)", DefaultText: "bridge for root, else user"},
 		&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`", DefaultText: "made from the ID"},
 		&cli.StringFlag{Name: "ip", Usage: "`ADDRESS` on the bridge", DefaultText: "the next free one"},
 		&cli.StringSliceFlag{Name: "dns", Usage: "name server `ADDRESS`", DefaultText: "the host's"},
@@ -215,26 +215,46 @@ func resources(c *cli.Context, cfg *workload.Config) error {
 	return errors.Join(errs...)
 }
 
+// networkMode reads --network.
+func networkMode(s string, n *workload.Network) error {
+	if s == "" {
+		s = workload.DefaultNetwork(os.Geteuid())
+	}
+	mode, opt, more := strings.Cut(s, ":")
+	n.Mode = mode
+	switch mode {
+	case workload.NetUser:
+		switch {
+		case !more || opt == "host=on":
+		case opt == "host=off":
+			n.NoHost = true
+		default:
+			return fmt.Errorf("network %q: a user-mode network takes host=on or host=off, not %q", s, opt)
+		}
+		return nil
+	case workload.NetNone, workload.NetBridge, workload.NetHost:
+		if !more {
+			return nil
+		}
+	}
+	return fmt.Errorf("network %q: use none, bridge, user or host", s)
+}
+
 func network(c *cli.Context, cfg *workload.Config) error {
 	var errs []error
 	n := &cfg.Net
-	n.Mode = c.String("network")
-	switch n.Mode {
-	case workload.NetNone, workload.NetBridge, workload.NetHost:
-	default:
-		errs = append(errs, fmt.Errorf("network %q: use none, bridge or host", n.Mode))
-	}
+	errs = append(errs, networkMode(c.String("network"), n))
 	for _, s := range c.StringSlice("publish") {
 		p, err := parsePort(s)
 		errs = append(errs, err)
 		n.Publish = append(n.Publish, p)
 	}
-	if len(n.Publish) > 0 && n.Mode != workload.NetBridge {
-		errs = append(errs, fmt.Errorf("--publish needs --network bridge, not %s", n.Mode))
+	if len(n.Publish) > 0 && !n.Attached() {
+		errs = append(errs, fmt.Errorf("--publish needs --network bridge or user, not %s", n.Mode))
 	}
 	for _, f := range []string{"ip", "mac-address"} {
-		if c.IsSet(f) && n.Mode != workload.NetBridge {
-			errs = append(errs, fmt.Errorf("--%s needs --network bridge, not %s", f, n.Mode))
+		if c.IsSet(f) && !n.Attached() {
+			errs = append(errs, fmt.Errorf("--%s needs --network bridge or user, not %s", f, n.Mode))
 		}
 	}
 	if s := c.String("mac-address"); s != "" {

@@ -15,6 +15,7 @@ var layers = map[string]string{
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/ocivm internal/ocivm/inside internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
 	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/workload",
+	"cmd/hvctl-net": "internal/supervisor internal/usernet",
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup",
 	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
@@ -89,6 +90,7 @@ var layers = map[string]string{
 	"internal/guestproto":          "",
 	"internal/initrd":              "",
 	"internal/hostnet":             "",
+	"internal/usernet":             "internal/hostnet",
 	"internal/capability":          "",
 	"internal/cgroup":              "",
 	"internal/seccomp":             "",

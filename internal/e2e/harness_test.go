@@ -126,7 +126,7 @@ func (h *host) leftovers() string {
 	}
 	for _, p := range procs {
 		c, err := os.ReadFile(p + "/cmdline")
-		if err == nil && bytes.Contains(c, []byte("hvctl")) && bytes.Contains(c, []byte(h.root)) && !zombie(p) {
+		if err == nil && (bytes.HasPrefix(c, []byte("hvctl-net")) || bytes.Contains(c, []byte("hvctl")) && bytes.Contains(c, []byte(h.root))) && !zombie(p) {
 			fmt.Fprintf(&b, "process: %q\n", c)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 type Attachment struct {
 	Tap     *os.File         // the first queue; frames carry a 12-byte vnet header
 	Queues  []*os.File       // every queue, Tap included; none with Options.NetNS
+	Socket  *os.File         // in place of a tap: frames as they are on one, without segments; with AttachUser
 	TapName string           // the host's interface, which may be one end of a pair
 	MAC     net.HardwareAddr // the guest's
 	IP      netip.Prefix     // the guest's, with the length of the network
@@ -28,6 +29,8 @@ type Attachment struct {
 	Ports   []Port // published, with the host ports that were chosen
 
 	o       Options
+	user    *userProcess           // with AttachUser
+	ns      *os.File               // the container's, with AttachUser
 	paired  bool                   // the host's end of a pair was made
 	serving []interface{ close() } // proxies and the DNS forwarder
 	once    sync.Once
@@ -154,7 +157,7 @@ func (a *Attachment) link(b *bridge, name string) (err error) {
 // serve starts the proxies and settles the guest's name servers.
 func (a *Attachment) serve(bound []*listener) error {
 	for _, l := range bound {
-		a.serving = append(a.serving, l.serve(a.IP.Addr(), len(bound), a.o.Log))
+		a.serving = append(a.serving, l.serve(kernelDialer(a.IP.Addr()), len(bound), a.o.Log))
 	}
 	if a.DNS = a.o.DNS; len(a.DNS) > 0 {
 		return nil
@@ -185,7 +188,15 @@ func (a *Attachment) Close() error {
 			s.close()
 		}
 		closeAll(a.Queues)
-		if a.o.ID == "" { // adopted: there is no lease
+		if a.user != nil {
+			a.user.close()
+		}
+		for _, f := range []*os.File{a.Socket, a.ns} {
+			if f != nil {
+				_ = f.Close() // the device may have closed it
+			}
+		}
+		if a.o.ID == "" { // there is no lease
 			return
 		}
 		a.closed = release(context.Background(), &a.o, a.o.ID)

@@ -32,7 +32,15 @@ var (
 // of privileges.
 func wrap(what string, err error) error {
 	if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: %s: %w; run as root or choose --network none", ErrPermission, what, err)
+		return fmt.Errorf("%w: %s: %w; run as root or choose --network user", ErrPermission, what, err)
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+// wrapNil is wrap, and nil of nil.
+func wrapNil(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return wrap(what, err)
 }

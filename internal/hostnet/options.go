@@ -142,15 +142,7 @@ func (o *Options) fill() error {
 			return bad("%s is no address of a name server", d)
 		}
 	}
-	for _, p := range o.Publish {
-		if p.Protocol != "tcp" && p.Protocol != "udp" {
-			return bad("port %d: protocol %q is neither tcp nor udp", p.Port, p.Protocol)
-		}
-		if p.Port == 0 {
-			return bad("published port %s has no port of the instance", p)
-		}
-	}
-	return nil
+	return checkPorts(o.Publish)
 }
 
 // validIfName says whether the kernel takes s as an interface name and it is

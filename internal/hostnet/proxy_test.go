@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -33,7 +34,7 @@ func tcpPair(t *testing.T, limit int) (proxy netip.AddrPort, inst *net.TCPListen
 	t.Helper()
 	inst = listenTCP(t)
 	front := listenTCP(t)
-	p = serveTCPMax(front, tcpAddr(inst), quiet, limit)
+	p = serveTCPMax(front, toTCP(tcpAddr(inst)), quiet, limit)
 	t.Cleanup(p.close)
 	return tcpAddr(front), inst, p
 }
@@ -142,7 +143,7 @@ func TestTCPFloodIsBoundedAndSlowClientsDoNotStopOthers(t *testing.T) {
 func TestTCPCloseEndsEverything(t *testing.T) {
 	fds := openFDs(t)
 	inst, front := listenTCP(t), listenTCP(t)
-	p := serveTCPMax(front, tcpAddr(inst), quiet, 8)
+	p := serveTCPMax(front, toTCP(tcpAddr(inst)), quiet, 8)
 	c := dialTCP(t, tcpAddr(front))
 	s, err := inst.AcceptTCP()
 	mustRun(t, "accept", err)
@@ -177,7 +178,7 @@ func udpPair(t *testing.T, bind string, limit int, idle time.Duration) (*udpProx
 	}()
 	l, err := listen(Port{HostIP: addrOrZero(bind), Port: 1, Protocol: "udp"})
 	mustRun(t, "listen", err)
-	p := serveUDPMax(l.udp, inst.LocalAddr().(*net.UDPAddr).AddrPort(), quiet, limit, idle)
+	p := serveUDPMax(l.udp, toUDP(inst.LocalAddr().(*net.UDPAddr).AddrPort()), quiet, limit, idle)
 	t.Cleanup(func() { p.close(); inst.Close() })
 	return p, l.udp.LocalAddr().(*net.UDPAddr).AddrPort()
 }
@@ -284,7 +285,7 @@ func TestUDPSurvivesAnInstanceThatDoesNotListen(t *testing.T) {
 	dead.Close()
 	l, err := listen(Port{HostIP: addr("127.0.0.1"), Port: 1, Protocol: "udp"})
 	mustRun(t, "listen", err)
-	p := serveUDPMax(l.udp, target, quiet, 4, time.Minute)
+	p := serveUDPMax(l.udp, toUDP(target), quiet, 4, time.Minute)
 	defer p.close()
 	c := dialUDP(t, l.udp.LocalAddr().String())
 	for range 5 { // the refusals come back as errors on the session's socket
@@ -520,4 +521,12 @@ func TestMessageReaderRefusesNonsense(t *testing.T) {
 			t.Errorf("%q: %q", s, m)
 		}
 	}
+}
+
+func toTCP(to netip.AddrPort) func(context.Context) (Stream, error) {
+	return func(ctx context.Context) (Stream, error) { return DialTCP(ctx, to) }
+}
+
+func toUDP(to netip.AddrPort) func() (Flow, error) {
+	return func() (Flow, error) { return DialUDP(to) }
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +25,7 @@ func listenAll(o *Options) (ls []*listener, err error) {
 		l, err := listen(p)
 		if err != nil {
 			closeBound(ls)
-			return nil, publishErr(o, p, err)
+			return nil, publishErr(p, err, func() string { return leaseHolder(o, p) })
 		}
 		ls = append(ls, l)
 	}
@@ -88,12 +87,13 @@ func wantPacketInfo(network, _ string, c syscall.RawConn) error {
 }
 
 // publishErr turns the failure to bind p into one line that names the port
-// and, when that can be found out, who has it.
-func publishErr(o *Options, p Port, err error) error {
+// and, when that can be found out, who has it: the instance that holder names,
+// or a process.
+func publishErr(p Port, err error, holder func() string) error {
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
 		by := ""
-		if id := leaseHolder(o, p); id != "" {
+		if id := holder(); id != "" {
 			by = " by instance " + shortID(id)
 		} else if h := socketHolder(p); h != "" {
 			by = " by " + h
@@ -123,11 +123,10 @@ func leaseHolder(o *Options, p Port) string {
 
 // serve hands the port's traffic to the instance until close. ports is how many
 // are published in all.
-func (l *listener) serve(ip netip.Addr, ports int, log *slog.Logger) interface{ close() } {
-	target := netip.AddrPortFrom(ip, l.port.Port)
+func (l *listener) serve(d Dialer, ports int, log *slog.Logger) interface{ close() } {
 	log = log.With("port", l.port.String())
 	if l.udp != nil {
-		return serveUDP(l.udp, target, log, ports)
+		return serveUDP(l.udp, func() (Flow, error) { return d.DialUDP(l.port.Port) }, log, ports)
 	}
-	return serveTCP(l.tcp, target, log, ports)
+	return serveTCP(l.tcp, func(ctx context.Context) (Stream, error) { return d.DialTCP(ctx, l.port.Port) }, log, ports)
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -30,7 +29,7 @@ const (
 // tcpProxy copies the connections of a published port to the instance.
 type tcpProxy struct {
 	ln     *net.TCPListener
-	target netip.AddrPort
+	dial   func(context.Context) (Stream, error)
 	log    *slog.Logger
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -38,15 +37,15 @@ type tcpProxy struct {
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex // guards conns
-	conns map[*net.TCPConn]struct{}
+	conns map[Stream]struct{}
 }
 
-func serveTCP(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger, ports int) *tcpProxy {
-	return serveTCPMax(ln, target, log, tcpLimit(ports))
+func serveTCP(ln *net.TCPListener, dial func(context.Context) (Stream, error), log *slog.Logger, ports int) *tcpProxy {
+	return serveTCPMax(ln, dial, log, tcpLimit(ports))
 }
 
-func serveTCPMax(ln *net.TCPListener, target netip.AddrPort, log *slog.Logger, limit int) *tcpProxy {
-	p := &tcpProxy{ln: ln, target: target, log: log, slots: make(chan struct{}, limit), conns: map[*net.TCPConn]struct{}{}}
+func serveTCPMax(ln *net.TCPListener, dial func(context.Context) (Stream, error), log *slog.Logger, limit int) *tcpProxy {
+	p := &tcpProxy{ln: ln, dial: dial, log: log, slots: make(chan struct{}, limit), conns: map[Stream]struct{}{}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	p.wg.Add(1)
 	go p.accept()
@@ -100,30 +99,36 @@ func (p *tcpProxy) handle(client *net.TCPConn) {
 		return
 	}
 	defer p.untrack(client)
-	d := net.Dialer{Timeout: dialTimeout}
-	c, err := d.DialContext(p.ctx, "tcp", p.target.String())
+	ctx, cancel := context.WithTimeout(p.ctx, dialTimeout)
+	inst, err := p.dial(ctx)
+	cancel()
 	if err != nil {
 		_ = client.SetLinger(0) // the client sees a reset, as if nobody listened
 		return
 	}
-	inst := c.(*net.TCPConn)
 	if !p.track(inst) {
 		return
 	}
 	defer p.untrack(inst)
+	Splice(client, inst)
+}
+
+// Splice copies both ways until both ends have said all, or one breaks. It
+// closes neither.
+func Splice(a, b Stream) {
 	done := make(chan struct{})
 	go func() {
-		pipe(inst, client)
+		pipe(b, a)
 		close(done)
 	}()
-	pipe(client, inst)
+	pipe(a, b)
 	<-done
 }
 
-// pipe copies src to dst (in the kernel, by splice) and passes the end of
+// pipe copies src to dst (in the kernel, by splice, between sockets of its) and passes the end of
 // data on. Each direction ends by itself: a connection closed one way goes on
 // the other way.
-func pipe(dst, src *net.TCPConn) {
+func pipe(dst, src Stream) {
 	if _, err := io.Copy(dst, src); err != nil {
 		// One side is broken: nothing more can arrive, so end both.
 		_ = src.SetLinger(0)
@@ -136,7 +141,7 @@ func pipe(dst, src *net.TCPConn) {
 }
 
 // track registers an open connection for close; false means too late.
-func (p *tcpProxy) track(c *net.TCPConn) bool {
+func (p *tcpProxy) track(c Stream) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ctx.Err() != nil {
@@ -147,7 +152,7 @@ func (p *tcpProxy) track(c *net.TCPConn) bool {
 	return true
 }
 
-func (p *tcpProxy) untrack(c *net.TCPConn) {
+func (p *tcpProxy) untrack(c Stream) {
 	p.mu.Lock()
 	delete(p.conns, c)
 	p.mu.Unlock()

@@ -21,8 +21,6 @@ const (
 	maxUDPSize = 65535
 )
 
-var udpBufs = sync.Pool{New: func() any { b := make([]byte, maxUDPSize); return &b }}
-
 // udpKey tells sessions apart: who asks, and which of the host's addresses was
 // asked (invalid when the socket has just one).
 type udpKey struct {
@@ -33,12 +31,12 @@ type udpKey struct {
 // udpProxy carries the datagrams of a published port to the instance and the
 // answers back, one socket for each client.
 type udpProxy struct {
-	conn   *net.UDPConn
-	target netip.AddrPort
-	log    *slog.Logger
-	limit  int
-	idle   time.Duration
-	wg     sync.WaitGroup
+	conn  *net.UDPConn
+	dial  func() (Flow, error)
+	log   *slog.Logger
+	limit int
+	idle  time.Duration
+	wg    sync.WaitGroup
 
 	mu       sync.Mutex
 	closed   bool
@@ -48,21 +46,21 @@ type udpProxy struct {
 
 type udpSession struct {
 	key  udpKey
-	conn *net.UDPConn // connected to the instance
+	flow Flow
 	elem *list.Element
 	oob  []byte // makes answers leave from the address that was asked
 }
 
-func serveUDP(conn *net.UDPConn, target netip.AddrPort, log *slog.Logger, ports int) *udpProxy {
-	return serveUDPMax(conn, target, log, udpLimit(ports), udpIdle)
+func serveUDP(conn *net.UDPConn, dial func() (Flow, error), log *slog.Logger, ports int) *udpProxy {
+	return serveUDPMax(conn, dial, log, udpLimit(ports), udpIdle)
 }
 
 // udpLimit is how many sessions each of the published ports may have.
 func udpLimit(ports int) int { return max(1, min(descriptors(ports), maxUDP)) }
 
-func serveUDPMax(conn *net.UDPConn, target netip.AddrPort, log *slog.Logger, limit int, idle time.Duration) *udpProxy {
+func serveUDPMax(conn *net.UDPConn, dial func() (Flow, error), log *slog.Logger, limit int, idle time.Duration) *udpProxy {
 	p := &udpProxy{
-		conn: conn, target: target, log: log, limit: limit, idle: idle,
+		conn: conn, dial: dial, log: log, limit: limit, idle: idle,
 		sessions: map[udpKey]*udpSession{}, order: list.New(),
 	}
 	p.wg.Add(1)
@@ -90,7 +88,7 @@ func (p *udpProxy) fromClients() {
 		}
 		// An instance that does not listen, or a full buffer: the datagram is
 		// lost, as datagrams may be.
-		_, _ = s.conn.Write(buf[:n])
+		_, _ = s.flow.Write(buf[:n])
 	}
 }
 
@@ -108,12 +106,12 @@ func (p *udpProxy) session(k udpKey) *udpSession {
 	if len(p.sessions) >= p.limit {
 		p.drop(p.order.Back().Value.(*udpSession))
 	}
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(p.target))
+	c, err := p.dial()
 	if err != nil {
 		p.log.Debug("open a session", "err", err)
 		return nil
 	}
-	s := &udpSession{key: k, conn: c, oob: answerFrom(k)}
+	s := &udpSession{key: k, flow: c, oob: answerFrom(k)}
 	s.elem = p.order.PushFront(s)
 	p.sessions[k] = s
 	p.touch(s)
@@ -125,7 +123,7 @@ func (p *udpProxy) session(k udpKey) *udpSession {
 // touch and drop need the lock.
 func (p *udpProxy) touch(s *udpSession) {
 	p.order.MoveToFront(s.elem)
-	_ = s.conn.SetReadDeadline(time.Now().Add(p.idle))
+	_ = s.flow.SetReadDeadline(time.Now().Add(p.idle))
 }
 
 func (p *udpProxy) drop(s *udpSession) {
@@ -133,7 +131,7 @@ func (p *udpProxy) drop(s *udpSession) {
 		delete(p.sessions, s.key)
 		p.order.Remove(s.elem)
 	}
-	_ = s.conn.Close()
+	_ = s.flow.Close()
 }
 
 // toClient carries the instance's answers until the session is idle.
@@ -144,43 +142,18 @@ func (p *udpProxy) toClient(s *udpSession) {
 		p.drop(s)
 		p.mu.Unlock()
 	}()
-	rc, err := s.conn.SyscallConn()
-	if err != nil {
-		return
-	}
 	for {
-		// A buffer is held only while there is something to put into it: idle
-		// sessions cost no 64 KiB each.
-		var buf *[]byte
-		var n int
-		var rerr error
-		_ = rc.Read(func(fd uintptr) bool {
-			buf = udpBufs.Get().(*[]byte)
-			n, rerr = unix.Read(int(fd), *buf)
-			if rerr == unix.EAGAIN {
-				udpBufs.Put(buf)
-				buf = nil
-				return false
-			}
-			return true
+		err := s.flow.Receive(func(datagram []byte) {
+			_, _, _ = p.conn.WriteMsgUDPAddrPort(datagram, s.oob, s.key.client)
 		})
-		if buf == nil {
+		if err != nil {
 			return // idle for too long, or closed
 		}
-		if rerr == nil {
-			_, _, _ = p.conn.WriteMsgUDPAddrPort((*buf)[:n], s.oob, s.key.client)
+		p.mu.Lock()
+		if p.sessions[s.key] == s {
+			p.touch(s)
 		}
-		udpBufs.Put(buf)
-		if rerr != nil && rerr != unix.ECONNREFUSED && rerr != unix.EINTR {
-			return
-		}
-		if rerr == nil {
-			p.mu.Lock()
-			if p.sessions[s.key] == s {
-				p.touch(s)
-			}
-			p.mu.Unlock()
-		}
+		p.mu.Unlock()
 	}
 }
 

@@ -101,6 +101,9 @@ func loopback(h *netlink.Handle) error {
 // Traffic is what went through the attachment, as the instance sees it, in
 // bytes.
 func (a *Attachment) Traffic() (rx, tx uint64, err error) {
+	if a.ns != nil {
+		return a.userTraffic()
+	}
 	link, err := netlink.LinkByName(a.TapName)
 	if err != nil {
 		return 0, 0, wrap("look up interface "+a.TapName, err)

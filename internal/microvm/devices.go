@@ -27,31 +27,30 @@ const (
 func vcpus(cpus float64) int { return max(1, int(math.Ceil(cpus))) }
 
 // attachNetwork gives the VM its place on the host's network.
-func (v *VM) attachNetwork(ctx context.Context) error {
+func (v *VM) attachNetwork(ctx context.Context) (err error) {
 	n := v.cfg.Net
 	if v.net != nil || n.Mode == workload.NetNone || n.Mode == "" {
 		return nil
 	}
-	if n.Mode != workload.NetBridge {
-		return fmt.Errorf("%w: network %q for a VM; there are none and bridge", workload.ErrUnsupported, n.Mode)
-	}
-	o := hostnet.Options{Root: v.root(), ID: v.cfg.ID, IP: n.IP, DNS: n.DNS, Log: v.log}
+	var mac net.HardwareAddr
 	if n.MAC != "" {
-		mac, err := net.ParseMAC(n.MAC)
-		if err != nil {
+		if mac, err = net.ParseMAC(n.MAC); err != nil {
 			return err
 		}
-		o.MAC = mac
 	}
+	var ports []hostnet.Port
 	for _, p := range n.Publish {
-		o.Publish = append(o.Publish, hostnet.Port(p))
+		ports = append(ports, hostnet.Port(p))
 	}
-	a, err := hostnet.Attach(ctx, o)
-	if err != nil {
-		return err
+	switch n.Mode {
+	case workload.NetBridge:
+		v.net, err = hostnet.Attach(ctx, hostnet.Options{Root: v.root(), ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Log: v.log})
+	case workload.NetUser:
+		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NoHost: n.NoHost, Log: v.log})
+	default:
+		err = fmt.Errorf("%w: network %q for a VM; there are none, bridge and user", workload.ErrUnsupported, n.Mode)
 	}
-	v.net = a
-	return nil
+	return err
 }
 
 // devices lists the VM's devices in the order the guest discovers them.
@@ -76,10 +75,14 @@ func (v *VM) devices() ([]machine.Device, error) {
 		devs = append(devs, disk(serialOf(i, d), d))
 	}
 	if v.net != nil {
+		frames := map[string]*os.File{"tap": v.net.Tap}
+		if v.net.Socket != nil {
+			frames = map[string]*os.File{"socket": v.net.Socket}
+		}
 		devs = append(devs, machine.Device{Kind: "net", Args: virtio.Args{
 			ID:     "net0",
 			Values: map[string]string{"mac": v.net.MAC.String(), "mtu": fmt.Sprint(v.net.MTU)},
-			Files:  map[string]*os.File{"tap": v.net.Tap},
+			Files:  frames,
 		}})
 	}
 	shares, err := v.shareDevices()

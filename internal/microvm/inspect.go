@@ -20,7 +20,7 @@ func (v *VM) Inspect() map[string]any {
 		return m
 	}
 	if v.net != nil {
-		m["tap"], m["bridge"], m["mac"] = v.net.TapName, v.net.Bridge, v.net.MAC.String()
+		v.net.Describe(m)
 	}
 	if h := v.doubt.Load(); h != nil {
 		m["migrationInDoubt"] = h.to

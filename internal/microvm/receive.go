@@ -128,7 +128,7 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 func (a *arrival) surround(ctx context.Context, cfg *workload.Config, d workload.Description) (machine.Config, error) {
 	v := a.v
 	v.cfg, v.learnt = cfg, true
-	if cfg.Net.Mode != workload.NetBridge || d.IP == "" {
+	if !cfg.Net.Attached() || d.IP == "" {
 		return v.surround(ctx, a.io)
 	}
 	fresh := cfg.Net

@@ -28,16 +28,23 @@ func (c *Container) attachNetwork(ctx context.Context, pid int) error {
 	if n.Mode == workload.NetNone {
 		return hostnet.Loopback(ns)
 	}
-	o := hostnet.Options{Root: filepath.Dir(c.dir), ID: c.cfg.ID, IP: n.IP, DNS: n.DNS, NetNS: ns, Log: c.log}
+	var mac net.HardwareAddr
 	if n.MAC != "" {
-		if o.MAC, err = net.ParseMAC(n.MAC); err != nil {
+		if mac, err = net.ParseMAC(n.MAC); err != nil {
 			return err
 		}
 	}
+	var ports []hostnet.Port
 	for _, p := range n.Publish {
-		o.Publish = append(o.Publish, hostnet.Port(p))
+		ports = append(ports, hostnet.Port(p))
 	}
-	c.net, err = hostnet.Attach(ctx, o)
+	if n.Mode == workload.NetUser {
+		c.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NoHost: n.NoHost, NetNS: ns, Log: c.log})
+		return err
+	}
+	c.net, err = hostnet.Attach(ctx, hostnet.Options{
+		Root: filepath.Dir(c.dir), ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NetNS: ns, Log: c.log,
+	})
 	return err
 }
 

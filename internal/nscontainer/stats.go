@@ -78,7 +78,7 @@ func (c *Container) Inspect() map[string]any {
 	}
 	m := map[string]any{"pid": p.pid, "cgroup": c.group.String(), "rootfs": fmt.Sprintf("/proc/%d/root", p.pid)}
 	if c.net != nil {
-		m["interface"], m["bridge"], m["mac"] = c.net.TapName, c.net.Bridge, c.net.MAC.String()
+		c.net.Describe(m)
 	}
 	return m
 }

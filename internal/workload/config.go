@@ -91,6 +91,7 @@ func (c *Config) GroupPath() string {
 const (
 	NetNone   = "none"   // loopback only
 	NetBridge = "bridge" // an address on hvctl's bridge, NAT to the outside
+	NetUser   = "user"   // a TCP/IP stack in a process: no privileges needed
 	NetHost   = "host"   // the host's own network; containers only
 )
 
@@ -102,6 +103,20 @@ type Network struct {
 	IP      netip.Addr   `json:"ip,omitzero"`   // zero: the next free one
 	DNS     []netip.Addr `json:"dns,omitempty"` // empty: the host's
 	Hosts   []string     `json:"hosts,omitempty"`
+	NoHost  bool         `json:"noHost,omitempty"` // NetUser: the gateway does not lead to the host
+}
+
+// Attached tells whether the instance has an address of its own and published
+// ports in that mode.
+func (n *Network) Attached() bool { return n.Mode == NetBridge || n.Mode == NetUser }
+
+// DefaultNetwork is the mode of an instance of a user (an effective user ID)
+// who asks for none.
+func DefaultNetwork(uid int) string {
+	if uid == 0 {
+		return NetBridge
+	}
+	return NetUser
 }
 
 // Port publishes a port of the instance on the host.

@@ -58,6 +58,16 @@ type Backend interface {
 	io.Closer
 }
 
+// NewSocket is NewFile for a socket whose peer takes frames without their
+// checksums, but no segments.
+func NewSocket(f *os.File) (Backend, error) {
+	b, err := NewFile(f)
+	if err == nil {
+		b.(*file).can &= OffloadCSUM
+	}
+	return b, err
+}
+
 // file is a Backend on a descriptor that keeps frames apart: a tap, or a
 // socket of type SOCK_DGRAM or SOCK_SEQPACKET.
 type file struct {

@@ -11,7 +11,8 @@ import (
 
 // Kind is the network device. Its backend is Args.Files["tap"]: a tap with a
 // 12-byte header, or a socket that keeps frames apart; more queue pairs are
-// "tap1", "tap2" and so on.
+// "tap1", "tap2" and so on. Or it is Args.Files["socket"], whose peer takes no
+// segments (NewSocket).
 var Kind = virtio.Kind{
 	Name: "net",
 	Help: "Ethernet through a tap",
@@ -51,6 +52,14 @@ func fromArgs(a virtio.Args) (virtio.Device, error) {
 	var files []*os.File
 	for name := "tap"; a.Files[name] != nil; name = fmt.Sprintf("tap%d", len(files)) {
 		files = append(files, a.Files[name])
+	}
+	if f := a.Files["socket"]; f != nil && len(files) == 0 {
+		b, err := NewSocket(f)
+		if err != nil {
+			return nil, err
+		}
+		o.Backends = append(o.Backends, b)
+		return New(o)
 	}
 	if len(files) == 0 {
 		return nil, fmt.Errorf("%w: %s: no tap was given", virtio.ErrArgs, a.ID)

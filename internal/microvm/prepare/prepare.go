@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -78,7 +79,7 @@ func (b *Backend) Prepare(_ context.Context, c *workload.Config) error {
 		c.VM.Transport = DefaultTransport
 	}
 	if c.Net.Mode == "" {
-		c.Net.Mode = workload.NetBridge
+		c.Net.Mode = workload.DefaultNetwork(os.Geteuid())
 	}
 	if err := check(c); err != nil {
 		return err
@@ -116,7 +117,7 @@ func check(c *workload.Config) error {
 		c.Res.MemoryBytes = m &^ 4095
 	}
 	if c.Net.Mode == workload.NetHost {
-		errs = append(errs, errors.New("--network host: a VM cannot share the host's network; use bridge or none"))
+		errs = append(errs, errors.New("--network host: a VM cannot share the host's network; use bridge, user or none"))
 	}
 	if t := c.VM.Transport; t != "mmio" && t != "pci" {
 		errs = append(errs, fmt.Errorf("--transport %s: there are mmio and pci", t))

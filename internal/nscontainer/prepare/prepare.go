@@ -75,7 +75,7 @@ func (b *Backend) Prepare(ctx context.Context, c *workload.Config) error {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, errRootless)
 	}
 	if c.Net.Mode == "" {
-		c.Net.Mode = workload.NetBridge
+		c.Net.Mode = workload.DefaultNetwork(b.uid)
 	}
 	var errs []error
 	if n := c.Res.CPUs; n != 0 && n < cgroup.MinCPUs {

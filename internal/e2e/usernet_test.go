@@ -1,0 +1,205 @@
+package e2e
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// onLoopback gives the host one more address while the test runs.
+func onLoopback(t *testing.T, addr string) {
+	t.Helper()
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := netlink.ParseAddr(addr + "/32")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.AddrAdd(lo, a); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.AddrDel(lo, a); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// serveHost is a web server of the host's on every address; it says how many
+// bytes it got, and sends as many.
+func serveHost(t *testing.T) (port int) {
+	t.Helper()
+	ln, err := net.Listen("tcp4", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, _ := io.Copy(io.Discard, r.Body)
+		w.Header().Set("Got", fmt.Sprint(n))
+		_, _ = w.Write(bytes.Repeat([]byte("x"), int(n)))
+	})}
+	t.Cleanup(func() { s.Close() })
+	go func() { _ = s.Serve(ln) }()
+	return ln.Addr().(*net.TCPAddr).Port
+}
+
+const client = `
+import sys, socket, urllib.request
+port, other = int(sys.argv[1]), sys.argv[2]
+def call(host, size):
+    r = urllib.request.urlopen("http://%s:%d/" % (host, port), data=b"y" * size, timeout=60)
+    return r.headers["Got"], len(r.read())
+print("small", call("10.0.2.2", 10))
+print("large", call("10.0.2.2", 2000000))
+for host in other, "127.0.0.1", "169.254.169.254", "0.0.0.0":
+    try:
+        print("REACHED", host, call(host, 1))
+    except OSError as e:
+        print("refused", host)
+print(open("/etc/resolv.conf").read().split())
+`
+
+// TestUserNetwork: an instance without an address on the host reaches the host by
+// the documented address and by no other.
+func TestUserNetwork(t *testing.T) { onBoth(t, userNetwork) }
+
+func userNetwork(t *testing.T, h *host) {
+	onLoopback(t, "192.0.2.77")
+	port := fmt.Sprint(serveHost(t))
+	out := h.ok(h.run("--rm", "--network", "user", "--dns", "192.0.2.53", "python", "python3", "-c", client, port, "192.0.2.77")...)
+	want := `small ('10', 10)
+large ('2000000', 2000000)
+refused 192.0.2.77
+refused 127.0.0.1
+refused 169.254.169.254
+refused 0.0.0.0
+['nameserver', '192.0.2.53']
+`
+	if out != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out, want)
+	}
+	r := h.hvctl(h.run("--rm", "--network", "user:host=off", "python", "python3", "-c", "import socket; socket.create_connection(('10.0.2.2', "+port+"))")...)
+	if r.code == 0 || !strings.Contains(r.err, "refused") {
+		t.Errorf("host=off: %+v", r)
+	}
+}
+
+const servers = `
+import socket, threading
+u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+u.bind(("", 53))
+def echo():
+    while True:
+        d, a = u.recvfrom(65535)
+        u.sendto(a[0].encode() + b" " + d, a)
+threading.Thread(target=echo, daemon=True).start()
+s = socket.create_server(("", 80))
+print("ready", flush=True)
+while True:
+    c, a = s.accept()
+    d = b""
+    while True:
+        p = c.recv(65536)
+        if not p:
+            break
+        d += p
+    c.sendall(a[0].encode() + b" %d" % len(d))
+    c.close()
+`
+
+// TestUserNetworkPublishes: ports of both protocols, until the network's process
+// is killed; the instance outlives it and says what happened.
+func TestUserNetworkPublishes(t *testing.T) { onBoth(t, userNetworkPublishes) }
+
+func userNetworkPublishes(t *testing.T, h *host) {
+	h.ok(h.run("-d", "--name", "srv", "--network", "user", "-p", "127.0.0.1::80", "-p", "127.0.0.1::53/udp", "python", "python3", "-c", servers)...)
+	eventually(t, "the servers are up", func() bool { return strings.Contains(h.ok("logs", "srv"), "ready") })
+	published := func(i int) string {
+		return "127.0.0.1:" + strings.TrimSpace(h.ok("inspect", "--format", fmt.Sprintf("{{(index .State.Ports %d).HostPort}}", i), "srv"))
+	}
+	tcp, udp := published(0), published(1)
+	c, err := net.Dial("tcp", tcp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	_, _ = c.Write(make([]byte, 300000))
+	_ = c.(*net.TCPConn).CloseWrite()
+	if got, err := io.ReadAll(c); err != nil || string(got) != "10.0.2.2 300000" {
+		t.Errorf("TCP: %q, %v", got, err)
+	}
+	u, err := net.Dial("udp", udp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	eventually(t, "the UDP server answers", func() bool {
+		_ = u.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = u.Write([]byte("hi"))
+		b := make([]byte, 100)
+		n, err := u.Read(b)
+		return err == nil && string(b[:n]) == "10.0.2.2 hi"
+	})
+	if r := h.hvctl(h.run("--rm", "--network", "user", "-p", tcp+":80", "python", "true")...); r.code != 125 || !strings.Contains(r.err, "is taken by hvctl-net") {
+		t.Errorf("a port that is taken: %+v", r)
+	}
+
+	pid, err := strconv.Atoi(strings.TrimSpace(h.ok("inspect", "--format", "{{.Inspect.networkPid}}", "srv")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkConfined(t, pid)
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "inspect tells of the loss", func() bool {
+		return strings.Contains(h.ok("inspect", "--format", "{{.Inspect.networkLost}}", "srv"), "killed")
+	})
+	ln, err := net.Listen("tcp", tcp)
+	if err != nil {
+		t.Errorf("the port of a network that is gone: %v", err)
+	} else {
+		ln.Close()
+	}
+	if out := h.ok("exec", "srv", "echo", "alive"); out != "alive\n" {
+		t.Errorf("after the loss: %q", out)
+	}
+	h.ok("rm", "-f", "srv")
+}
+
+// checkConfined looks at what the process that parses frames could do.
+func checkConfined(t *testing.T, pid int) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "NoNewPrivs:\t1", "CapPrm:\t0000000000000000"} {
+		if !strings.Contains(string(b), want+"\n") {
+			t.Errorf("the network's process has not %q:\n%s", want, b)
+		}
+	}
+}
+
+// TestUserNetworkGoesWithItsOwner: the network of an owner that was killed ends by
+// itself; newHost looks for it.
+func TestUserNetworkGoesWithItsOwner(t *testing.T) {
+	onBoth(t, func(t *testing.T, h *host) {
+		h.ok(h.run("-d", "--name", "x", "--network", "user", "-p", "127.0.0.1::80", "debian:bookworm", "sleep", "1000")...)
+		h.kill(t, "x")
+	})
+}
