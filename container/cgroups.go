@@ -17,8 +17,6 @@ type Cgroups interface {
 	Load(paths map[string]string) (Cgroup, error)
 	// Open finds a group by its path. The error wraps cgroup.ErrNotFound.
 	Open(path string) (Cgroup, error)
-	// BirthIn says that a child can be born in a group and needs no Add.
-	BirthIn() bool
 }
 
 // Cgroup is one container's group.
@@ -27,8 +25,9 @@ type Cgroup interface {
 	Paths() map[string]string
 	// File opens it for a child to be born in; nil where there is no v2 tree.
 	File() (*os.File, error)
-	// Add moves a process into it, where File was not enough.
-	Add(pid int) error
+	// Doors are the files by which a process enters what File does not lead
+	// into, or with all everything, by writing "0".
+	Doors(all bool) ([]*os.File, error)
 	// Child is a group below it, which has to exist.
 	Child(name string) (Cgroup, error)
 	Set(res *specs.LinuxResources, warn func(string)) error
@@ -55,8 +54,6 @@ func HostCgroups() (Cgroups, error) {
 }
 
 type hostCgroups struct{ sys *cgroup.System }
-
-func (h hostCgroups) BirthIn() bool { return h.sys.Mode() == cgroup.V2 }
 
 func (h hostCgroups) Create(path string, res *specs.LinuxResources, warn func(string)) (Cgroup, error) {
 	return wrapGroup(h.sys.Create(cgroup.Options{Path: path, Resources: res, Warn: warn}))

@@ -209,11 +209,6 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 
 // setUp accompanies the process until it waits to be started.
 func (c *creation) setUp(ctx context.Context) error {
-	if c.group != nil && (!c.r.Cgroups.BirthIn()) {
-		if err := c.group.Add(c.rec.PID); err != nil {
-			return err
-		}
-	}
 	if err := setOOMScore(c.rec.PID, c.spec.Process); err != nil {
 		return err
 	}

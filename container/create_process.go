@@ -224,15 +224,14 @@ func (c *creation) spawn() error {
 		// be nobody and lose its capabilities with the execve.
 		attr.Credential = &syscall.Credential{NoSetGroups: unprivileged()}
 	}
-	if c.group != nil && c.r.Cgroups.BirthIn() {
-		g, err := c.group.File()
-		if err != nil {
-			return err
-		}
-		defer g.Close()
-		attr.UseCgroupFD, attr.CgroupFD = true, int(g.Fd())
+	birth, err := c.groupFiles()
+	if err != nil {
+		return err
 	}
-	var err error
+	if birth != nil {
+		defer birth.Close()
+		attr.UseCgroupFD, attr.CgroupFD = true, int(birth.Fd())
+	}
 	if c.run, err = program.Create(&c.prog).Start(c.files, attr); err != nil {
 		return fmt.Errorf("start the container's first process: %w", err)
 	}
@@ -252,6 +251,22 @@ func (c *creation) spawn() error {
 	}
 	c.rec.PIDStart = st.start
 	return c.dir.save(c.rec, false)
+}
+
+// groupFiles gives the process what it enters its group by, and returns the
+// group it is to be born in; nil: there is none.
+func (c *creation) groupFiles() (birth *os.File, err error) {
+	if c.group == nil {
+		return nil, nil
+	}
+	doors, err := c.group.Doors(false)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range doors {
+		c.prog.Groups = append(c.prog.Groups, c.give(f, true))
+	}
+	return c.group.File()
 }
 
 // adoptClone waits for the clone that a program which joins namespaces makes.

@@ -61,7 +61,8 @@ func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (*Proc, er
 	if rec == nil {
 		return nil, fmt.Errorf("container %q: %w", id, ErrNotExist)
 	}
-	if st := r.status(d, rec); st != Paused || !o.IgnorePaused {
+	st := r.status(d, rec)
+	if st != Paused || !o.IgnorePaused {
 		if err := stepExec.check(id, st); err != nil {
 			return nil, err
 		}
@@ -72,7 +73,7 @@ func (r *Runtime) Exec(ctx context.Context, id string, o ExecOptions) (*Proc, er
 			return nil, err
 		}
 	}
-	e := &execution{r: r, o: &o, rec: rec, spec: spec}
+	e := &execution{r: r, o: &o, rec: rec, spec: spec, paused: st == Paused}
 	return e.start(ctx)
 }
 
@@ -88,12 +89,13 @@ func (r *Runtime) Config(id string) (*specs.Spec, error) {
 
 // execution is a further process while it is started.
 type execution struct {
-	r     *Runtime
-	o     *ExecOptions
-	rec   *record
-	spec  *specs.Spec
-	files []*os.File // the process's descriptors
-	own   []*os.File // those of them that are ours to close
+	r      *Runtime
+	o      *ExecOptions
+	rec    *record
+	spec   *specs.Spec
+	paused bool
+	files  []*os.File // the process's descriptors
+	own    []*os.File // those of them that are ours to close
 }
 
 func (e *execution) start(ctx context.Context) (*Proc, error) {
@@ -117,13 +119,14 @@ func (e *execution) start(ctx context.Context) (*Proc, error) {
 	if state != nil {
 		defer state.Close()
 	}
-	joined, err := e.r.target(t, e.rec, e.o.Cgroup, len(e.files))
+	j, err := e.r.target(t, e.rec, e.o.Cgroup, len(e.files), e.paused)
 	if err != nil {
 		return nil, err
 	}
-	e.files, e.own = append(e.files, joined...), append(e.own, joined...)
+	defer j.close()
+	e.files = append(e.files, j.files...)
 	t.Console, t.Notify, t.State = conns.Console, conns.Notify, conns.State
-	run, err := program.Enter(t).Start(e.files, nil)
+	run, err := program.Enter(t).Start(e.files, j.attr())
 	if err != nil {
 		return nil, err
 	}

@@ -57,19 +57,20 @@ func (r *Runtime) carryOut(ctx context.Context, h *specs.Hook, state []byte, in 
 	defer func() { closeAll(own) }()
 	files := []*os.File{stdin, stdout, stdout}
 	var t *program.Target
+	j := new(joining)
 	if in != nil {
 		t = new(program.Target)
-		var joined []*os.File
-		if joined, err = r.target(t, in, "", len(files)); err != nil {
+		if j, err = r.target(t, in, "", len(files), false); err != nil {
 			return err
 		}
-		files, own = append(files, joined...), append(own, joined...)
+		defer j.close()
+		files = append(files, j.files...)
 	}
 	args := h.Args
 	if len(args) == 0 {
 		args = []string{h.Path}
 	}
-	run, err := program.Hook(h.Path, args, h.Env, t).Start(files, nil)
+	run, err := program.Hook(h.Path, args, h.Env, t).Start(files, j.attr())
 	closeAll(own)
 	own = nil
 	if err != nil {

@@ -228,6 +228,71 @@ func TestExec(t *testing.T) {
 	}
 }
 
+// TestProcessesAreInEveryHierarchy: on hosts with several hierarchies it takes
+// more than birth in one of them.
+func TestProcessesAreInEveryHierarchy(t *testing.T) {
+	h := newHost(t)
+	p := h.mustCreate(h.spec("while :; do sleep 1; done"))
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	e, err := h.Exec(t.Context(), h.id(), container.ExecOptions{Process: shell("while :; do sleep 1; done")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = unix.Kill(e.PID, unix.SIGKILL) // our child: the container ends when it is waited for
+		wait(t, e)
+		e.FD.Close()
+	}()
+	for _, pid := range []int{p.PID, e.PID} {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(b), "\n"); n == 0 || strings.Count(string(b), h.id()+"\n") != n {
+			t.Errorf("process %d is in\n%s", pid, b)
+		}
+	}
+}
+
+// TestExecInAPausedContainer runs when the container goes on.
+func TestExecInAPausedContainer(t *testing.T) {
+	h := newHost(t)
+	h.mustCreate(h.spec("while :; do sleep 1; done"))
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Pause(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	type result struct {
+		out  string
+		code int
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, code, err := h.execute(shell("echo went on"), func(o *container.ExecOptions) { o.IgnorePaused = true })
+		done <- result{out, code, err}
+	}()
+	until(t, "the process to be in the group", func() bool {
+		pids, err := h.Procs(h.id())
+		return err == nil && len(pids) > 1
+	})
+	select {
+	case r := <-done:
+		t.Fatalf("it ran in a paused container: %+v", r)
+	default:
+	}
+	if err := h.Resume(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-done; r.out != "went on" || r.code != 0 || r.err != nil {
+		t.Errorf("%+v", r)
+	}
+}
+
 func TestExecRefuses(t *testing.T) {
 	h := newHost(t)
 	h.mustCreate(h.spec("sleep 1000"))

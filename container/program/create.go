@@ -28,6 +28,9 @@ type Container struct {
 	Plan *plan.Plan
 	Sync int // connected socket to the runtime
 
+	// Groups are files by which it enters its cgroup.
+	Groups []int
+
 	// Namespaces to join first, in a process of its own.
 	UserNS, PIDNS int
 	NoGroups      bool   // setgroups(2) is denied in UserNS
@@ -64,9 +67,10 @@ func Create(t *Container) *steps.Program {
 	c.Call("PR_SET_NAME", unix.SYS_PRCTL, unix.PR_SET_NAME, c.text("hvctl-oci"))
 	c.Call("PR_SET_DUMPABLE", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
 	c.Call("umask", unix.SYS_UMASK, 0)
+	c.enterGroups(t.Groups)
 	c.namespaces()
 	c.Call("setsid", unix.SYS_SETSID).Optional()
-	c.await("begin") // by now we are in our cgroup
+	c.await("begin")
 	n := c.notify(t.Notify, t.Sync)
 	c.ownNamespaces()
 	if p.NewKeyring != "" {

@@ -21,8 +21,8 @@ type Target struct {
 	UserNS   bool // Join has CLONE_NEWUSER
 	NoGroups bool // setgroups(2) is denied in it
 
-	// Groups are cgroup.procs files to enter. They and PIDFD are the last
-	// descriptors, from Last on.
+	// Groups are files by which it enters the container's cgroup, as far as it
+	// was not born there. They and PIDFD are the last descriptors, from Last on.
 	Groups []int
 	Last   int
 
@@ -73,9 +73,7 @@ func Hook(path string, args, env []string, t *Target) *steps.Program {
 
 // join is what happens where the container does not see it.
 func (b *builder) join(t *Target) {
-	for _, fd := range t.Groups {
-		b.Call("enter the container's cgroup", unix.SYS_WRITE, uint64(fd), b.text("0"), 1)
-	}
+	b.enterGroups(t.Groups)
 	if t.OOM != nil {
 		text := strconv.Itoa(*t.OOM)
 		fd := b.Space(8)
@@ -93,6 +91,13 @@ func (b *builder) join(t *Target) {
 	}
 	b.Call("close_range", unix.SYS_CLOSE_RANGE, uint64(t.Last), uint64(t.Last+len(t.Groups)), 0)
 	b.Fork("clone in the container", unix.CLONE_PARENT|uint64(unix.SIGCHLD))
+}
+
+// enterGroups writes to the files that cgroups are entered by.
+func (b *builder) enterGroups(files []int) {
+	for _, fd := range files {
+		b.Call("enter the container's cgroup", unix.SYS_WRITE, uint64(fd), b.text("0"), 1)
+	}
 }
 
 // rootIn makes the process root of a user namespace that it has joined, with

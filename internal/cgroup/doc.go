@@ -5,7 +5,8 @@
 //
 //	g, err := cgroup.Create(cgroup.Options{Path: "/hvctl/0123", Resources: spec.Linux.Resources})
 //	f, err := g.File()   // v2 and hybrid: for SysProcAttr.UseCgroupFD
-//	err = g.Add(pid)     // v1 and hybrid: before the process does anything
+//	err = g.Add(pid)     // v1 and hybrid: before the process does anything,
+//	d, err := g.Doors(false) // or: it enters by itself, which is faster
 //	...
 //	err = g.Kill(ctx)
 //	err = g.Delete(ctx)

@@ -166,8 +166,8 @@ func (g *Group) String() string {
 
 // File opens the group for clone3's CLONE_INTO_CGROUP
 // (SysProcAttr.UseCgroupFD): a child is born in it and never was anywhere
-// else. It is nil, without error, on a v1 host; on a hybrid one Add is still
-// needed for the v1 hierarchies. The caller closes it.
+// else. It is nil, without error, on a v1 host; on a hybrid one Add or Doors are
+// still needed for the v1 hierarchies. The caller closes it.
 func (g *Group) File() (*os.File, error) {
 	dir := g.v2()
 	if dir == "" {
@@ -178,6 +178,36 @@ func (g *Group) File() (*os.File, error) {
 		return nil, explain(g.String(), &os.PathError{Op: "open", Path: dir, Err: err})
 	}
 	return os.NewFile(uintptr(fd), dir), nil
+}
+
+// Doors opens the files by which a process with one thread enters the group's
+// v1 hierarchies, and with v2 the v2 tree, too: it writes "0" to each. The
+// caller closes them.
+//
+// On v1 that is the tasks file: a thread that moves itself needs no lock
+// against the forks and exits of the whole machine, which Add takes. Where
+// nobody took that lock lately, it lasts an RCU grace period (10 ms).
+func (g *Group) Doors(v2 bool) ([]*os.File, error) {
+	var out []*os.File
+	for i, dir := range g.dirs {
+		name := "tasks"
+		switch t := g.sys.trees[i]; {
+		case dir == "", t.v2 && !v2:
+			continue
+		case t.v2:
+			name = "cgroup.procs"
+		}
+		name = path.Join(dir, name)
+		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			for _, f := range out {
+				f.Close()
+			}
+			return nil, explain(g.String(), &os.PathError{Op: "open", Path: name, Err: err})
+		}
+		out = append(out, os.NewFile(uintptr(fd), name))
+	}
+	return out, nil
 }
 
 // NeedsAdd tells that File alone does not put a child under every limit.

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -80,6 +82,55 @@ func TestGroupHoldsAProcessAndGoes(t *testing.T) {
 	}
 	if err := g.Delete(t.Context()); err != nil {
 		t.Errorf("Delete: %v", err)
+	}
+}
+
+// TestProcessEntersByItself: by its doors a process gets into every hierarchy
+// that it was not born in.
+func TestProcessEntersByItself(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup, testenv.Busybox)
+	for _, all := range []bool{false, true} {
+		t.Run(fmt.Sprintf("all=%v", all), func(t *testing.T) {
+			g := newGroup(t, Options{})
+			doors, err := g.Doors(all)
+			if err != nil {
+				t.Fatal(err)
+			}
+			// A shell is one thread, and echo a part of it.
+			script := "for i; do echo 0 >&$i; done; echo ready; read x"
+			c := exec.Command("busybox", "sh", "-c", script, "sh")
+			for i := range doors {
+				c.Args = append(c.Args, strconv.Itoa(3+i))
+			}
+			c.ExtraFiles = doors
+			in, _ := c.StdinPipe()
+			out, _ := c.StdoutPipe()
+			c.Stderr = os.Stderr
+			if f, err := g.File(); err != nil {
+				t.Fatal(err)
+			} else if f != nil && !all {
+				defer f.Close()
+				c.SysProcAttr = &unix.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
+			}
+			if err := c.Start(); err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range doors {
+				f.Close()
+			}
+			if l, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+				t.Fatalf("%q, %v", l, err)
+			}
+			for c2, dir := range g.Paths() {
+				if got, err := read(dir, "cgroup.procs"); err != nil || strings.TrimSpace(got) != strconv.Itoa(c.Process.Pid) {
+					t.Errorf("hierarchy %q has %q, %v", c2, got, err)
+				}
+			}
+			in.Close()
+			if err := c.Wait(); err != nil {
+				t.Log(err) // the shell's code at the end of its input
+			}
+		})
 	}
 }
 
