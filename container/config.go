@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/hvctl/hvctl/internal/plainjson"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -68,9 +69,9 @@ func Parse(b []byte) (*specs.Spec, error) {
 	return s, nil
 }
 
-// config is specs.Spec with the sections put off that are for others. Package
-// json studies every type that it might meet, which takes longer than all the
-// decoding.
+// config is specs.Spec with the sections put off that are for others: where
+// package json has to decode it, it studies every type that it might meet,
+// which takes longer than all the decoding.
 type config struct {
 	Version     string            `json:"ociVersion"`
 	Process     *specs.Process    `json:"process"`
@@ -92,6 +93,9 @@ type config struct {
 func ParseJSON(b []byte, v any) error {
 	if len(b) > maxConfig {
 		return fmt.Errorf("larger than %d bytes", maxConfig)
+	}
+	if plainjson.Decode(b, v) {
+		return nil
 	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	err := d.Decode(v)

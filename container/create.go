@@ -24,6 +24,9 @@ type CreateOptions struct {
 	Bundle string
 	// Spec is the configuration; nil: the bundle's config.json.
 	Spec *specs.Spec
+	// Config is the text that Spec was read from and says the same (Load); nil:
+	// Spec is written.
+	Config []byte
 	// PIDFile receives the first process's ID before Create returns; may be "".
 	PIDFile string
 	// Stdio are the first process's standard streams; nil: the caller's own.
@@ -158,10 +161,10 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 		return nil, err
 	}
 	c := &creation{r: r, o: o, spec: o.Spec}
-	var config []byte
+	config := o.Config
 	if c.spec == nil {
 		c.spec, config, err = Load(bundle)
-	} else if err = Validate(c.spec); err == nil {
+	} else if err = Validate(c.spec); err == nil && config == nil {
 		config, err = json.Marshal(c.spec)
 	}
 	if err != nil {

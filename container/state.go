@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/container/program"
+	"github.com/hvctl/hvctl/internal/plainjson"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -93,11 +94,19 @@ func (d *dir) load() (*record, error) {
 		return nil, err
 	}
 	rec := new(record)
+	if plainjson.Decode(b, rec) {
+		return rec.known(d)
+	}
 	if err := json.Unmarshal(b, rec); err != nil && !d.ready() {
 		return nil, nil // the same: only the first time it is not written as a whole
 	} else if err != nil {
 		return nil, fmt.Errorf("%s: %w", d.file(stateFile), err)
 	}
+	return rec.known(d)
+}
+
+// known refuses a record of another version.
+func (rec *record) known(d *dir) (*record, error) {
 	if rec.Version != recordVersion {
 		return nil, fmt.Errorf("%s: version %d, this runtime knows %d", d.file(stateFile), rec.Version, recordVersion)
 	}

@@ -37,7 +37,7 @@ func cmdRun(a *app) (func([]string) (int, error), flagSet) {
 			return 0, err
 		}
 		if o.Spec == nil {
-			if o.Spec, _, err = container.Load(o.Bundle); err != nil {
+			if o.Spec, o.Config, err = container.Load(o.Bundle); err != nil {
 				return 1, err
 			}
 		}

@@ -21,24 +21,25 @@ const (
 	codeAt      = headerSize + segments*segmentSize // in the file, and in its page
 )
 
+// part is a piece of the executable's file; what lies between two is zero.
+type part struct {
+	at   int
+	text []byte
+}
+
 // image is the executable as a file.
-func (p *Program) image(report int) ([]byte, error) {
-	table := p.table(report)
-	if tableBase+len(table) > dataBase || len(table) > maxImage {
+func (p *Program) image(report int) ([]part, error) {
+	if tableBase+len(p.table) > dataBase || len(p.table) > maxImage {
 		return nil, errors.New("a program of too many steps; the configuration is too large")
 	}
-	tableAt := pageSize
-	dataAt := tableAt + (len(table)+pageSize-1)/pageSize*pageSize
+	const tableAt = pageSize
+	dataAt := tableAt + (len(p.table)+pageSize-1)/pageSize*pageSize
 	if dataAt+len(p.data) > maxImage {
 		return nil, unix.E2BIG
 	}
-	out := make([]byte, 0, dataAt+len(p.data))
-	out = p.header(out, len(table), tableAt, dataAt)
-	out = append(out, machine[:]...)
-	out = append(out, make([]byte, tableAt-len(out))...)
-	out = append(out, table...)
-	out = append(out, make([]byte, dataAt-len(out))...)
-	return append(out, p.data...), nil
+	p.finish(report)
+	head := p.header(make([]byte, 0, pageSize), len(p.table), tableAt, dataAt)
+	return []part{{0, append(head, machine[:]...)}, {tableAt, p.table}, {dataAt, p.data}}, nil
 }
 
 func (p *Program) header(out []byte, table, tableAt, dataAt int) []byte {
@@ -75,7 +76,7 @@ func (p *Program) header(out []byte, table, tableAt, dataAt int) []byte {
 
 // file is the executable in a sealed memfd.
 func (p *Program) file(report int) (*os.File, error) {
-	b, err := p.image(report)
+	parts, err := p.image(report)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +88,12 @@ func (p *Program) file(report int) (*os.File, error) {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	f := os.NewFile(uintptr(fd), "steps")
-	if _, err = f.Write(b); err == nil {
+	for _, part := range parts {
+		if err == nil {
+			_, err = f.WriteAt(part.text, int64(part.at))
+		}
+	}
+	if err == nil {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE)
 	}
 	if err != nil {

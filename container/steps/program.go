@@ -19,19 +19,20 @@ const (
 // stop is the next step of one whose failure ends the program.
 const stop = 1<<32 - 1
 
-const stepSize = 80
+// Where the machine has the parts of a step.
+const (
+	stepSize                                  = 80
+	argsAt, storeAt, nextAt, nameAt, lengthAt = 8, 56, 64, 72, 76
+)
 
-// step is one row of the table.
-type step struct {
-	nr     int64
-	args   [6]uint64
-	store  uint64
-	onOK   uint32
-	onErr  uint32
-	what   string
-	labels [2]*Label // of onOK and onErr, until they are known
-	report int       // argument 0 is the report's descriptor, plus this minus one; 0: it is not
+// jump is a way from a step to a label: on success, or on failure.
+type jump struct {
+	at int // in the table
+	to *Label
 }
+
+// reporter is a step whose argument 0 is the report's descriptor and plus.
+type reporter struct{ step, plus int }
 
 // Label is a place in a program that steps can go to.
 type Label struct{ at int }
@@ -39,15 +40,20 @@ type Label struct{ at int }
 // Program is a list of steps; New makes one. Its methods are not for concurrent
 // use.
 type Program struct {
-	steps   []step
-	data    []byte
-	strings map[string]Ref
+	table     []byte // headSize bytes, and the steps as the machine reads them
+	jumps     []jump // that Start writes into the table
+	reporters []reporter
+	data      []byte
+	strings   map[string]Ref
 }
 
 // New makes an empty program.
 func New() *Program {
-	const usual, bytes = 1 << 10, 32 << 10 // of a container's: growing costs more than this
-	return &Program{steps: make([]step, 0, usual), data: make([]byte, 0, bytes), strings: make(map[string]Ref, usual/2)}
+	const usual, bytes = 1600, 24 << 10 // of a container's: growing costs more than this
+	return &Program{
+		table: make([]byte, headSize, headSize+usual*stepSize), jumps: make([]jump, 0, usual/2),
+		data: make([]byte, 0, bytes), strings: make(map[string]Ref, usual/4),
+	}
 }
 
 // Ref is the address of data in the process that runs the program.
@@ -117,23 +123,23 @@ type Step struct {
 // otherwise it goes on with the following step, and ends the program when it
 // fails.
 func (p *Program) Call(what string, nr uintptr, args ...uint64) Step {
-	return p.add(step{nr: int64(nr), what: what}, args)
+	return p.add(int64(nr), what, args...)
 }
 
 // Compare adds a step that succeeds if the 64-bit word at ref has the value
 // under the mask, and else fails with errno.
 func (p *Program) Compare(what string, ref Ref, mask, value uint64, errno unix.Errno) Step {
-	return p.add(step{nr: opCompare, what: what}, []uint64{uint64(ref), mask, value, uint64(errno)})
+	return p.add(opCompare, what, uint64(ref), mask, value, uint64(errno))
 }
 
 // Set adds a step that writes a 64-bit word.
 func (p *Program) Set(ref Ref, value uint64) Step {
-	return p.add(step{nr: opSet}, []uint64{uint64(ref), value})
+	return p.add(opSet, "", uint64(ref), value)
 }
 
 // Copy adds a step that copies a 64-bit word.
 func (p *Program) Copy(to, from Ref) Step {
-	return p.add(step{nr: opCopy}, []uint64{uint64(to), uint64(from)})
+	return p.add(opCopy, "", uint64(to), uint64(from))
 }
 
 // From says that an argument is the word at Ref when the call is made.
@@ -145,7 +151,7 @@ type From struct {
 // CallFrom is Call with some arguments from memory, such as descriptors that
 // earlier steps stored there.
 func (p *Program) CallFrom(what string, nr uintptr, from []From, args ...uint64) Step {
-	call := Step{p, len(p.steps) + len(from)}
+	call := Step{p, p.len() + len(from)}
 	for _, f := range from {
 		p.Copy(call.Arg(f.Arg), f.Ref)
 	}
@@ -160,65 +166,78 @@ func (p *Program) CallOn(what string, nr uintptr, ref Ref, args ...uint64) Step 
 // Count adds a step that takes one from the word at ref, and fails with errno
 // when nothing is left.
 func (p *Program) Count(ref Ref, errno unix.Errno) Step {
-	return p.add(step{nr: opCount}, []uint64{uint64(ref), uint64(errno)})
+	return p.add(opCount, "", uint64(ref), uint64(errno))
 }
 
 // Go adds a step that goes to l.
 func (p *Program) Go(l *Label) {
-	s := Step{p, len(p.steps)}
+	s := Step{p, p.len()}
 	p.Set(s.Arg(5), 0).Then(l) // an argument of its own that means nothing
 }
 
 // FailAgain adds a step that fails as the last system call did.
 func (p *Program) FailAgain(what string) Step {
-	fail := Step{p, len(p.steps) + 1}
+	fail := Step{p, p.len() + 1}
 	p.Copy(fail.Arg(0), LastErrno)
 	return p.Fail(what, 0)
 }
 
 // Fail adds a step that fails.
 func (p *Program) Fail(what string, errno unix.Errno) Step {
-	return p.add(step{nr: opFail, what: what}, []uint64{uint64(errno)})
+	return p.add(opFail, what, uint64(errno))
 }
 
-func (p *Program) add(s step, args []uint64) Step {
-	copy(s.args[:], args)
-	s.onOK, s.onErr = uint32(len(p.steps)+1), stop
-	p.steps = append(p.steps, s)
-	return Step{p, len(p.steps) - 1}
-}
+// len is how many steps there are.
+func (p *Program) len() int { return (len(p.table) - headSize) / stepSize }
 
-// Here puts a label before the next step.
-func (p *Program) Here(l *Label) { l.at = len(p.steps) + 1 }
-
-// Then goes to l on success.
-func (s Step) Then(l *Label) Step {
-	s.p.steps[s.i].labels[0] = l
+func (p *Program) add(nr int64, what string, args ...uint64) Step {
+	s := Step{p, p.len()}
+	p.table = append(p.table, make([]byte, stepSize)...)
+	row, le := s.row(), binary.LittleEndian
+	le.PutUint64(row, uint64(nr))
+	for i, a := range args {
+		le.PutUint64(row[argsAt+8*i:], a)
+	}
+	le.PutUint32(row[nextAt:], uint32(s.i+1))
+	le.PutUint32(row[nextAt+4:], stop)
+	what = what[:min(len(what), maxText)]
+	le.PutUint32(row[nameAt:], uint32(p.String(what)))
+	le.PutUint32(row[lengthAt:], uint32(len(what)))
 	return s
 }
 
+func (s Step) row() []byte { return s.p.table[headSize+s.i*stepSize:][:stepSize] }
+
+// Here puts a label before the next step.
+func (p *Program) Here(l *Label) { l.at = p.len() + 1 }
+
+// Then goes to l on success.
+func (s Step) Then(l *Label) Step { return s.jump(0, l) }
+
 // Else goes to l on failure.
-func (s Step) Else(l *Label) Step {
-	s.p.steps[s.i].labels[1] = l
+func (s Step) Else(l *Label) Step { return s.jump(4, l) }
+
+func (s Step) jump(way int, l *Label) Step {
+	s.p.jumps = append(s.p.jumps, jump{headSize + s.i*stepSize + nextAt + way, l})
 	return s
 }
 
 // Optional goes on with the following step after a failure, too.
 func (s Step) Optional() Step {
-	s.p.steps[s.i].onErr = uint32(s.i + 1)
+	binary.LittleEndian.PutUint32(s.row()[nextAt+4:], uint32(s.i+1))
 	return s
 }
 
 // Store writes the result, 64 bits, to ref.
 func (s Step) Store(ref Ref) Step {
-	s.p.steps[s.i].store = uint64(ref)
+	binary.LittleEndian.PutUint64(s.row()[storeAt:], uint64(ref))
 	return s
 }
 
 // Arg is the place of an argument, to store a result in: Set and Store write
 // there before the step is carried out.
 func (s Step) Arg(n int) Ref {
-	return Ref(tableBase + headSize + s.i*stepSize + 8 + 8*n)
+	return Ref(tableBase + headSize + s.i*stepSize + argsAt + 8*n)
 }
 
 // Fork adds steps that clone a process, tell its ID and end; the steps that
@@ -239,7 +258,7 @@ func (p *Program) Tell(event int) { p.tell(p.record(isEvent, event)) }
 
 func (p *Program) tell(rec Ref) {
 	s := p.Call("report", unix.SYS_WRITE, 0, uint64(rec), recordSize)
-	p.steps[s.i].report = 1
+	p.reporters = append(p.reporters, reporter{s.i, 0})
 }
 
 // CloseOpened adds a step that closes what the program has opened itself, as
@@ -247,7 +266,7 @@ func (p *Program) tell(rec Ref) {
 // was given, but where it closed one of these.
 func (p *Program) CloseOpened() {
 	s := p.Call("close_range", unix.SYS_CLOSE_RANGE, 0, 1<<32-1, 0)
-	p.steps[s.i].report = 2
+	p.reporters = append(p.reporters, reporter{s.i, 1})
 }
 
 // record is the beginning of a report: a 32-bit value, a 16-bit kind and the
@@ -260,30 +279,15 @@ func (p *Program) record(kind, value int) Ref {
 	return at
 }
 
-// table is the steps as the machine reads them; it adds their names to the
-// data.
-func (p *Program) table(report int) []byte {
+// finish writes into the table what is known only now: where the labels are,
+// and the report's descriptor.
+func (p *Program) finish(report int) {
 	le := binary.LittleEndian
-	b := le.AppendUint64(make([]byte, 0, headSize+stepSize*len(p.steps)), uint64(report))
-	b = le.AppendUint64(b, 0)
-	for _, s := range p.steps {
-		b = le.AppendUint64(b, uint64(s.nr))
-		if s.report > 0 {
-			s.args[0] = uint64(report + s.report - 1)
-		}
-		for _, a := range s.args {
-			b = le.AppendUint64(b, a)
-		}
-		b = le.AppendUint64(b, s.store)
-		for i, next := range [...]uint32{s.onOK, s.onErr} {
-			if l := s.labels[i]; l != nil {
-				next = uint32(l.at - 1)
-			}
-			b = le.AppendUint32(b, next)
-		}
-		what := s.what[:min(len(s.what), maxText)]
-		b = le.AppendUint32(b, uint32(p.String(what)))
-		b = le.AppendUint32(b, uint32(len(what)))
+	le.PutUint64(p.table, uint64(report))
+	for _, j := range p.jumps {
+		le.PutUint32(p.table[j.at:], uint32(j.to.at-1))
 	}
-	return b
+	for _, r := range p.reporters {
+		le.PutUint64(Step{p, r.step}.row()[argsAt:], uint64(report+r.plus))
+	}
 }

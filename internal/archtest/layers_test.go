@@ -68,7 +68,7 @@ var layers = map[string]string{
 	"images/erofs":                   "",
 	"images/kernel":                  "",
 	"images/rootfs":                  "images/erofs",
-	"container":                      "container/plan container/program container/steps internal/capability internal/cgroup internal/seccomp",
+	"container":                      "container/plan container/program container/steps internal/capability internal/cgroup internal/plainjson internal/seccomp",
 	"container/plan":                 "",
 	"container/program":              "container/plan container/steps",
 	"container/steps":                "",
@@ -76,6 +76,7 @@ var layers = map[string]string{
 	"internal/archive":               "",
 	"internal/etcfiles":              "",
 	"internal/proctable":             "",
+	"internal/plainjson":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/guestproto internal/hostnet " +
 		"internal/initrd internal/machine internal/metrics internal/seccomp internal/state internal/workload",
