@@ -11,11 +11,14 @@ import (
 // groupFor is the group of a container that the step is legal for. The caller
 // closes the directory, whose lock keeps others from changing the container.
 func (r *Runtime) groupFor(id string, s step) (*dir, Cgroup, error) {
-	d, rec, err := r.locked(id, s)
+	d, rec, err := r.locked(id)
 	if err != nil {
 		return nil, nil, err
 	}
-	g, err := r.cgroup(rec)
+	var g Cgroup
+	if err = s.check(id, r.status(d, rec)); err == nil {
+		g, err = r.cgroup(rec)
+	}
 	if err == nil && g == nil {
 		err = fmt.Errorf("cannot %s container %q: %w", s, id, ErrNoCgroup)
 	}

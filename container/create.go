@@ -193,6 +193,7 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 	c.rec = &record{
 		Version: recordVersion, OCIVersion: specs.Version, ID: o.ID, Bundle: bundle, Rootfs: root, Owner: os.Getuid(),
 		Created: time.Now().UTC(), Annot: c.spec.Annotations, UserNS: namespaceOf(c.spec, specs.UserNamespace) != nil,
+		NoHooks: c.spec.Hooks == nil,
 	}
 	if !o.NoNewKeyring {
 		c.rec.Keyring = "_ses." + o.ID

@@ -41,8 +41,10 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 	if err := r.end(ctx, rec); err != nil {
 		return fmt.Errorf("cannot delete container %q: %w", id, err)
 	}
-	if spec, err := d.config(); err == nil && spec.Hooks != nil {
-		r.poststop(ctx, spec.Hooks.Poststop, rec)
+	if !rec.NoHooks {
+		if spec, err := d.config(); err == nil && spec.Hooks != nil {
+			r.poststop(ctx, spec.Hooks.Poststop, rec)
+		}
 	}
 	return d.remove()
 }

@@ -79,8 +79,8 @@ func thawed(ctx context.Context, g Cgroup) error {
 // awaitExit waits until the process of a pidfd has ended; whether it was waited
 // for by its parent does not matter. ctx bounds the wait, or 10 seconds.
 func awaitExit(ctx context.Context, pidfd int) error {
-	const patience, round = 10 * time.Second, 50 * time.Millisecond
-	end := time.Now().Add(patience)
+	const longest, round = 10 * time.Second, 50 * time.Millisecond
+	end := time.Now().Add(longest)
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(round.Milliseconds()))
 		switch {

@@ -19,27 +19,37 @@ import (
 //
 // Errors to test for: ErrNotExist, ErrState.
 func (r *Runtime) Start(ctx context.Context, id string) error {
-	d, rec, err := r.locked(id, stepStart)
+	d, rec, err := r.locked(id)
 	if err != nil {
 		return err
 	}
 	defer d.close()
-	spec, err := d.config()
-	if err != nil {
-		return err
+	spec := new(specs.Spec)
+	if !rec.NoHooks {
+		if spec, err = d.config(); err != nil {
+			return err
+		}
 	}
+	// Nobody else starts it meanwhile: that somebody listens is proof enough.
 	conn, err := d.dial()
+	if err == nil {
+		defer conn.Close()
+	}
+	if err != nil || !d.ready() || r.paused(rec) {
+		if err := stepStart.check(id, r.status(d, rec)); err != nil {
+			return err
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot start container %q: %w", id, err)
 	}
-	defer conn.Close()
 	fd, err := rec.pidfd()
 	if err != nil {
 		return err
 	}
 	c := &creation{r: r, dir: d, rec: rec, spec: spec, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer c.pidfd.Close()
-	defer context.AfterFunc(ctx, func() { _ = conn.CloseRead() })()
+	defer context.AfterFunc(ctx, func() { _ = unix.Shutdown(int(conn.Fd()), unix.SHUT_RD) })()
 	err = c.release(ctx, conn, func() (steps.Told, error) { return steps.ReadReport(conn) })
 	_ = os.Remove(d.file(startSocket)) // it only saves asking
 	return err
@@ -84,8 +94,8 @@ func (c *creation) hooks(ctx context.Context, kind string, st Status, in *record
 	return err
 }
 
-// locked opens and locks a container and checks that the step is legal now.
-func (r *Runtime) locked(id string, s step) (*dir, *record, error) {
+// locked opens and locks a container that was made.
+func (r *Runtime) locked(id string) (*dir, *record, error) {
 	d, err := r.lockDir(id)
 	if err != nil {
 		return nil, nil, err
@@ -93,9 +103,6 @@ func (r *Runtime) locked(id string, s step) (*dir, *record, error) {
 	rec, err := d.load()
 	if err == nil && rec == nil {
 		err = fmt.Errorf("container %q: %w: its creation was interrupted; delete it with --force", id, ErrNotExist)
-	}
-	if err == nil {
-		err = s.check(id, r.status(d, rec))
 	}
 	if err != nil {
 		d.close()

@@ -13,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/container/program"
 	"github.com/hvctl/hvctl/internal/plainjson"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // Status is where a container is in its life (runtime.md, "State").
@@ -81,6 +82,7 @@ type record struct {
 	Cgroup     map[string]string `json:"cgroup,omitempty"` // directories by controller
 	UserNS     bool              `json:"userns,omitempty"`
 	Keyring    string            `json:"keyring,omitempty"` // session keyring's name
+	NoHooks    bool              `json:"noHooks,omitempty"` // start and delete need not read the configuration
 }
 
 const recordVersion = 1
@@ -180,8 +182,10 @@ func (d *dir) waiting() bool {
 		return false
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := conn.Write([]byte{program.Ping}); err != nil {
+	fd := int(conn.Fd())
+	bound := unix.NsecToTimeval(patience.Nanoseconds())
+	if unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &bound) != nil ||
+		unix.Send(fd, []byte{program.Ping}, unix.MSG_NOSIGNAL) != nil {
 		return false
 	}
 	var answer [1]byte

@@ -112,7 +112,15 @@ func (d *dir) close() { unix.Close(d.fd) }
 
 // remove deletes the directory. The name goes last, so that a death on the way
 // leaves something that can be deleted again.
-func (d *dir) remove() error { return os.RemoveAll(d.path) }
+func (d *dir) remove() error {
+	for _, name := range [...]string{startSocket, readyFile, configFile, stateFile} {
+		_ = unix.Unlinkat(d.fd, name, 0) // that is nearly always all
+	}
+	if unix.Rmdir(d.path) == nil {
+		return nil
+	}
+	return os.RemoveAll(d.path)
+}
 
 func (d *dir) file(name string) string { return filepath.Join(d.path, name) }
 

@@ -3,6 +3,7 @@ package cgroup
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -168,10 +169,24 @@ func (g *Group) setDevices(list []specs.LinuxDeviceCgroup, fresh bool) error {
 // the whole list, not an addition to the parent's.
 func setDevicesV1(dir string, rules []deviceRule) error {
 	rules = append([]deviceRule{{kind: devAny, major: anyNumber, minor: anyNumber, access: accAll}}, rules...)
+	files := map[string]*os.File{} // there are some fifteen lines to write
+	defer func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}()
 	for _, r := range rules {
-		file, lines := r.linesV1()
+		name, lines := r.linesV1()
+		f := files[name]
+		if f == nil {
+			var err error
+			if f, err = openControl(dir, name); err != nil {
+				return explain("linux.resources.devices", err)
+			}
+			files[name] = f
+		}
 		for _, l := range lines {
-			if err := write(dir, file, l); err != nil {
+			if err := writeTo(f, l); err != nil {
 				return explain("linux.resources.devices", err)
 			}
 		}

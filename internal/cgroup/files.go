@@ -15,21 +15,36 @@ import (
 // write writes value to a control file in one write(2), which is what the
 // kernel parses as one request.
 func write(dir, file, value string) error {
-	fd, err := unix.Open(path.Join(dir, file), unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	f, err := openControl(dir, file)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: path.Join(dir, file), Err: err}
+		return err
 	}
-	defer unix.Close(fd)
+	defer f.Close()
+	return writeTo(f, value)
+}
+
+// openControl opens a control file for writeTo.
+func openControl(dir, file string) (*os.File, error) {
+	name := path.Join(dir, file)
+	fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// writeTo is write to a file that is open.
+func writeTo(f *os.File, value string) error {
 	for {
-		_, err = unix.Write(fd, []byte(value))
-		if err != unix.EINTR {
-			break
+		_, err := unix.Write(int(f.Fd()), []byte(value))
+		if err == unix.EINTR {
+			continue
 		}
+		if err != nil {
+			return &os.PathError{Op: fmt.Sprintf("write %q to", value), Path: f.Name(), Err: err}
+		}
+		return nil
 	}
-	if err != nil {
-		return &os.PathError{Op: fmt.Sprintf("write %q to", value), Path: path.Join(dir, file), Err: err}
-	}
-	return nil
 }
 
 // maxRead bounds what is read of one control file.

@@ -197,15 +197,14 @@ func (g *Group) Doors(v2 bool) ([]*os.File, error) {
 		case t.v2:
 			name = "cgroup.procs"
 		}
-		name = path.Join(dir, name)
-		fd, err := unix.Open(name, unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		f, err := openControl(dir, name)
 		if err != nil {
 			for _, f := range out {
 				f.Close()
 			}
-			return nil, explain(g.String(), &os.PathError{Op: "open", Path: name, Err: err})
+			return nil, explain(g.String(), err)
 		}
-		out = append(out, os.NewFile(uintptr(fd), name))
+		out = append(out, f)
 	}
 	return out, nil
 }
