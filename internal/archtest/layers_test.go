@@ -17,6 +17,7 @@ var layers = map[string]string{
 	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/workload",
 	"cmd/hvctl-net": "internal/supervisor internal/usernet",
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup",
+	"cmd/hvbench":   "internal/bench/probe",
 	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -109,6 +110,11 @@ var layers = map[string]string{
 	"internal/bench/start":    "container/steps",
 	"internal/bench/snapshot": "internal/machine internal/machine/microguest internal/state memory migrate/snapshot virtio",
 	"internal/bench/boot":     "internal/workload internal/agent internal/boot internal/guestproto",
+	"internal/bench/probe":    "",
+	"internal/bench/stats":    "",
+	"internal/bench/result":   "",
+	"internal/bench/run":      "images internal/bench/probe internal/bench/result internal/bench/stats internal/cgroup internal/instance internal/supervisor/launch internal/workload",
+	"internal/bench/report":   "internal/bench/result internal/bench/stats",
 	"internal/e2e":            "",
 	"internal/ociattack":      "",
 	"internal/ociclients":     "",

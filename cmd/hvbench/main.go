@@ -1,0 +1,150 @@
+// Command hvbench is what hvctl bench run runs inside an instance. It prints
+// JSON lines; package probe says what they mean.
+//
+//	hvbench probes [-chapters A,B] [-counts P=N,...] [-batches N] [-time D] [-step] [-slow PERCENT] [-dir DIR]
+//	hvbench list
+//	hvbench see [DIR]        what the program sees of its world
+//	hvbench exit CODE        ends with it
+//	hvbench die SIGNAL       ends by it
+//	hvbench catch            says that it is ready, and ends with 3 at SIGTERM
+//	hvbench idle             says that it is ready, and waits for the end of its input
+//	hvbench spin TIME        computes for so long
+//	hvbench latency TIME     a small operation every 2 ms
+//	hvbench eat MIB          touches memory
+//	hvbench crowd N          makes processes
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/bench/probe"
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "hvbench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(args []string) error {
+	if len(args) == 0 {
+		return errors.New("no command: probes, list, see, exit, die, catch, idle, spin, latency, eat or crowd")
+	}
+	arg := ""
+	if len(args) > 1 {
+		arg = args[1]
+	}
+	out := json.NewEncoder(os.Stdout)
+	switch args[0] {
+	case "probes":
+		return probes(args[1:])
+	case "list":
+		for _, p := range probe.All() {
+			fmt.Printf("%-14s %-6s %s\n", p.Name, p.Chapter, p.Follows)
+		}
+		return nil
+	case "see":
+		if arg == "" {
+			arg = "/tmp"
+		}
+		return out.Encode(probe.See(arg))
+	case "exit":
+		code, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		os.Exit(code)
+	case "die":
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		signal.Reset(unix.Signal(n))
+		if err := unix.Kill(os.Getpid(), unix.Signal(n)); err != nil {
+			return err
+		}
+		select {} // a first process of a name space does not die by its own signal
+	case "catch", "idle":
+		return wait(args[0] == "catch")
+	case "spin", "latency":
+		d, err := time.ParseDuration(arg)
+		if err != nil {
+			return err
+		}
+		if args[0] == "spin" {
+			return out.Encode(probe.Spin(d))
+		}
+		return out.Encode(probe.Latency(d))
+	case "eat", "crowd":
+		n, err := strconv.Atoi(arg)
+		if err != nil {
+			return err
+		}
+		if args[0] == "crowd" {
+			return out.Encode(probe.Crowd(n))
+		}
+		return probe.Eat(n, func(w probe.Work) error { return out.Encode(w) })
+	}
+	return fmt.Errorf("%s: no such command", args[0])
+}
+
+// wait says that it is ready.
+func wait(catch bool) error {
+	c := make(chan os.Signal, 1)
+	if catch {
+		signal.Notify(c, unix.SIGTERM)
+	}
+	fmt.Println(`{"ready":"wait"}`)
+	if catch {
+		<-c
+		fmt.Println(`{"ready":"caught"}`)
+		os.Exit(3)
+	}
+	_, err := io.Copy(io.Discard, os.Stdin)
+	return err
+}
+
+func probes(args []string) error {
+	f := flag.NewFlagSet("probes", flag.ContinueOnError)
+	chapters := f.String("chapters", "life,micro,mem,io,net,cpu", "run the probes of these")
+	counts := f.String("counts", "", "operations in a batch")
+	o := probe.Options{}
+	f.IntVar(&o.Batches, "batches", 5, "batches of each probe")
+	f.DurationVar(&o.BatchTime, "time", 20*time.Millisecond, "what a batch takes whose operations are not given")
+	f.StringVar(&o.Dir, "dir", "/tmp", "for files")
+	f.IntVar(&o.Slow, "slow", 0, "do this per cent more than is counted")
+	step := f.Bool("step", false, "read a byte before each probe")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	o.Counts = map[string]int{}
+	for kv := range strings.SplitSeq(*counts, ",") {
+		k, v, ok := strings.Cut(kv, "=")
+		n, err := strconv.Atoi(v)
+		if !ok {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("-counts %s: %w", kv, err)
+		}
+		o.Counts[k] = n
+	}
+	if *step {
+		o.Step = os.Stdin
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return err
+	}
+	return probe.Run(os.Stdout, probe.Select(strings.Split(*chapters, ",")), o)
+}

@@ -1,0 +1,160 @@
+package probe
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"time"
+)
+
+// Probe is one operation and how to prepare it.
+type Probe struct {
+	Name    string
+	Chapter string
+	Follows string  // the benchmark whose definition it has; empty: ours
+	MiB     float64 // moved by one operation; 0: it moves nothing
+	open    func(dir string) (*bench, error)
+}
+
+// bench is a probe that is ready to run.
+type bench struct {
+	// run does n operations and says how many were done and how long they took,
+	// which is not n and the time around it for probes that count otherwise.
+	run   func(n int) (done int, took time.Duration, err error)
+	close func()
+}
+
+// timed is a bench whose operations are counted and timed from outside.
+func timed(op func(n int) error, end func()) *bench {
+	return &bench{close: end, run: func(n int) (int, time.Duration, error) {
+		begin := time.Now()
+		err := op(n)
+		return n, time.Since(begin), err
+	}}
+}
+
+// Line is one line of hvbench's output.
+type Line struct {
+	// Ready names the probe that begins when a byte is read.
+	Ready string `json:"ready,omitempty"`
+	// Probe is set in a result.
+	Probe    string    `json:"probe,omitempty"`
+	N        int       `json:"n,omitempty"`    // operations asked for in a batch
+	Done     int       `json:"done,omitempty"` // operations in all batches together
+	PerOpNs  float64   `json:"perOpNs,omitempty"`
+	BatchNs  []float64 `json:"batchNs,omitempty"` // per operation, each batch
+	InsideNs int64     `json:"insideNs,omitempty"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// Options say how probes run.
+type Options struct {
+	Dir     string // for files
+	Batches int
+	// Counts are operations in a batch; a probe without one is calibrated.
+	Counts map[string]int
+	// BatchTime is what a calibrated batch takes.
+	BatchTime time.Duration
+	// Step is read a byte from before each probe; nil: nobody is asked.
+	Step io.Reader
+	// Slow plants a slowdown: for each hundred operations so many more are done
+	// than are counted. It is for tests of the benchmark.
+	Slow int
+}
+
+// Run runs the probes in order and writes their lines. A probe that fails has
+// its error in its line; the others go on.
+func Run(w io.Writer, probes []Probe, o Options) error {
+	out := json.NewEncoder(w)
+	for _, p := range probes {
+		if o.Step != nil {
+			if err := out.Encode(Line{Ready: p.Name}); err != nil {
+				return err
+			}
+			if _, err := io.ReadFull(o.Step, make([]byte, 1)); err != nil {
+				return fmt.Errorf("wait for the word to begin: %w", err)
+			}
+		}
+		if err := out.Encode(p.run(o)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run is one probe's batches.
+func (p *Probe) run(o Options) (l Line) {
+	l.Probe = p.Name
+	runtime.LockOSThread() // forks are this thread's, and so are masks of signals
+	defer runtime.UnlockOSThread()
+	b, err := p.open(o.Dir)
+	if err != nil {
+		l.Error = err.Error()
+		return l
+	}
+	defer b.close()
+	begin := time.Now()
+	if l.N = o.Counts[p.Name]; l.N == 0 {
+		if l.N, err = calibrate(b, o.BatchTime); err != nil {
+			l.Error = err.Error()
+			return l
+		}
+	}
+	asked := l.N + l.N*o.Slow/100
+	for range o.Batches {
+		done, took, err := b.run(asked)
+		if err == nil && done == 0 {
+			err = errors.New("no operation was counted")
+		}
+		if err != nil {
+			l.Error = err.Error()
+			return l
+		}
+		l.Done += done
+		l.BatchNs = append(l.BatchNs, float64(took.Nanoseconds())/float64(done)*float64(asked)/float64(l.N))
+	}
+	l.InsideNs = time.Since(begin).Nanoseconds()
+	l.PerOpNs = median(l.BatchNs)
+	return l
+}
+
+// maxCount bounds a batch.
+const maxCount = 1 << 28
+
+// calibrate finds how many operations take about d.
+func calibrate(b *bench, d time.Duration) (int, error) {
+	for n := 1; ; {
+		_, took, err := b.run(n)
+		if err != nil {
+			return 0, err
+		}
+		if took >= d/2 || n >= maxCount {
+			return max(1, int(float64(n)*float64(d)/float64(max(took, 1)))), nil
+		}
+		grow := float64(d) / float64(max(took, 1))
+		n = min(maxCount, max(2*n, int(float64(n)*min(grow, 10))))
+	}
+}
+
+// median of an even number is between the middle two.
+func median(v []float64) float64 {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	if n := len(v); n%2 == 0 {
+		return (v[n/2-1] + v[n/2]) / 2
+	}
+	return v[len(v)/2]
+}
+
+// All are the probes in the order they run in.
+func All() []Probe {
+	return slices.Concat(lifeProbes(), microProbes(), memProbes(), ioProbes(), netProbes(), cpuProbes())
+}
+
+// Select returns the probes of some chapters.
+func Select(chapters []string) []Probe {
+	return slices.DeleteFunc(All(), func(p Probe) bool { return !slices.Contains(chapters, p.Chapter) })
+}

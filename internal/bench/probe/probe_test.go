@@ -1,0 +1,78 @@
+package probe
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+func lines(t *testing.T, b []byte) (l []Line) {
+	t.Helper()
+	s := bufio.NewScanner(bytes.NewReader(b))
+	for s.Scan() {
+		var v Line
+		if err := json.Unmarshal(s.Bytes(), &v); err != nil {
+			t.Fatal(err)
+		}
+		l = append(l, v)
+	}
+	return l
+}
+
+// Every probe runs, counts its operations, and gives as many batches as asked.
+func TestEveryProbeMeasures(t *testing.T) {
+	for _, p := range All() {
+		t.Run(p.Name, func(t *testing.T) {
+			var out bytes.Buffer
+			if err := Run(&out, []Probe{p}, Options{Dir: t.TempDir(), Batches: 3, BatchTime: 200 * time.Microsecond}); err != nil {
+				t.Fatal(err)
+			}
+			l := lines(t, out.Bytes())
+			if len(l) != 1 || l[0].Error != "" || len(l[0].BatchNs) != 3 || !(l[0].PerOpNs > 0) || l[0].Done < 3 {
+				t.Fatalf("%s", out.String())
+			}
+			t.Logf("%.1f ns, %d operations a batch", l[0].PerOpNs, l[0].N)
+		})
+	}
+}
+
+func TestSlowIsPlanted(t *testing.T) {
+	done := 0
+	p := Probe{Name: "count", open: func(string) (*bench, error) {
+		return &bench{close: nothing, run: func(n int) (int, time.Duration, error) {
+			done += n
+			return n, time.Duration(n) * time.Microsecond, nil
+		}}, nil
+	}}
+	l := p.run(Options{Batches: 1, Counts: map[string]int{"count": 200}, Slow: 5})
+	if done != 210 || math.Abs(l.PerOpNs-1050) > 1e-6 || l.N != 200 {
+		t.Errorf("%d done, %+v", done, l)
+	}
+}
+
+func TestStepWaitsForTheWord(t *testing.T) {
+	var out bytes.Buffer
+	probes := Select([]string{"cpu"})
+	err := Run(&out, probes, Options{Batches: 1, BatchTime: time.Microsecond, Step: strings.NewReader("\n")})
+	if err == nil {
+		t.Error("went on without the word")
+	}
+	if l := lines(t, out.Bytes()); len(l) != 3 || l[0].Ready != "sha256" || l[1].Probe != "sha256" || l[2].Ready != "matmul" {
+		t.Errorf("%+v", l)
+	}
+}
+
+func TestNamesAreUnique(t *testing.T) {
+	var names []string
+	for _, p := range All() {
+		if slices.Contains(names, p.Name) {
+			t.Errorf("%s twice", p.Name)
+		}
+		names = append(names, p.Name)
+	}
+}
