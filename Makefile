@@ -7,7 +7,7 @@ PROGS   := $(patsubst cmd/%/,%,$(sort $(dir $(wildcard cmd/*/*.go))))
 FUZZTIME ?= 3s
 export FUZZTIME
 
-.PHONY: help build test test-unit test-kvm test-guest fuzz lint bench bench-boot kernel demo ci tools clean
+.PHONY: help build test test-unit test-kvm test-guest fuzz lint bench bench-boot bench-migrate kernel demo ci tools clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -42,6 +42,9 @@ bench: ## run the Go benchmarks
 
 bench-boot: ## measure the way to a workload's first output, beside QEMU's microvm
 	scripts/bench-boot
+
+bench-migrate: ## measure live migration beside QEMU, over a link of a given rate
+	scripts/bench-migrate
 
 kernel: ## prepare the guest kernels: Debian's cloud and generic, our minimal one
 	scripts/guest-kernels

@@ -33,6 +33,7 @@ type link struct {
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 	rtt     time.Duration
+	told    prepared // by the destination
 }
 
 // dialer opens the links of one session.
@@ -112,7 +113,7 @@ func (d *dialer) fill(ctx context.Context, l *link, resume bool) (applied []uint
 		return nil, fmt.Errorf("%w: WELCOME tells of %d streams, there are %d", ErrProtocol, len(w.Applied), d.offer.Streams)
 	}
 	if !resume {
-		if err := d.makeOffer(l.control); err != nil {
+		if l.told, err = d.makeOffer(l.control); err != nil {
 			return nil, err
 		}
 	}
@@ -129,20 +130,20 @@ func (d *dialer) fill(ctx context.Context, l *link, resume bool) (applied []uint
 	return w.Applied, nil
 }
 
-func (d *dialer) makeOffer(c *wire.Conn) error {
+func (d *dialer) makeOffer(c *wire.Conn) (told prepared, err error) {
 	if err := sendJSON(c, wire.Offer, d.offer); err != nil {
-		return fmt.Errorf("%w: %w", errLink, err)
+		return told, fmt.Errorf("%w: %w", errLink, err)
 	}
 	t, p, err := c.Recv(d.o.Prepare)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%w: wait for PREPARED: %w", errLink, err)
+		return told, fmt.Errorf("%w: wait for PREPARED: %w", errLink, err)
 	case t == wire.Refuse:
-		return refusedBy(p)
+		return told, refusedBy(p)
 	case t != wire.Prepared:
-		return fmt.Errorf("%w: %v instead of PREPARED", ErrProtocol, t)
+		return told, fmt.Errorf("%w: %v instead of PREPARED", ErrProtocol, t)
 	}
-	return nil
+	return decodePrepared(p)
 }
 
 // serve begins to read the connections.

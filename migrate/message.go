@@ -2,10 +2,12 @@ package migrate
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/hvctl/hvctl/migrate/wire"
 )
@@ -120,6 +122,33 @@ func (o offer) check() error {
 		left -= v.Size
 	}
 	return nil
+}
+
+// prepared is the payload of PREPARED: what the destination knows by then of the
+// hand-over. All zero, which is also what an empty payload says, is not known.
+type prepared struct {
+	handover time.Duration // to load the state and to write the record down
+	state    uint64        // about the size of the state, in bytes
+}
+
+func (p prepared) encode() []byte {
+	b := binary.LittleEndian.AppendUint64(nil, uint64(p.handover))
+	return binary.LittleEndian.AppendUint64(b, p.state)
+}
+
+// decodePrepared bounds what the destination claims.
+func decodePrepared(payload []byte) (p prepared, err error) {
+	if len(payload) == 0 {
+		return p, nil
+	}
+	c := wire.NewCursor(payload)
+	handover := c.Uint64("time")
+	p.state = min(c.Uint64("size"), wire.MaxState)
+	p.handover = time.Duration(min(handover, uint64(time.Minute)))
+	if c.Done(); c.Err() != nil {
+		return prepared{}, fmt.Errorf("%w: PREPARED: %w", ErrProtocol, c.Err())
+	}
+	return p, nil
 }
 
 // decodeJSON is strict: unknown fields and bytes after the value are errors,

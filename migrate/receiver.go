@@ -249,7 +249,7 @@ func (r *Receiver) begin(ctx context.Context, c *wire.Conn, h hello) error {
 		return err
 	}
 	go s.run()
-	if err := c.Send(wire.Prepared, nil); err != nil {
+	if err := c.Send(wire.Prepared, s.rehearse().encode()); err != nil {
 		s.lost(c)
 		return err
 	}

@@ -26,7 +26,9 @@ type sender struct {
 	round    uint32
 	report   *Report
 	throttle int
-	best     float64 // measured bandwidth, bytes per second; 0 before the first round
+	state    uint64        // expected size of the state, in bytes
+	handover time.Duration // expected time of a blackout besides sending
+	best     float64       // measured bandwidth, bytes per second; 0 before the first round
 }
 
 // Send moves the machine to the destination that dial reaches. When it returns
@@ -138,9 +140,11 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 	}
 	s.owner.link = s.link
 	s.report.RTT = s.link.rtt
+	begin := time.Now()
 	if err := s.stage(); err != nil {
 		return err
 	}
+	s.foresee(s.link.told, time.Since(begin))
 	if err := s.src.StartDirtyLog(); err != nil {
 		return fmt.Errorf("start the dirty log: %w", err)
 	}
@@ -269,16 +273,29 @@ func (s *sender) slowDown() {
 	}
 }
 
-// stateGuess stands for the size of the state before it is known.
+// stateGuess stands for the size of the state when the destination cannot say.
 const stateGuess = 256 << 10
+
+// foresee keeps what is known of the blackout besides the pages: what the
+// destination has told, and how long it took to write a record here. A
+// destination that is slow by itself does not keep the guest from ever moving:
+// at least a quarter of the blackout is left to the pages.
+func (s *sender) foresee(told prepared, staged time.Duration) {
+	s.state = 2 * told.state // a state that was used has more in it
+	if s.state == 0 {
+		s.state = stateGuess
+	}
+	s.handover = min(told.handover+staged, s.o.Downtime*3/4)
+}
 
 // expected estimates the blackout if todo pages were the rest.
 func (s *sender) expected(todo uint64) time.Duration {
+	fixed := 2*s.report.RTT + s.handover
 	if s.best == 0 {
-		return 2 * s.report.RTT
+		return fixed
 	}
-	sec := float64(todo*pageSize+stateGuess) / s.best
-	return time.Duration(sec*float64(time.Second)) + 2*s.report.RTT
+	sec := float64(todo*pageSize+s.state) / s.best
+	return time.Duration(sec*float64(time.Second)) + fixed
 }
 
 // sendRound sends what is to be sent and waits until it has been applied.

@@ -81,6 +81,15 @@ type Discarder interface {
 	Discard(a memory.GPA, n uint64) error
 }
 
+// Rehearser is a Destination that can go through the motions of LoadState before
+// there is a state: what that makes ready, and tells of the time that loading will
+// take, is then not paid while the guest stands still.
+type Rehearser interface {
+	// Rehearse changes nothing and returns about how many bytes the state of such
+	// a machine has.
+	Rehearse() (stateBytes int, err error)
+}
+
 // Locks is a Source or Destination whose disks or other resources only one
 // runner may hold.
 type Locks interface {

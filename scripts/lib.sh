@@ -96,3 +96,19 @@ with_lock() {
 		"$@"
 	) 9>"$lock"
 }
+
+# in_memory FOLDER PATH... puts copies below FOLDER, which is in a tmpfs, in the
+# place of files and folders: in the test host they come from another machine's
+# disk, and waiting for it counts.
+in_memory() {
+	local to=$1 f copy
+	shift
+	for f in "$@"; do
+		f=$(readlink -f "$f")
+		copy=$to$f
+		[[ -e $f && ! -e $copy ]] || continue
+		mkdir -p "${copy%/*}"
+		cp -a "$f" "$copy"
+		mount --bind "$copy" "$f"
+	done
+}

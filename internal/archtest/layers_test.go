@@ -18,6 +18,7 @@ var layers = map[string]string{
 	"cmd/hvctl-net": "internal/supervisor internal/usernet",
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup",
 	"cmd/hvbench":   "internal/bench/probe",
+	"cmd/hvdirty":   "internal/bench/migrate/beat",
 	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -115,13 +116,17 @@ var layers = map[string]string{
 	"internal/bench/result":   "",
 	"internal/bench/run":      "images internal/bench/probe internal/bench/result internal/bench/stats internal/cgroup internal/instance internal/supervisor/launch internal/workload",
 	"internal/bench/report":   "internal/bench/result internal/bench/stats",
-	"internal/e2e":            "",
-	"internal/ociattack":      "",
-	"internal/ociclients":     "",
-	"internal/ociconf":        "",
-	"internal/testenv":        "",
-	"scripts/ociconf":         "internal/ociconf",
-	"scripts/testreport":      "",
+
+	"internal/bench/migrate":      "internal/bench/migrate/beat internal/boot internal/initrd internal/machine migrate migrate/commit migrate/sparse migrate/transport virtio",
+	"internal/bench/migrate/beat": "",
+
+	"internal/e2e":        "",
+	"internal/ociattack":  "",
+	"internal/ociclients": "",
+	"internal/ociconf":    "",
+	"internal/testenv":    "",
+	"scripts/ociconf":     "internal/ociconf",
+	"scripts/testreport":  "",
 }
 
 // thirdPartyOnlyInTests may not be imported by code that is shipped.

@@ -46,9 +46,10 @@ type Machine struct {
 	entered bool       // Run was called
 	paused  bool
 	closed  bool
-	blank   bool     // made for LoadState, which has not succeeded yet
-	logging bool     // KVM keeps a dirty log
-	clock   ClockUse // by LoadState
+	blank   bool      // made for LoadState, which has not succeeded yet
+	logging bool      // KVM keeps a dirty log
+	clock   ClockUse  // by LoadState
+	slow    *throttle // nil: at full speed
 }
 
 // New builds the machine and starts nothing. On error everything it made is
@@ -272,6 +273,7 @@ func (m *Machine) Pause(ctx context.Context) error {
 	case m.paused:
 		return nil
 	}
+	m.unthrottle()
 	if err := m.freeze(ctx); err != nil {
 		return errors.Join(m.orEnded(err), m.orEnded(m.thaw()))
 	}
@@ -367,6 +369,7 @@ func (m *Machine) Close() error {
 	}
 	m.closed = true
 	m.ended.Store(true)
+	m.unthrottle()
 	var errs []error
 	for _, c := range m.cpus {
 		c.Stop()

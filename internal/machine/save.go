@@ -112,6 +112,29 @@ func (m *Machine) LoadState(sections []state.Section) error {
 	return nil
 }
 
+// Rehearse goes through the motions of saving and loading, and returns about how
+// many bytes the state has. The machine, made with Config.Restore and not loaded
+// yet, stays as it is.
+func (m *Machine) Rehearse() (bytes int, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || !m.blank {
+		return 0, fmt.Errorf("%w: the machine was not made to be restored, or has been already", ErrRestore)
+	}
+	msrs, err := m.sys.MSRIndexList()
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range m.parts(msrs, loading{clock: &clock{m: m}}) {
+		n, err := state.Rehearse(p.Stateful)
+		if err != nil {
+			return 0, fmt.Errorf("rehearse %s: %w", p.path, m.orEnded(err))
+		}
+		bytes += n
+	}
+	return bytes, nil
+}
+
 func (m *Machine) loadParts(parts []part, sections []state.Section) error {
 	given := make(map[string]state.Section, len(sections))
 	for _, s := range sections {

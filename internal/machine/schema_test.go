@@ -17,7 +17,9 @@ var (
 	_ migrate.Source       = (*Machine)(nil)
 	_ migrate.Destination  = (*Machine)(nil)
 	_ migrate.SparseSource = (*Machine)(nil)
+	_ migrate.Throttler    = (*Machine)(nil)
 	_ migrate.Discarder    = (*Machine)(nil)
+	_ migrate.Rehearser    = (*Machine)(nil)
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"reflect"
 )
 
 var (
@@ -78,6 +79,21 @@ func Save(path string, s Stateful) (Section, error) {
 		return Section{}, fmt.Errorf("save %s: %w", path, err)
 	}
 	return Section{Path: path, Version: s.StateVersion(), CRC: crc32.Checksum(p, castagnoli), Payload: p}, nil
+}
+
+// Rehearse does what Save and Load of s do, but for changing anything, and returns
+// the length of the payload: the first use of a type costs several times the next
+// (encoding/json looks at its fields once, and code is paged in).
+func Rehearse(s Stateful) (int, error) {
+	v, err := s.SaveState()
+	if err != nil {
+		return 0, err
+	}
+	p, err := json.Marshal(v)
+	if err != nil {
+		return 0, err
+	}
+	return len(p), Decoder{version: s.StateVersion(), payload: p}.Into(reflect.New(reflect.TypeOf(v)).Interface())
 }
 
 // Load checks sec and gives it to s. Versions other than s's own and the one
