@@ -127,7 +127,7 @@ func (r *Runtime) create(ctx context.Context, o CreateOptions, now bool) (_ *cre
 	if p := c.plan.Process; p != nil {
 		p.DieWithParent = o.DieWithCaller
 		p.Env = withHome(p.Env, c.rec.Rootfs, p.UID)
-		p.SetGroups = !unprivileged()
+		p.SetGroups = mayLeaveGroups()
 	}
 	c.plan.NewKeyring = c.rec.Keyring
 	if err = r.filter(c.plan.Process, c.spec.Linux); err != nil {

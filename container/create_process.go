@@ -12,6 +12,7 @@ import (
 	"github.com/hvctl/hvctl/container/program"
 	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/seccomp"
+	"github.com/hvctl/hvctl/internal/userns"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -35,7 +36,10 @@ func (c *creation) makeGroup() <-chan grouped {
 	if c.spec.Linux != nil && c.spec.Linux.Resources != nil {
 		*res = *c.spec.Linux.Resources
 	}
-	res.Devices = withDefaultDevices(res.Devices)
+	if len(res.Devices) > 0 || userns.IsHost() {
+		// In a user namespace there is no right to it, and no device to be kept from.
+		res.Devices = withDefaultDevices(res.Devices)
+	}
 	path, warn := c.rec.CgroupPath, c.r.warning()
 	go func() {
 		g, err := c.r.Cgroups.Create(path, res, warn)
@@ -72,6 +76,13 @@ func (c *creation) awaitGroup(made <-chan grouped) error {
 // unprivileged says that the caller is not root, and so has only what is its
 // own to give.
 func unprivileged() bool { return os.Geteuid() != 0 }
+
+// mayLeaveGroups says that the container's processes may call setgroups(2): not
+// where the caller could not let them, as an ordinary user, or in a user
+// namespace of such a one.
+func mayLeaveGroups() bool {
+	return !unprivileged() && (userns.IsHost() || userns.SetgroupsAllowed())
+}
 
 // limited says that the configuration asks for limits.
 func (c *creation) limited() bool {
@@ -219,10 +230,10 @@ func (c *creation) spawn() error {
 	}
 	if c.ns.clone&unix.CLONE_NEWUSER != 0 {
 		attr.UidMappings, attr.GidMappings = idMaps(c.spec.Linux.UIDMappings), idMaps(c.spec.Linux.GIDMappings)
-		attr.GidMappingsEnableSetgroups = !unprivileged() // the kernel wants it denied
+		attr.GidMappingsEnableSetgroups = mayLeaveGroups() // else the kernel wants it denied
 		// The host's IDs need not exist in there; without this the process would
 		// be nobody and lose its capabilities with the execve.
-		attr.Credential = &syscall.Credential{NoSetGroups: unprivileged()}
+		attr.Credential = &syscall.Credential{NoSetGroups: !mayLeaveGroups()}
 	}
 	birth, err := c.groupFiles()
 	if err != nil {

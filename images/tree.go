@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	goerofs "github.com/erofs/go-erofs"
 	"golang.org/x/sys/unix"
@@ -64,7 +65,7 @@ func unpackTree(ctx context.Context, image, dir string) error {
 	if err != nil {
 		return err
 	}
-	u := &unpacker{img: img, dir: dir, links: map[int64]string{}}
+	u := &unpacker{img: img, dir: dir, links: map[int64]string{}, root: os.Geteuid() == 0}
 	err = fs.WalkDir(img, ".", func(name string, e fs.DirEntry, err error) error {
 		if err == nil {
 			err = ctx.Err()
@@ -90,6 +91,7 @@ func unpackTree(ctx context.Context, image, dir string) error {
 
 type unpacker struct {
 	img   fs.FS
+	root  bool // else everything is our user's, who can give nothing away
 	dir   string
 	links map[int64]string // by inode: the first name of a file with several
 	dirs  []unpacked
@@ -127,6 +129,8 @@ func (u *unpacker) entry(name string, e fs.DirEntry) error {
 		}
 	case mode.IsRegular():
 		err = u.content(name, path)
+	case mode&fs.ModeDevice != 0 && !u.root:
+		return nil // only root makes them, and in a user namespace they would open nothing
 	default:
 		err = unix.Mknod(path, fileType(mode)|0o600, int(st.Rdev))
 	}
@@ -153,20 +157,34 @@ func (u *unpacker) content(name, path string) error {
 // dress gives a file its owner, mode, attributes and time, in this order: a
 // change of owner takes some of the others away.
 func (u *unpacker) dress(path string, st *goerofs.Stat) error {
-	if err := os.Lchown(path, int(st.UID), int(st.GID)); err != nil {
-		return err
+	if u.root {
+		if err := os.Lchown(path, int(st.UID), int(st.GID)); err != nil {
+			return err
+		}
 	}
 	if st.Mode&fs.ModeSymlink == 0 {
-		if err := os.Chmod(path, st.Mode&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
+		if err := os.Chmod(path, u.writable(st.Mode)&(fs.ModePerm|fs.ModeSetuid|fs.ModeSetgid|fs.ModeSticky)); err != nil {
 			return err
 		}
 	}
 	for name, value := range st.Xattrs {
+		if !u.root && !strings.HasPrefix(name, "user.") {
+			continue // privileges are not ours to give
+		}
 		if err := unix.Lsetxattr(path, name, []byte(value), 0); err != nil && !errors.Is(err, unix.ENOTSUP) {
 			return fmt.Errorf("attribute %s: %w", name, err)
 		}
 	}
 	return setTime(path, st)
+}
+
+// writable lets a user who is not root make files in directories that nobody may
+// write to, and remove them one day.
+func (u *unpacker) writable(mode fs.FileMode) fs.FileMode {
+	if !u.root && mode.IsDir() {
+		mode |= 0o700
+	}
+	return mode
 }
 
 func setTime(path string, st *goerofs.Stat) error {

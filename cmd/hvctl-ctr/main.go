@@ -14,6 +14,7 @@ import (
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/nscontainer"
 	"github.com/hvctl/hvctl/internal/supervisor"
+	"github.com/hvctl/hvctl/internal/userns"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -23,7 +24,11 @@ const heapLimit = 12 << 20
 
 func main() {
 	debug.SetMemoryLimit(heapLimit)
-	if err := run(os.Args[1:]); err != nil {
+	err := userns.Enter()
+	if err == nil {
+		err = run(os.Args[1:])
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "hvctl-ctr: %v\n", err)
 		os.Exit(workload.ExitOwnFailure)
 	}

@@ -14,7 +14,7 @@ var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
 	"cmd/hvctl-vmm": "internal/ocivm internal/ocivm/inside internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
-	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/workload",
+	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/userns internal/workload",
 	"cmd/hvctl-net": "internal/supervisor internal/usernet",
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup",
 	"cmd/hvbench":   "internal/bench/probe",
@@ -70,7 +70,7 @@ var layers = map[string]string{
 	"images/erofs":                   "",
 	"images/kernel":                  "",
 	"images/rootfs":                  "images/erofs",
-	"container":                      "container/plan container/program container/steps internal/capability internal/cgroup internal/plainjson internal/seccomp",
+	"container":                      "container/plan container/program container/steps internal/capability internal/cgroup internal/plainjson internal/seccomp internal/userns",
 	"container/plan":                 "",
 	"container/program":              "container/plan container/steps",
 	"container/steps":                "",
@@ -87,13 +87,14 @@ var layers = map[string]string{
 	"internal/ocivm/inside":    "internal/hostnet internal/microvm internal/ocivm internal/ocivm/config internal/workload",
 	"internal/microvm/prepare": "internal/boot internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
 	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
-		"internal/seccomp internal/workload",
-	"internal/nscontainer/prepare": "container internal/cgroup internal/doctor internal/etcfiles internal/nscontainer internal/workload",
+		"internal/seccomp internal/userns internal/workload",
+	"internal/nscontainer/prepare": "container internal/cgroup internal/doctor internal/etcfiles internal/nscontainer internal/userns internal/workload",
 	"internal/agent":               "internal/guestproto",
 	"internal/guestproto":          "",
 	"internal/initrd":              "",
 	"internal/hostnet":             "",
 	"internal/usernet":             "internal/hostnet",
+	"internal/userns":              "",
 	"internal/capability":          "",
 	"internal/cgroup":              "",
 	"internal/seccomp":             "",
@@ -103,7 +104,7 @@ var layers = map[string]string{
 	"internal/doctor":              "kvm",
 	"internal/snapshots":           "internal/workload migrate/snapshot",
 	"internal/supervisor":          "internal/cgroup internal/control internal/instance internal/workload",
-	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/workload",
+	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/userns internal/workload",
 
 	// Tests and tools.
 	"internal/archtest":       "",

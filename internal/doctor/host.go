@@ -129,7 +129,7 @@ func errText(err error) string {
 }
 
 func tap(o Options) Check {
-	return device(o, Check{Name: "tap", Why: "a VM on the bridge network has a tap device"}, "/dev/net/tun", "modprobe tun, or run with --network none")
+	return device(o, Check{Name: "tap", Why: "a VM on the bridge network has a tap device"}, "/dev/net/tun", "modprobe tun, or run with --network user")
 }
 
 func netAdmin(Options) Check {
@@ -140,7 +140,7 @@ func netAdmin(Options) Check {
 		return bad(c, Warn, os.NewSyscallError("capget", err).Error(), "run hvctl as root")
 	}
 	if d[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
-		return bad(c, Warn, "this user does not have it", "run hvctl as root, or with --network none")
+		return bad(c, Warn, "this user does not have it", "run hvctl as root, or with --network user")
 	}
 	return good(c, "present")
 }

@@ -105,14 +105,14 @@ const fetch = "import sys, time, urllib.request\nfor i in range(600):\n  try:\n 
 func TestInstancesReachEachOther(t *testing.T) {
 	h := newHost(t)
 	for _, k := range bothKinds {
-		server := &host{t, h.root, h.bin, k}
+		server := &host{t: t, root: h.root, bin: h.bin, kind: k}
 		server.ok(server.run("-d", "--name", "server", "python", "python3", "-m", "http.server", "8000")...)
 		ip := strings.TrimSpace(h.ok("inspect", "--format", "{{.State.IP}}", "server"))
 		for _, c := range bothKinds {
 			if k.name == ctr.name && c.name == ctr.name {
 				continue // the bridge has seen each kind on each side
 			}
-			client := &host{t, h.root, h.bin, c}
+			client := &host{t: t, root: h.root, bin: h.bin, kind: c}
 			if out := client.ok(client.run("--rm", "python", "python3", "-c", fetch, "http://"+ip+":8000/etc/hostname")...); out != "200\n" {
 				t.Errorf("a %s got %q of a %s", c.name, out, k.name)
 			}

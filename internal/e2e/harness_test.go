@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +24,10 @@ type host struct {
 	root string
 	bin  string
 	kind kind
+
+	as    *syscall.Credential // nil: root
+	home  string              // of that user
+	group *os.File            // the cgroup that its commands run in; nil: ours
 }
 
 // kind is a backend, and what run is told to have it.
@@ -142,7 +147,11 @@ func zombie(proc string) bool {
 }
 
 // in is the host as seen by a subtest.
-func (h *host) in(t *testing.T) *host { return &host{t, h.root, h.bin, h.kind} }
+func (h *host) in(t *testing.T) *host {
+	sub := *h
+	sub.t = t
+	return &sub
+}
 
 // run is the command line that runs an instance of the host's kind.
 func (h *host) run(args ...string) []string {
@@ -174,6 +183,7 @@ func (h *host) hvctl(args ...string) result {
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, h.bin, args...)
 	c.Env = append(os.Environ(), "HVCTL_ROOT="+h.root, "HVCTL_STORE="+testenv.TestStore())
+	h.userCommand(c)
 	return c
 }
 

@@ -332,7 +332,7 @@ func TestPortInUseNamesPortAndHolder(t *testing.T) {
 			!strings.Contains(err.Error(), fmt.Sprintf("(pid %d)", os.Getpid())) {
 			t.Errorf("%s: %v", p, err)
 		}
-		if n := openFDs(t); n != fds {
+		if n := openFDs(t); n > fds { // earlier tests may still be closing some
 			t.Errorf("%s: %d descriptors before, %d after", p, fds, n)
 		}
 	}

@@ -11,12 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -122,6 +120,10 @@ func frameSockets() (ours, theirs *os.File, err error) {
 func (a *Attachment) tapIn(ns *os.File) (tap *os.File, err error) {
 	err = InNetNS(ns, func() error {
 		q, err := openTap(tunDevice, insideName, 1)
+		if errors.Is(err, unix.EACCES) {
+			return fmt.Errorf("%w: a container's user-mode network needs %s, which everybody may open as udev makes it; "+
+				"have root do chmod 666 %s, or choose --network none", ErrPermission, tunDevice, tunDevice)
+		}
 		if err != nil {
 			return err
 		}
@@ -157,21 +159,6 @@ func asTap(tap *os.File, mac net.HardwareAddr) error {
 		err = netlink.LinkSetHardwareAddr(link, mac)
 	}
 	return wrapNil("set the container's Ethernet address", err)
-}
-
-// InNetNS runs f on a thread in the network namespace ns. The thread ends with
-// it, for nobody else is to get it.
-func InNetNS(ns *os.File, f func() error) error {
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- wrap("enter the network namespace", os.NewSyscallError("setns", err))
-			return
-		}
-		done <- f()
-	}()
-	return <-done
 }
 
 // userProcess is hvctl-net.
@@ -284,9 +271,9 @@ func (a *Attachment) Describe(m map[string]any) {
 
 // userTraffic is Traffic of a tap in another namespace.
 func (a *Attachment) userTraffic() (rx, tx uint64, err error) {
-	h, err := netlink.NewHandleAt(netns.NsHandle(a.ns.Fd()), unix.NETLINK_ROUTE)
+	h, err := handleIn(a.ns)
 	if err != nil {
-		return 0, 0, wrap("open a netlink socket in the container", err)
+		return 0, 0, err
 	}
 	defer h.Close()
 	link, err := h.LinkByName(insideName)

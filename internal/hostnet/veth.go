@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -45,9 +44,9 @@ func (b *bridge) unplug(name string) error {
 // setInside configures the container's end: address, route and loopback, as a
 // VM's guest does for itself.
 func setInside(ns *os.File, ip netip.Prefix, gw netip.Addr, mtu int) error {
-	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	h, err := handleIn(ns)
 	if err != nil {
-		return wrap("open a netlink socket in the container", err)
+		return err
 	}
 	defer h.Close()
 	if err := loopback(h); err != nil {
@@ -79,9 +78,9 @@ func setInside(ns *os.File, ip netip.Prefix, gw netip.Addr, mtu int) error {
 // Loopback brings up the loopback interface of a network namespace, which is
 // all that an instance without a network has.
 func Loopback(ns *os.File) error {
-	h, err := netlink.NewHandleAt(netns.NsHandle(ns.Fd()), unix.NETLINK_ROUTE)
+	h, err := handleIn(ns)
 	if err != nil {
-		return wrap("open a netlink socket in the container", err)
+		return err
 	}
 	defer h.Close()
 	return loopback(h)

@@ -16,6 +16,7 @@ import (
 	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/userns"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -32,6 +33,7 @@ type Container struct {
 	dir string
 	log *slog.Logger
 	oci *container.Runtime
+	ids userns.Mapping // of the user namespace that this process is in
 
 	// What Start made so far; only Start and Close use these.
 	layers *layers
@@ -64,11 +66,17 @@ var (
 // own.
 func New(cfg *workload.Config, dir string, log *slog.Logger) (*Container, error) {
 	c := &Container{cfg: cfg, dir: dir, log: log}
-	groups, err := container.HostCgroups()
-	if err != nil {
+	var err error
+	if c.ids, err = userns.Current(); err != nil {
+		return nil, err
+	}
+	c.oci = &container.Runtime{Root: filepath.Join(dir, "oci"), Log: log}
+	if !c.grouped() {
+		return c, nil
+	}
+	if c.oci.Cgroups, err = container.HostCgroups(); err != nil {
 		return nil, fmt.Errorf("cgroups: %w", err)
 	}
-	c.oci = &container.Runtime{Root: filepath.Join(dir, "oci"), Log: log, Cgroups: groups}
 	return c, nil
 }
 
@@ -76,7 +84,7 @@ func New(cfg *workload.Config, dir string, log *slog.Logger) (*Container, error)
 // is kept until Close.
 func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Process, error) {
 	var err error
-	if c.layers, err = mountLayers(c.cfg, c.dir); err != nil {
+	if c.layers, err = mountLayers(c.cfg, c.dir, !c.ids.Initial()); err != nil {
 		return nil, err
 	}
 	tree, err := etcfiles.OpenTree(c.layers.root)
@@ -89,6 +97,9 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 		return nil, err
 	}
 	spec := Spec(c.cfg, c.layers.root, who)
+	if !c.ids.Initial() {
+		rootless(spec, c.ids, c.grouped())
+	}
 	// The working directory is made, as container engines do.
 	if d, err := tree.MkdirAll(spec.Process.Cwd, 0o755); err == nil {
 		d.Close()
@@ -109,8 +120,10 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 	if err := p.adopt(made); err != nil {
 		return nil, err
 	}
-	if c.group, err = cgroup.Open(spec.Linux.CgroupsPath); err != nil {
-		return nil, err
+	if c.grouped() {
+		if c.group, err = cgroup.Open(spec.Linux.CgroupsPath); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.attachNetwork(ctx, made.PID); err != nil {
 		return nil, err
@@ -130,8 +143,12 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 	return p, nil
 }
 
-// explain says more of refusals that come out of the namespaces as text.
+// explain says more of refusals: of those that come out of the namespaces as
+// text, and of cgroups that a user has no right to.
 func (c *Container) explain(err error) error {
+	if errors.Is(err, cgroup.ErrPermission) && !c.ids.Initial() {
+		return fmt.Errorf("%w; %s", err, delegateHint)
+	}
 	d := c.cfg.Res.Deadline
 	if d == nil || !strings.HasPrefix(err.Error(), "process.scheduler") {
 		return err
@@ -215,6 +232,9 @@ func (c *Container) Pause(ctx context.Context) error {
 	if _, err := c.running(); err != nil {
 		return err
 	}
+	if c.group == nil {
+		return errNoGroup
+	}
 	return c.oci.Pause(ctx, c.cfg.ID)
 }
 
@@ -222,6 +242,9 @@ func (c *Container) Pause(ctx context.Context) error {
 func (c *Container) Resume(ctx context.Context) error {
 	if _, err := c.running(); err != nil {
 		return err
+	}
+	if c.group == nil {
+		return errNoGroup
 	}
 	return c.oci.Resume(ctx, c.cfg.ID)
 }

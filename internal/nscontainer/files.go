@@ -34,7 +34,7 @@ func (c *Container) Tasks(context.Context) ([]workload.Task, error) {
 	if _, err := c.running(); err != nil {
 		return nil, err
 	}
-	pids, err := c.oci.Procs(c.cfg.ID)
+	pids, err := c.pids()
 	if err != nil {
 		return nil, err
 	}

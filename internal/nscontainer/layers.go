@@ -26,7 +26,10 @@ type layers struct {
 }
 
 // mountLayers mounts them. What was mounted when it fails goes with the process.
-func mountLayers(cfg *workload.Config, dir string) (_ *layers, err error) {
+//
+// In a user namespace (rootless), overlayfs keeps its marks in attributes that
+// users may set.
+func mountLayers(cfg *workload.Config, dir string, rootless bool) (_ *layers, err error) {
 	l := &layers{dir: filepath.Join(dir, "layers")}
 	l.root = filepath.Join(l.dir, "root")
 	defer func() {
@@ -64,7 +67,7 @@ func mountLayers(cfg *workload.Config, dir string) (_ *layers, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return l, l.overlay()
+	return l, l.overlay(rootless)
 }
 
 // hold marks the image as in use: as images.Rootfs.Open does.
@@ -78,11 +81,15 @@ func (l *layers) hold(r workload.Rootfs) (err error) {
 // overlay mounts the layers together. The names in its options are relative, for
 // those of the state directory may have colons and commas, which end one there;
 // they count from the working directory, which nothing else depends on.
-func (l *layers) overlay() error {
+func (l *layers) overlay(rootless bool) error {
 	if err := os.Chdir(l.dir); err != nil {
 		return err
 	}
-	err := mount("overlay", "root", "overlay", 0, "lowerdir=image,upperdir=upper,workdir=work")
+	options := "lowerdir=image,upperdir=upper,workdir=work"
+	if rootless {
+		options += ",userxattr"
+	}
+	err := mount("overlay", "root", "overlay", 0, options)
 	return errors.Join(err, os.Chdir("/"))
 }
 

@@ -3,6 +3,7 @@ package nscontainer
 import (
 	"slices"
 
+	"github.com/hvctl/hvctl/internal/userns"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -12,7 +13,7 @@ import (
 // this process may give: without CAP_SYS_RESOURCE that is its own hard limit.
 // What a user asked for stays, and fails with its name.
 func feasible(limits []specs.POSIXRlimit) []specs.POSIXRlimit {
-	if capable(unix.CAP_SYS_RESOURCE) {
+	if m, err := userns.Current(); err == nil && m.Initial() && capable(unix.CAP_SYS_RESOURCE) {
 		return limits
 	}
 	limits = slices.Clone(limits)

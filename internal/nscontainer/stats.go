@@ -16,6 +16,30 @@ func (c *Container) Stats(context.Context) (workload.Stats, error) {
 	if _, err := c.running(); err != nil {
 		return workload.Stats{}, err
 	}
+	s, err := c.groupStats()
+	if err != nil {
+		return s, err
+	}
+	if c.net != nil {
+		if s.NetRxBytes, s.NetTxBytes, err = c.net.Traffic(); err != nil {
+			c.log.Debug("network statistics", "err", err)
+		}
+	}
+	var ru unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
+		return s, os.NewSyscallError("getrusage", err)
+	}
+	s.CPUNanoseconds += uint64(ru.Utime.Nano() + ru.Stime.Nano())
+	own, err := residentBytes()
+	s.MemoryBytes += own
+	return s, err
+}
+
+// groupStats is what the container's processes cost, as their cgroup has it.
+func (c *Container) groupStats() (workload.Stats, error) {
+	if c.group == nil {
+		return c.processStats()
+	}
 	g, err := c.group.Stats()
 	if err != nil {
 		return workload.Stats{}, err
@@ -31,19 +55,7 @@ func (c *Container) Stats(context.Context) (workload.Stats, error) {
 		s.BlockReadBytes += d.ReadBytes
 		s.BlockWriteBytes += d.WriteBytes
 	}
-	if c.net != nil {
-		if s.NetRxBytes, s.NetTxBytes, err = c.net.Traffic(); err != nil {
-			c.log.Debug("network statistics", "err", err)
-		}
-	}
-	var ru unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
-		return s, os.NewSyscallError("getrusage", err)
-	}
-	s.CPUNanoseconds += uint64(ru.Utime.Nano() + ru.Stime.Nano())
-	own, err := residentBytes()
-	s.MemoryBytes += own
-	return s, err
+	return s, nil
 }
 
 // residentBytes is this process's resident memory.
@@ -76,7 +88,10 @@ func (c *Container) Inspect() map[string]any {
 	if err != nil {
 		return map[string]any{}
 	}
-	m := map[string]any{"pid": p.pid, "cgroup": c.group.String(), "rootfs": fmt.Sprintf("/proc/%d/root", p.pid)}
+	m := map[string]any{"pid": p.pid, "rootfs": fmt.Sprintf("/proc/%d/root", p.pid)}
+	if c.group != nil {
+		m["cgroup"] = c.group.String()
+	}
 	if c.net != nil {
 		c.net.Describe(m)
 	}

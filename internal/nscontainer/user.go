@@ -2,6 +2,7 @@ package nscontainer
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -22,6 +23,12 @@ func (c *Container) user(tree *etcfiles.Tree, p *specs.Process) (etcfiles.Creds,
 	if err != nil {
 		return who, &workload.StartError{Code: workload.ExitOwnFailure, Err: err}
 	}
+	if !c.ids.Covers(who.UID, who.GID) {
+		err := fmt.Errorf("user %d:%d does not exist for a container of an ordinary user; have ranges of IDs given to you in /etc/subuid and /etc/subgid "+
+			"(usermod --add-subuids, --add-subgids), and newuidmap and newgidmap installed (package uidmap)", who.UID, who.GID)
+		return who, &workload.StartError{Code: workload.ExitOwnFailure, Err: err}
+	}
+	who.Groups = slices.DeleteFunc(who.Groups, func(g uint32) bool { return !c.ids.Covers(0, g) })
 	return who, nil
 }
 

@@ -45,6 +45,8 @@ const (
 	// Busybox is a static busybox, for tests that need a small root file
 	// system (package busybox-static).
 	Busybox Need = "busybox"
+	// NewUIDMap is the programs newuidmap and newgidmap (package uidmap).
+	NewUIDMap Need = "newuidmap"
 	// VhostVsock is a /dev/vhost-vsock that opens (module vhost_vsock, root).
 	VhostVsock Need = "vhost-vsock"
 	// IASL is ACPICA's compiler iasl, and its interpreter acpiexec with it.
@@ -136,6 +138,8 @@ func probe(n Need) error {
 		return probePrograms(string(n))
 	case Podman:
 		return probePrograms("podman", "conmon", "iptables", "/usr/lib/podman/netavark")
+	case NewUIDMap:
+		return probePrograms("newuidmap", "newgidmap")
 	case Containerd:
 		return probePrograms("containerd", "ctr")
 	case IASL:

@@ -15,6 +15,7 @@ import (
 	"github.com/hvctl/hvctl/internal/doctor"
 	"github.com/hvctl/hvctl/internal/etcfiles"
 	"github.com/hvctl/hvctl/internal/nscontainer"
+	"github.com/hvctl/hvctl/internal/userns"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -65,15 +66,25 @@ func (b *Backend) Cleanup(ctx context.Context, root string) error {
 	return nil
 }
 
-// errRootless says what a user who is not root can do.
-var errRootless = errors.New("containers of `hvctl run` need root, for mounts, cgroups and the bridge: use sudo; " +
-	"without root there is podman with `--runtime hvctl-oci`, which gives it user namespaces")
+// rootless says whether user namespaces are the way: they are for an ordinary
+// user, and for who is root in one only.
+func (b *Backend) rootless() bool {
+	m, err := userns.Current()
+	return b.uid != 0 || err == nil && !m.Initial()
+}
+
+func refuseRootless(c *workload.Config) (errs []error) {
+	if c.Net.Mode == workload.NetBridge {
+		errs = append(errs, errors.New("--network bridge needs root; use --network user"))
+	}
+	if c.Res.Deadline != nil {
+		errs = append(errs, errors.New("--cpu-deadline needs root: the kernel promises processor time to nobody else"))
+	}
+	return errs
+}
 
 // Prepare implements workload.Backend.
 func (b *Backend) Prepare(ctx context.Context, c *workload.Config) error {
-	if b.uid != 0 {
-		return fmt.Errorf("%w: %w", workload.ErrUnsupported, errRootless)
-	}
 	if c.Net.Mode == "" {
 		c.Net.Mode = workload.DefaultNetwork(b.uid)
 	}
@@ -88,6 +99,10 @@ func (b *Backend) Prepare(ctx context.Context, c *workload.Config) error {
 		errs = append(errs, errors.New("--disk: a container has no disks of its own; use -v"))
 	}
 	errs = append(errs, checkMounts(c.Spec)...)
+	rootless := b.rootless()
+	if rootless {
+		errs = append(errs, refuseRootless(c)...)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, err)
 	}
@@ -96,7 +111,7 @@ func (b *Backend) Prepare(ctx context.Context, c *workload.Config) error {
 	if err := container.Validate(nscontainer.Spec(c, "/", etcfiles.Creds{})); err != nil {
 		return err
 	}
-	if b.mounts(c.Rootfs.FSType) {
+	if !rootless && b.mounts(c.Rootfs.FSType) {
 		return nil
 	}
 	if b.o.Tree == nil {

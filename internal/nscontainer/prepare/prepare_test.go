@@ -2,7 +2,6 @@ package prepare
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"testing"
 
@@ -20,7 +19,9 @@ func TestPrepareRefuses(t *testing.T) {
 		want   []string
 	}{
 		{name: "nothing", change: func(*workload.Config) {}},
-		{name: "a user", uid: 1000, change: func(*workload.Config) {}, want: []string{"need root", "sudo", "podman"}},
+		{name: "a user's wishes", uid: 1000, change: func(c *workload.Config) {
+			c.Net.Mode, c.Res.Deadline = workload.NetBridge, &workload.Deadline{}
+		}, want: []string{"--network user", "--cpu-deadline needs root"}},
 		{name: "too little memory and processor", change: func(c *workload.Config) { c.Res = workload.Resources{MemoryBytes: 512, CPUs: 0.001} }, want: []string{"write 512m", "0.01 of a processor"}},
 		{name: "a disk", change: func(c *workload.Config) { c.VM.Disks = []workload.Disk{{Path: "/x"}} }, want: []string{"--disk", "use -v"}},
 		{name: "a volume of nothing", change: func(c *workload.Config) {
@@ -55,9 +56,19 @@ func TestPrepareRefuses(t *testing.T) {
 			}
 		})
 	}
-	err := (&Backend{uid: 1}).Prepare(t.Context(), &workload.Config{})
-	if !errors.Is(err, workload.ErrUnsupported) {
-		t.Error(err)
+}
+
+// TestPlainUsersImageIsUnpacked: only root mounts file system images.
+func TestPlainUsersImageIsUnpacked(t *testing.T) {
+	s, err := workload.NewSpec(workload.SpecOptions{Args: []string{"sh"}, Hostname: "box"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := &workload.Config{ID: "0123", Backend: "container", Spec: s}
+	b := &Backend{uid: 1000, mounts: func(string) bool { return true }}
+	b.o.Tree = func(context.Context, *workload.Config) (string, error) { return "/tree", nil }
+	if err := b.Prepare(t.Context(), cfg); err != nil || cfg.Rootfs.Dir != "/tree" || cfg.Net.Mode != workload.NetUser {
+		t.Errorf("%v; root file system %q, network %q", err, cfg.Rootfs.Dir, cfg.Net.Mode)
 	}
 }
 

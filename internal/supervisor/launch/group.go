@@ -10,6 +10,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/userns"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -45,8 +46,20 @@ func newGroup(b workload.Backend, i *instance.Instance) (*cgroup.Group, error) {
 	return nil, nil
 }
 
-// startIn starts a process in g, or where we are when g is nil.
-func startIn(g *cgroup.Group, argv []string, attr *os.ProcAttr) (*os.Process, error) {
+// place is where an owner is started.
+type place struct {
+	sys   *syscall.SysProcAttr
+	ids   *userns.Mapping // of a user namespace of its own; nil: none
+	group *cgroup.Group   // nil: where we are
+}
+
+// start starts a process there.
+func (at place) start(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	g := at.group
+	attr.Sys = at.sys
+	if at.ids != nil {
+		return at.ids.Start(argv, attr)
+	}
 	if g == nil {
 		return os.StartProcess(argv[0], argv, attr)
 	}
@@ -122,13 +135,18 @@ func Sweep(ctx context.Context, s *instance.Store) error {
 }
 
 // detached is a session of its own, away from our terminal and its signals, and
-// for the owner of a container a mount namespace of its own.
-func detached(b workload.Backend) *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Setsid: true}
+// for the owner of a container a mount namespace of its own; to make that, who is
+// not root needs a user namespace, too.
+func detached(b workload.Backend, group *cgroup.Group) place {
+	at := place{sys: &syscall.SysProcAttr{Setsid: true}, group: group}
 	if isolated(b) {
-		a.Cloneflags = syscall.CLONE_NEWNS
+		at.sys.Cloneflags = syscall.CLONE_NEWNS
+		if os.Geteuid() != 0 {
+			m, _ := userns.Own()
+			at.ids = &m
+		}
 	}
-	return a
+	return at
 }
 
 func isolated(b workload.Backend) bool {

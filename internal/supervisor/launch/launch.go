@@ -11,10 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/control"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -56,7 +54,7 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 	if err != nil {
 		return nil, err
 	}
-	r, err := start(ctx, argv, group, detached(b), i, o)
+	r, err := start(ctx, argv, detached(b, group), i, o)
 	if err == nil {
 		return r, nil
 	}
@@ -72,7 +70,7 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 	return nil, err
 }
 
-func start(ctx context.Context, argv []string, group *cgroup.Group, sys *syscall.SysProcAttr, i *instance.Instance, o Options) (*Running, error) {
+func start(ctx context.Context, argv []string, at place, i *instance.Instance, o Options) (*Running, error) {
 	readyR, readyW, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -91,7 +89,7 @@ func start(ctx context.Context, argv []string, group *cgroup.Group, sys *syscall
 		h.Attach = len(files)
 		files = append(files, theirs)
 	}
-	proc, err := spawn(group, append(argv, i.Dir()), sys, i.Dir(), o.LogLevel, h, files)
+	proc, err := spawn(at, append(argv, i.Dir()), i.Dir(), o.LogLevel, h, files)
 	for _, f := range files[3:] { // the lock, too: from now on it is the owner's alone
 		if f != i.LockFile() {
 			f.Close()
@@ -115,8 +113,8 @@ func start(ctx context.Context, argv []string, group *cgroup.Group, sys *syscall
 	return r, nil
 }
 
-// spawn starts argv in group, as sys says. files[0:3] are set here.
-func spawn(group *cgroup.Group, argv []string, sys *syscall.SysProcAttr, dir, level string, h instance.Handover, files []*os.File) (*os.Process, error) {
+// spawn starts argv at a place. files[0:3] are set here.
+func spawn(at place, argv []string, dir, level string, h instance.Handover, files []*os.File) (*os.Process, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -134,7 +132,7 @@ func spawn(group *cgroup.Group, argv []string, sys *syscall.SysProcAttr, dir, le
 		env = append(env, instance.LogLevelEnv+"="+level)
 	}
 	files[0], files[1], files[2] = null, log, log
-	p, err := startIn(group, argv, &os.ProcAttr{Dir: "/", Env: env, Files: files, Sys: sys})
+	p, err := at.start(argv, &os.ProcAttr{Dir: "/", Env: env, Files: files})
 	if err != nil {
 		return nil, fmt.Errorf("owner process: %w", err)
 	}

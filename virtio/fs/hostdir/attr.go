@@ -14,7 +14,7 @@ import (
 func (fs *FS) attr(st *unix.Stat_t, a *fuse.Attr) {
 	*a = fuse.Attr{
 		Ino: st.Ino, Size: uint64(st.Size), Blocks: uint64(st.Blocks), Mode: st.Mode, Nlink: uint32(st.Nlink),
-		Owner: fuse.Owner{Uid: st.Uid, Gid: st.Gid}, Rdev: clientDev(st.Rdev), Blksize: uint32(st.Blksize),
+		Owner: fs.ids.shown(st.Uid, st.Gid), Rdev: clientDev(st.Rdev), Blksize: uint32(st.Blksize),
 		Atime: uint64(st.Atim.Sec), Atimensec: uint32(st.Atim.Nsec), Mtime: uint64(st.Mtim.Sec), Mtimensec: uint32(st.Mtim.Nsec),
 		Ctime: uint64(st.Ctim.Sec), Ctimensec: uint32(st.Ctim.Nsec),
 	}
@@ -99,7 +99,11 @@ func (fs *FS) setOwner(n *node, in *fuse.SetAttrIn) error {
 		}
 		return int(id)
 	}
-	return unix.Fchownat(n.fd, "", keep(uid, setUID), keep(gid, setGID), unix.AT_EMPTY_PATH)
+	u, g, err := fs.ids.chown(keep(uid, setUID), keep(gid, setGID))
+	if err != nil {
+		return err
+	}
+	return unix.Fchownat(n.fd, "", u, g, unix.AT_EMPTY_PATH)
 }
 
 func (fs *FS) setMode(n *node, in *fuse.SetAttrIn) error {

@@ -46,6 +46,7 @@ type FS struct {
 	opt     Options
 	only    string // the one name in the root directory; empty: all
 	maker   *maker
+	ids     ids
 	rootDev uint64
 
 	mu      sync.Mutex
@@ -65,7 +66,7 @@ func New(o Options) (*FS, error) {
 	if o.MaxNodes == 0 {
 		o.MaxNodes = DefaultMaxNodes
 	}
-	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), opt: o, nextID: rootID}
+	fs := &FS{RawFileSystem: fuse.NewDefaultRawFileSystem(), opt: o, nextID: rootID, ids: ownIDs()}
 	fd, err := unix.Open(o.Path, unix.O_PATH|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("shared directory %s: %w", o.Path, err)
