@@ -207,6 +207,28 @@ func TestGuestThatWritesTooFast(t *testing.T) {
 			r.judge(t, err)
 		})
 	}
+	for name, timeout := range map[string]time.Duration{"slowed to a standstill after so many rounds": 0, "slowed to a standstill when the time is up": 300 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			told := 0
+			r := newRig(t, func(r *rig) {
+				fast(r)
+				r.send.OnTimeout, r.send.Timeout, r.send.Downtime = migrate.Slow, timeout, 40*time.Millisecond
+				r.send.MaxRounds = 2 // before it is slowed down step by step
+				if timeout > 0 {
+					r.send.MaxRounds = 1000
+				}
+				r.send.Progress = func(p migrate.Report) { told = len(p.Rounds) }
+			})
+			rep, err := migrate.Send(t.Context(), r.src, r.dial, r.journal, r.send)
+			if n := len(rep.Rounds); n == 0 || told != n || timeout == 0 && rep.Rounds[n-1].Throttle != 99 {
+				t.Errorf("told of %d rounds of %+v", told, rep.Rounds)
+			}
+			if err != nil && !errors.Is(err, migrate.ErrNotConverging) { // a busy machine may not make it even so
+				t.Error(err)
+			}
+			r.judge(t, err)
+		})
+	}
 	t.Run("is slowed down if allowed", func(t *testing.T) {
 		r := newRig(t, func(r *rig) {
 			fast(r)

@@ -20,6 +20,9 @@ type OnTimeout string
 const (
 	Cancel OnTimeout = "cancel" // the guest runs on here
 	Force  OnTimeout = "force"  // switch over whatever the blackout
+	// Slow slows the guest down when rounds do not shrink, and when the time is up
+	// to a standstill nearly, for as long again. After that it is Cancel.
+	Slow OnTimeout = "throttle"
 )
 
 // SendOptions tunes Send. Zero values mean the defaults given.
@@ -38,7 +41,10 @@ type SendOptions struct {
 	Timeout   time.Duration // of copying; none
 	MaxRounds int           // of copying; 30
 	OnTimeout OnTimeout     // cancel
-	Throttle  bool          // slow the guest down when rounds do not shrink
+	Throttle  bool          // slow the guest down when rounds do not shrink; Slow does so, too
+	// Progress is told of every round, by a copy of the report so far; nil is fine.
+	// It must be quick.
+	Progress func(Report)
 
 	Prepare    time.Duration // for the destination to build the machine; 1 min
 	Reconnects int           // attempts to dial again in a row; 5
@@ -65,6 +71,12 @@ func (o SendOptions) withDefaults() SendOptions {
 	}
 	if o.OnTimeout == "" {
 		o.OnTimeout = Cancel
+	}
+	if o.OnTimeout == Slow {
+		o.Throttle = true
+	}
+	if o.Progress == nil {
+		o.Progress = func(Report) {}
 	}
 	if o.Reconnects == 0 {
 		o.Reconnects = 5

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,7 @@ type sender struct {
 	round    uint32
 	report   *Report
 	throttle int
+	last     bool          // the guest was slowed down because the time was up
 	state    uint64        // expected size of the state, in bytes
 	handover time.Duration // expected time of a blackout besides sending
 	best     float64       // measured bandwidth, bytes per second; 0 before the first round
@@ -152,12 +154,9 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 		return err
 	}
 	s.report.Holes = s.ram.holes
-	rounds := ctx
-	if s.o.Timeout > 0 {
-		var cancel context.CancelFunc
-		rounds, cancel = context.WithTimeoutCause(ctx, s.o.Timeout, ErrNotConverging)
-		defer cancel()
-	}
+	rounds, cancel := s.timed(ctx)
+	defer func() { cancel() }()
+	limit := s.o.MaxRounds
 	var before uint64
 	slow := 0 // rounds in a row that hardly shrank the rest
 	for n := 0; ; n++ {
@@ -166,9 +165,14 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 			if err := s.again(ctx, rounds, err); err != nil {
 				return err
 			}
-			if rounds.Err() != nil { // forced
+			if rounds.Err() == nil {
+				continue
+			}
+			if !s.last { // forced
 				return nil
 			}
+			cancel()
+			rounds, cancel = s.timed(ctx)
 			continue
 		}
 		todo, err := s.ram.fetch()
@@ -178,6 +182,7 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 		r.Dirty, r.Throttle = todo, s.throttle
 		r.Expected = s.expected(todo)
 		s.report.Rounds = append(s.report.Rounds, r)
+		s.tell()
 		s.o.Log.Info("round", "n", n, "pages", r.Pages, "bytes", r.Bytes, "dirty", todo, "expected", r.Expected)
 		if r.Expected <= s.o.Downtime {
 			return nil
@@ -189,10 +194,43 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 		if slow >= 2 {
 			s.slowDown()
 		}
-		if n+1 >= s.o.MaxRounds {
+		if n+1 >= limit {
+			if s.lastChance() {
+				limit += s.o.MaxRounds
+				continue
+			}
 			return s.giveUp(todo, r.Expected)
 		}
 	}
+}
+
+// timed bounds the time of copying.
+func (s *sender) timed(ctx context.Context) (context.Context, context.CancelFunc) {
+	if s.o.Timeout == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeoutCause(ctx, s.o.Timeout, ErrNotConverging)
+}
+
+// tell tells of the report so far.
+func (s *sender) tell() {
+	r := *s.report
+	r.Rounds = slices.Clone(r.Rounds)
+	s.o.Progress(r)
+}
+
+// lastChance slows the guest to a standstill nearly, once, if that is what to do
+// when copying comes to no end.
+func (s *sender) lastChance() bool {
+	t, ok := s.src.(Throttler)
+	if s.o.OnTimeout != Slow || s.last || !ok {
+		return false
+	}
+	s.last, s.throttle = true, maxThrottle
+	if err := t.Throttle(s.throttle); err != nil {
+		s.o.Log.Warn("throttle", "err", err)
+	}
+	return true
 }
 
 // giveUp is what happens when copying comes to no end.
@@ -208,7 +246,7 @@ func (s *sender) giveUp(todo uint64, expected time.Duration) error {
 // new link, or that the time is up and switching over is forced.
 func (s *sender) again(ctx, rounds context.Context, err error) error {
 	if rounds.Err() != nil && ctx.Err() == nil {
-		if s.o.OnTimeout == Force {
+		if s.o.OnTimeout == Force || s.lastChance() {
 			return nil
 		}
 		return fmt.Errorf("%w within %v", ErrNotConverging, s.o.Timeout)
@@ -261,13 +299,16 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// maxThrottle is the most that is taken of the guest's time, in percent.
+const maxThrottle = 99
+
 // slowDown takes more of the guest's time away, if that is allowed.
 func (s *sender) slowDown() {
 	t, ok := s.src.(Throttler)
-	if !ok || !s.o.Throttle || s.throttle >= 99 {
+	if !ok || !s.o.Throttle || s.throttle >= maxThrottle {
 		return
 	}
-	s.throttle = min(s.throttle+20, 99)
+	s.throttle = min(s.throttle+20, maxThrottle)
 	if err := t.Throttle(s.throttle); err != nil {
 		s.o.Log.Warn("throttle", "err", err)
 	}

@@ -23,7 +23,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
+		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
 
@@ -34,14 +34,16 @@ func (p *program) cmdMigrateSend() *cli.Command {
 		ArgsUsage: "INSTANCE",
 		Description: "Memory is copied while the VM runs, in rounds, until the rest can be copied in\n" +
 			"the downtime aimed at. Then it stops here and goes on there. Up to that moment\n" +
-			"any failure leaves it running here. Between hosts the connections are TLS, and\n" +
+			"any failure leaves it running here. A VM that writes faster than it can be copied is\n" +
+			"left here after 30 rounds or --timeout, moved all the same (force), or slowed down\n" +
+			"until it fits (throttle). Between hosts the connections are TLS, and\n" +
 			"each side names the other's fingerprint (`hvctl migrate identity`).",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
 			allowFlag(),
 			&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
 			&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
-			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel or force"},
+			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force or throttle"},
 			&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
 			&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
 			&cli.StringFlag{Name: "timeline", TakesFile: true, Usage: "draw what happened into `FILE`, as SVG"},
@@ -61,8 +63,8 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 		To: to, DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
 		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"),
 	}
-	if r.OnTimeout != string(migrate.Cancel) && r.OnTimeout != string(migrate.Force) {
-		return usagef(c, "--on-timeout %q: use cancel or force", r.OnTimeout)
+	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow {
+		return usagef(c, "--on-timeout %q: use cancel, force or throttle", r.OnTimeout)
 	}
 	if s := c.String("rate"); s != "" {
 		if r.Rate, err = parseSize(s); err != nil {

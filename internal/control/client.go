@@ -78,6 +78,16 @@ func (c *Client) Migrate(ctx context.Context, r workload.MigrateRequest) (json.R
 	return v, c.do(ctx, "POST", "/v1/migrate", r, &v)
 }
 
+// Migration says what is known of the latest migration away from there.
+func (c *Client) Migration(ctx context.Context) (workload.MigrationStatus, error) {
+	return get[workload.MigrationStatus](ctx, c, "/v1/migrate")
+}
+
+// CancelMigration calls the migration under way off.
+func (c *Client) CancelMigration(ctx context.Context) error {
+	return c.do(ctx, "DELETE", "/v1/migrate", nil, nil)
+}
+
 // Resolve says who keeps an instance whose migration is in doubt.
 func (c *Client) Resolve(ctx context.Context, keep workload.Keep) error {
 	return c.do(ctx, "POST", "/v1/resolve", ResolveRequest{Keep: keep}, nil)

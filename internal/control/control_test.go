@@ -47,6 +47,10 @@ func (o *fakeOwner) Resume(context.Context) error { return o.fail }
 func (o *fakeOwner) Migrate(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"session":"x"}`), o.fail
 }
+func (o *fakeOwner) Migration(context.Context) (workload.MigrationStatus, error) {
+	return workload.MigrationStatus{State: workload.MigrationGoing, To: "unix:/x"}, o.fail
+}
+func (o *fakeOwner) CancelMigration(context.Context) error         { return o.fail }
 func (o *fakeOwner) Resolve(context.Context, ResolveRequest) error { return o.fail }
 func (o *fakeOwner) Snapshot(context.Context, SnapshotRequest) (workload.SnapshotReport, error) {
 	return workload.SnapshotReport{PausedNs: 1}, o.fail

@@ -40,6 +40,10 @@ type Owner interface {
 	// Migrate sends the instance to another owner; its report is
 	// migrate.Report as JSON.
 	Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error)
+	// Migration says what is known of the latest migration away from here, and
+	// CancelMigration calls the one under way off.
+	Migration(ctx context.Context) (workload.MigrationStatus, error)
+	CancelMigration(ctx context.Context) error
 	// Resolve is an operator's word on a migration in doubt.
 	Resolve(ctx context.Context, r ResolveRequest) error
 	// Wait returns when the instance has ended and was cleaned up.
@@ -86,6 +90,8 @@ var Routes = []Route{
 	{"POST", "/v1/update", (*Server).update},
 	{"POST", "/v1/snapshot", (*Server).snapshot},
 	{"POST", "/v1/migrate", (*Server).migrate},
+	{"GET", "/v1/migrate", (*Server).migration},
+	{"DELETE", "/v1/migrate", (*Server).cancelMigration},
 	{"POST", "/v1/resolve", (*Server).resolve},
 	{"GET", "/v1/wait", (*Server).wait},
 	{"POST", "/v1/exec", (*Server).exec},
@@ -223,6 +229,15 @@ func (s *Server) migrate(w http.ResponseWriter, r *http.Request) error {
 	}
 	v, err := s.owner.Migrate(r.Context(), q)
 	return answer(w, v, err)
+}
+
+func (s *Server) migration(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.owner.Migration(r.Context())
+	return answer(w, v, err)
+}
+
+func (s *Server) cancelMigration(w http.ResponseWriter, r *http.Request) error {
+	return done(w, s.owner.CancelMigration(r.Context()))
 }
 
 func (s *Server) resolve(w http.ResponseWriter, r *http.Request) error {

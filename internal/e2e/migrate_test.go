@@ -166,6 +166,41 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	h.ok("rm", "-f", "to", "from")
 }
 
+// A migration that takes long is looked at, and called off.
+func TestAMigrationIsCancelled(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--network", "none", "debian:bookworm", "sleep", "1000")
+	if out := h.ok("migrate", "status", "web"); !strings.Contains(out, "no migration") {
+		t.Errorf("before any: %s", out)
+	}
+	if r := h.hvctl("migrate", "cancel", "web"); r.code == 0 || !strings.Contains(r.err, "no migration") {
+		t.Errorf("cancel without any: exit %d, %s", r.code, r.err)
+	}
+	at := "unix:" + filepath.Join(h.root, ".sock")
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	r := h.command(ctx, "migrate", "receive", "--listen", at, "--name", "to")
+	r.Cancel = func() error { return r.Process.Signal(os.Interrupt) }
+	if err := r.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { stop(); _ = r.Wait() }()
+	eventually(t, "somebody listens", func() bool { return fileExists(strings.TrimPrefix(at, "unix:")) })
+	sent := make(chan result, 1)
+	go func() { sent <- h.hvctl("migrate", "send", "web", "--to", at, "--rate", "1M") }() // minutes
+	eventually(t, "it is under way", func() bool { return strings.Contains(h.ok("migrate", "status", "--json", "web"), `"going"`) })
+	h.ok("exec", "web", "true")
+	h.ok("migrate", "cancel", "web")
+	if r := <-sent; r.code == 0 || !strings.Contains(r.err, "cancelled") {
+		t.Errorf("send ended with %d, %s", r.code, r.err)
+	}
+	if out := h.ok("migrate", "status", "web"); !strings.Contains(out, "cancelled") || !strings.Contains(out, "outcome kept") {
+		t.Errorf("afterwards: %s", out)
+	}
+	h.ok("exec", "web", "true")
+	h.ok("rm", "-f", "web")
+}
+
 func TestARefusedMigrationLeavesTheGuestWhereItIs(t *testing.T) {
 	h := newHost(t)
 	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--network", "none", "debian:bookworm", "sleep", "1000")

@@ -112,6 +112,23 @@ func (m *Machine) LoadState(sections []state.Section) error {
 	return nil
 }
 
+// CanSave returns why SaveState would fail now, as far as devices know that
+// while the guest runs. It spares the guest a copy of its memory for nothing.
+func (m *Machine) CanSave() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed || m.ended.Load() {
+		return ErrEnded
+	}
+	var errs []error
+	for _, d := range m.devices {
+		if s, ok := d.core.Device().(interface{ CanSave() error }); ok {
+			errs = append(errs, s.CanSave())
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Rehearse goes through the motions of saving and loading, and returns about how
 // many bytes the state has. The machine, made with Config.Restore and not loaded
 // yet, stays as it is.

@@ -47,9 +47,11 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 		options: migrate.SendOptions{
 			VM: v.cfg.Name, Peer: r.To.Address, Description: description,
 			Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
-			OnTimeout: migrate.OnTimeout(r.OnTimeout), Throttle: true, Log: v.log,
+			OnTimeout: migrate.OnTimeout(r.OnTimeout), Log: v.log,
 		},
 	}
+	ctx, s := v.begin(ctx, r.To.Address)
+	h.options.Progress = s.progress
 	report, err := migrate.Send(ctx, outgoing{g.machine}, dial, h.journal, h.options)
 	b, jerr := json.Marshal(report)
 	switch {
@@ -58,6 +60,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	case errors.Is(err, migrate.ErrInDoubt):
 		h.ask()
 	}
+	s.end(report, err)
 	return b, errors.Join(err, jerr)
 }
 
@@ -69,5 +72,5 @@ func (v *VM) mayMove(g *guest) error {
 	case g.machine.Paused():
 		return fmt.Errorf("%w: the instance is paused; resume it first", workload.ErrUnsupported)
 	}
-	return nil
+	return g.machine.CanSave()
 }

@@ -58,6 +58,9 @@ func (s *shot) take(ctx context.Context) error {
 	}
 	m := s.g.machine
 	c := snapshot.Content{Regions: m.Regions(), MemoryFD: m.MemoryFD(), Description: description}
+	if err := m.CanSave(); err != nil {
+		return notRunning(err)
+	}
 	err = m.StartDirtyLog()
 	switch {
 	case err == nil:

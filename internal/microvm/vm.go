@@ -50,6 +50,7 @@ type VM struct {
 	execs atomic.Uint64
 	live  atomic.Pointer[guest]    // set when the machine runs
 	doubt atomic.Pointer[handover] // set while somebody else may run the guest
+	sent  atomic.Pointer[sending]  // the latest migration away from here
 	moved atomic.Pointer[string]   // where the guest was sent; nil: it is here
 
 	// What Start made so far; only Start and Close use these.

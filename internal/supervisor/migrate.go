@@ -9,15 +9,42 @@ import (
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
-// Migrate implements control.Owner. It is given up when the client goes away, as
-// long as that is possible.
-func (o *owner) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+// migrator returns the runtime, if it is one that can be sent.
+func (o *owner) migrator(what string) (workload.Migrator, error) {
 	if err := o.running(); err != nil {
 		return nil, err
 	}
 	m, ok := o.rt.(workload.Migrator)
 	if !ok {
-		return nil, fmt.Errorf("%s: migrate: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
+		return nil, fmt.Errorf("%s: %s: %w (%s)", o.cfg.Name, what, workload.ErrUnsupported, o.cfg.Backend)
+	}
+	return m, nil
+}
+
+// Migration implements control.Owner.
+func (o *owner) Migration(context.Context) (workload.MigrationStatus, error) {
+	m, err := o.migrator("migrate")
+	if err != nil {
+		return workload.MigrationStatus{}, err
+	}
+	return m.Migration(), nil
+}
+
+// CancelMigration implements control.Owner.
+func (o *owner) CancelMigration(ctx context.Context) error {
+	m, err := o.migrator("migrate")
+	if err != nil {
+		return err
+	}
+	return m.CancelMigration(ctx)
+}
+
+// Migrate implements control.Owner. It is given up when the client goes away, as
+// long as that is possible.
+func (o *owner) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+	m, err := o.migrator("migrate")
+	if err != nil {
+		return nil, err
 	}
 	o.freezing.Lock() // it pauses, and nobody else may resume
 	defer o.freezing.Unlock()
@@ -27,12 +54,9 @@ func (o *owner) Migrate(ctx context.Context, r workload.MigrateRequest) (json.Ra
 
 // Resolve implements control.Owner.
 func (o *owner) Resolve(ctx context.Context, r control.ResolveRequest) error {
-	if err := o.running(); err != nil {
+	m, err := o.migrator("resolve")
+	if err != nil {
 		return err
-	}
-	m, ok := o.rt.(workload.Migrator)
-	if !ok {
-		return fmt.Errorf("%s: resolve: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
 	}
 	return m.Resolve(ctx, r.Keep)
 }

@@ -30,7 +30,27 @@ type MigrateRequest struct {
 	TimeoutNs  int64    `json:"timeoutNs,omitempty"`
 	Streams    int      `json:"streams,omitempty"`
 	Rate       uint64   `json:"rate,omitempty"`      // bytes per second
-	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel or force
+	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel, force or throttle
+}
+
+// MigrationState is where a migration away from here has got to.
+type MigrationState string
+
+// The states.
+const (
+	MigrationNone    MigrationState = "none"     // never tried
+	MigrationGoing   MigrationState = "going"    // it can be cancelled
+	MigrationOver    MigrationState = "over"     // the instance goes on here; the report says why
+	MigrationInDoubt MigrationState = "in-doubt" // the instance stands still here
+)
+
+// MigrationStatus says what is known of the latest migration away from here.
+type MigrationStatus struct {
+	State   MigrationState  `json:"state"`
+	To      string          `json:"to,omitempty"`
+	BeganNs int64           `json:"beganNs,omitempty"` // Unix time
+	Error   string          `json:"error,omitempty"`
+	Report  json.RawMessage `json:"report,omitempty"` // migrate.Report, so far
 }
 
 // Migrator is a Runtime that can be sent to another owner.
@@ -40,6 +60,11 @@ type Migrator interface {
 	// instance goes on elsewhere. After an error it goes on here, unless the
 	// error says that this is in doubt.
 	Migrate(ctx context.Context, r MigrateRequest) (json.RawMessage, error)
+	// Migration says what is known of the latest one.
+	Migration() MigrationStatus
+	// CancelMigration calls the one under way off and returns when that is done.
+	// The error says so when there is none, or when it came too late.
+	CancelMigration(ctx context.Context) error
 	// Resolve is an operator's word on a migration in doubt.
 	Resolve(ctx context.Context, keep Keep) error
 }

@@ -152,11 +152,19 @@ type stateV1 struct{ Tag string }
 // StateVersion returns 1.
 func (d *Device) StateVersion() uint32 { return 1 }
 
-// SaveState returns the tag. The error wraps ErrMounted while the guest has it
-// mounted.
-func (d *Device) SaveState() (any, error) {
+// CanSave returns why SaveState would fail now; it may be asked while the guest
+// runs. The error wraps ErrMounted while the guest has the directory mounted.
+func (d *Device) CanSave() error {
 	if d.mounted.Load() {
-		return nil, fmt.Errorf("%s: %w", d.tag, ErrMounted)
+		return fmt.Errorf("%s: %w", d.tag, ErrMounted)
+	}
+	return nil
+}
+
+// SaveState returns the tag, or the error of CanSave.
+func (d *Device) SaveState() (any, error) {
+	if err := d.CanSave(); err != nil {
+		return nil, err
 	}
 	return stateV1{d.tag}, nil
 }

@@ -233,6 +233,9 @@ func TestMountedShareIsNotSaved(t *testing.T) {
 	}
 	d := virtiotest.Start(t, dev, virtiotest.Options{})
 	mustAsk(t, d, initMessage(7, 36), 100)
+	if err := dev.(interface{ CanSave() error }).CanSave(); !errors.Is(err, fs.ErrMounted) {
+		t.Errorf("mounted: %v", err)
+	}
 	if _, err := dev.SaveState(); !errors.Is(err, fs.ErrMounted) || !strings.Contains(err.Error(), "data") {
 		t.Errorf("mounted: %v", err)
 	}

@@ -1,0 +1,68 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/supervisor/launch"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate"
+	"github.com/urfave/cli/v2"
+)
+
+func (p *program) cmdMigrateStatus() *cli.Command {
+	return &cli.Command{
+		Name:         "status",
+		Usage:        "say where the latest migration of an instance away from here has got to",
+		ArgsUsage:    "INSTANCE",
+		Flags:        []cli.Flag{jsonFlag()},
+		BashComplete: p.completeInstances(workload.Running),
+		Action: p.one(func(c *cli.Context, h *launch.Handle) error {
+			m, err := h.Client.Migration(c.Context)
+			if err != nil {
+				return named(h, err)
+			}
+			if c.Bool("json") {
+				return p.printJSON(m)
+			}
+			return p.printMigration(m)
+		}),
+	}
+}
+
+func (p *program) printMigration(m workload.MigrationStatus) error {
+	switch m.State {
+	case workload.MigrationNone:
+		fmt.Fprintln(p.stdout, "no migration was tried")
+		return nil
+	case workload.MigrationGoing:
+		fmt.Fprintf(p.stdout, "to %s, for %v\n", m.To, time.Since(time.Unix(0, m.BeganNs)).Round(time.Millisecond))
+	case workload.MigrationInDoubt:
+		fmt.Fprintf(p.stdout, "to %s: in doubt: %s\n", m.To, m.Error)
+	default:
+		fmt.Fprintf(p.stdout, "to %s: over: %s\n", m.To, m.Error)
+	}
+	var r migrate.Report
+	if err := json.Unmarshal(m.Report, &r); err != nil {
+		return fmt.Errorf("report of the migration: %w", err)
+	}
+	return r.WriteTable(p.stdout)
+}
+
+func (p *program) cmdMigrateCancel() *cli.Command {
+	return &cli.Command{
+		Name:      "cancel",
+		Usage:     "call the migration of an instance off: it goes on here",
+		ArgsUsage: "INSTANCE",
+		Description: "Once the right to run the instance has been handed over, it is too late, and an error\n" +
+			"says so.",
+		BashComplete: p.completeInstances(workload.Running),
+		Action: p.one(func(c *cli.Context, h *launch.Handle) error {
+			if err := h.Client.CancelMigration(c.Context); err != nil {
+				return named(h, err)
+			}
+			return nil
+		}),
+	}
+}
