@@ -44,7 +44,10 @@ func run(args []string) error {
 		if err != nil {
 			return err
 		}
-		return hostnet.Cleanup(context.Background(), hostnet.Options{Root: args[1], Log: log, Alive: s.Alive})
+		return errors.Join(
+			hostnet.Cleanup(context.Background(), hostnet.Options{Root: args[1], Log: log, Alive: s.Alive}),
+			hostnet.CleanupCNI(context.Background(), "", args[1]),
+		)
 	case len(args) == 1:
 		return supervisor.Run(context.Background(), args[0], func(cfg *workload.Config) (workload.Runtime, error) {
 			return nscontainer.New(cfg, args[0], log)

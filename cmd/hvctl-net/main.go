@@ -1,17 +1,20 @@
 // Command hvctl-net is the user-mode network of one instance. The owner of the
 // instance starts it, when such a network was asked for, with frames as
 // descriptor 3 and a connected socket as descriptor 4; it lives as long as that
-// socket's other end. It is a program of its own so that nobody else carries the
+// socket's other end. As `hvctl-net cni VERB` it runs the plugins of a CNI network
+// once, as standard input says. It is a program of its own so that nobody else carries the
 // weight of a TCP/IP stack (docs/adr/0013-user-mode-network.md).
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"runtime/debug"
 
+	"github.com/hvctl/hvctl/internal/cninet"
 	"github.com/hvctl/hvctl/internal/supervisor"
 	"github.com/hvctl/hvctl/internal/usernet"
 	"golang.org/x/sys/unix"
@@ -35,8 +38,11 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 1 || args[0] != "user" {
-		return errors.New("usage: hvctl-net user (started by the owner of an instance, not by hand)")
+	switch {
+	case len(args) == 2 && args[0] == "cni":
+		return cninet.Serve(context.Background(), args[1], os.Stdin, os.Stdout)
+	case len(args) != 1 || args[0] != "user":
+		return errors.New("usage: hvctl-net user | cni add|check|del (started by the owner of an instance, not by hand)")
 	}
 	if err := unix.SetNonblock(framesFD, true); err != nil {
 		return fmt.Errorf("frames (descriptor %d): %w", framesFD, err)

@@ -56,7 +56,10 @@ func own(args []string) error {
 	switch {
 	case len(args) == 2 && args[0] == "cleanup":
 		// What an owner that was killed left on the host.
-		return hostnet.Cleanup(context.Background(), hostnet.Options{Root: args[1], Log: log})
+		return errors.Join(
+			hostnet.Cleanup(context.Background(), hostnet.Options{Root: args[1], Log: log}),
+			hostnet.CleanupCNI(context.Background(), "", args[1]),
+		)
 	case len(args) == 1:
 		return supervisor.Run(context.Background(), args[0], func(cfg *workload.Config) (workload.Runtime, error) {
 			return microvm.New(cfg, args[0], log), nil

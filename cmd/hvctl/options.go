@@ -42,7 +42,9 @@ func workloadFlags() []cli.Flag {
 		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
 		&cli.StringFlag{Name: "cgroup-parent", Usage: "make the instance's cgroup below `PATH`", DefaultText: "/hvctl"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE` none, bridge, user[:host=off] or host (containers only)", DefaultText: "bridge for root, else user"},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE` none, bridge, user[:host=off], cni:NAME or host (containers only)", DefaultText: "bridge for root, else user"},
+		&cli.StringFlag{Name: "cni-conf", EnvVars: []string{"HVCTL_CNI_CONF"}, Value: "/etc/cni/net.d", Usage: "CNI: the networks are configured in `DIR`"},
+		&cli.StringFlag{Name: "cni-plugins", EnvVars: []string{"CNI_PATH"}, Value: "/opt/cni/bin:/usr/lib/cni", Usage: "CNI: plugins are in `DIR[:DIR...]`"},
 		&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`", DefaultText: "made from the ID"},
 		&cli.StringFlag{Name: "ip", Usage: "`ADDRESS` on the bridge", DefaultText: "the next free one"},
 		&cli.StringSliceFlag{Name: "dns", Usage: "name server `ADDRESS`", DefaultText: "the host's"},
@@ -232,29 +234,48 @@ func networkMode(s string, n *workload.Network) error {
 			return fmt.Errorf("network %q: a user-mode network takes host=on or host=off, not %q", s, opt)
 		}
 		return nil
+	case workload.NetCNI:
+		if opt == "" {
+			return errors.New("network cni: name one of the host's CNI networks, cni:NAME")
+		}
+		n.CNI = &workload.CNI{Network: opt}
+		return nil
 	case workload.NetNone, workload.NetBridge, workload.NetHost:
 		if !more {
 			return nil
 		}
 	}
-	return fmt.Errorf("network %q: use none, bridge, user or host", s)
+	return fmt.Errorf("network %q: use none, bridge, user, cni:NAME or host", s)
+}
+
+func absolute(flag string, dirs ...string) error {
+	for _, d := range dirs {
+		if !filepath.IsAbs(d) {
+			return fmt.Errorf("%s %q: want absolute paths", flag, d)
+		}
+	}
+	return nil
 }
 
 func network(c *cli.Context, cfg *workload.Config) error {
 	var errs []error
 	n := &cfg.Net
 	errs = append(errs, networkMode(c.String("network"), n))
+	if n.CNI != nil {
+		n.CNI.ConfDir, n.CNI.Plugins = c.String("cni-conf"), filepath.SplitList(c.String("cni-plugins"))
+		errs = append(errs, absolute("--cni-conf", n.CNI.ConfDir), absolute("--cni-plugins", n.CNI.Plugins...))
+	}
 	for _, s := range c.StringSlice("publish") {
 		p, err := parsePort(s)
 		errs = append(errs, err)
 		n.Publish = append(n.Publish, p)
 	}
 	if len(n.Publish) > 0 && !n.Attached() {
-		errs = append(errs, fmt.Errorf("--publish needs --network bridge or user, not %s", n.Mode))
+		errs = append(errs, fmt.Errorf("--publish needs --network bridge, user or cni, not %s", n.Mode))
 	}
 	for _, f := range []string{"ip", "mac-address"} {
 		if c.IsSet(f) && !n.Attached() {
-			errs = append(errs, fmt.Errorf("--%s needs --network bridge or user, not %s", f, n.Mode))
+			errs = append(errs, fmt.Errorf("--%s needs --network bridge, user or cni, not %s", f, n.Mode))
 		}
 	}
 	if s := c.String("mac-address"); s != "" {

@@ -17,7 +17,7 @@ var backendFlags = map[string][2]string{
 	"env": {"guest", "spec"}, "env-file": {"guest", "spec"}, "workdir": {"guest", "spec"}, "user": {"guest", "owner"}, "hostname": {"guest", "spec"},
 	"entrypoint": {"guest", "spec"}, "cpus": {"machine and cgroup", "cgroup"}, "cpu-weight": {"cgroup", "cgroup"}, "cpu-deadline": {"machine", "spec"},
 	"memory": {"machine", "cgroup"}, "pids-limit": {"guest and cgroup", "cgroup"}, "cgroup-parent": {"cgroup", "cgroup"},
-	"publish": {"hostnet", "hostnet"}, "network": {"hostnet", "hostnet"}, "mac-address": {"hostnet", "hostnet"}, "ip": {"hostnet", "hostnet"},
+	"publish": {"hostnet", "hostnet"}, "network": {"hostnet", "hostnet"}, "cni-conf": {"hostnet", "hostnet"}, "cni-plugins": {"hostnet", "hostnet"}, "mac-address": {"hostnet", "hostnet"}, "ip": {"hostnet", "hostnet"},
 	"dns": {"guest", "owner"}, "add-host": {"guest", "owner"}, "label": {"store", "store"}, "read-only": {"guest", "spec"},
 	"cap-add": {"guest", "spec"}, "cap-drop": {"guest", "spec"}, "security-opt": {"guest", "spec"}, "ulimit": {"guest", "spec"},
 	"sysctl": {"guest", "spec"}, "tmpfs": {"guest", "spec"}, "volume": {"machine", "spec"},

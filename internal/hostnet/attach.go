@@ -30,7 +30,8 @@ type Attachment struct {
 
 	o       Options
 	user    *userProcess           // with AttachUser
-	ns      *os.File               // the container's, with AttachUser
+	cni     *cniLink               // with AttachCNI
+	ns      *os.File               // the container's, with AttachUser; the instance's, with AttachCNI
 	paired  bool                   // the host's end of a pair was made
 	serving []interface{ close() } // proxies and the DNS forwarder
 	once    sync.Once
@@ -190,6 +191,9 @@ func (a *Attachment) Close() error {
 		closeAll(a.Queues)
 		if a.user != nil {
 			a.user.close()
+		}
+		if a.cni != nil {
+			a.closed = a.cni.leave(context.Background())
 		}
 		for _, f := range []*os.File{a.Socket, a.ns} {
 			if f != nil {

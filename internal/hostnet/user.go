@@ -53,11 +53,9 @@ func AttachUser(ctx context.Context, o UserOptions) (_ *Attachment, err error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Program == "" {
-		self, err := os.Executable()
-		if err != nil {
+		if o.Program, err = besideUs(); err != nil {
 			return nil, err
 		}
-		o.Program = filepath.Join(filepath.Dir(self), "hvctl-net")
 	}
 	c := UserConfig{MAC: o.MAC, IP: o.IP, NoHost: o.NoHost, Publish: o.Publish}
 	if c.MAC == nil {
@@ -96,6 +94,12 @@ func AttachUser(ctx context.Context, o UserOptions) (_ *Attachment, err error) {
 	}
 	a.Ports, err = a.user.tell(ctx, &c)
 	return a, err
+}
+
+// besideUs is the program hvctl-net.
+func besideUs() (string, error) {
+	self, err := os.Executable()
+	return filepath.Join(filepath.Dir(self), "hvctl-net"), err
 }
 
 // userServers are the addresses of the plan that lead to n name servers.
@@ -256,9 +260,13 @@ func (a *Attachment) Lost() string {
 
 // Describe puts what `inspect` tells of the attachment into m: its interface on
 // the host and its bridge, or the process of a user-mode network, and why that
-// has ended.
+// has ended, or a CNI network, and what its plugins say of it now.
 func (a *Attachment) Describe(m map[string]any) {
 	m["mac"] = a.MAC.String()
+	if a.cni != nil {
+		m["network"], m["networkCheck"] = a.cni.request.Network, a.cni.check()
+		return
+	}
 	if a.user == nil {
 		m["interface"], m["bridge"] = a.TapName, a.Bridge
 		return

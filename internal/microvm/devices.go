@@ -47,8 +47,13 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 		v.net, err = hostnet.Attach(ctx, hostnet.Options{Root: v.root(), ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Log: v.log})
 	case workload.NetUser:
 		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NoHost: n.NoHost, Log: v.log})
+	case workload.NetCNI:
+		v.net, err = hostnet.AttachCNI(ctx, hostnet.CNIOptions{
+			Root: v.root(), ID: v.cfg.ID, Network: n.CNI.Network, ConfDir: n.CNI.ConfDir, Plugins: n.CNI.Plugins,
+			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Log: v.log,
+		})
 	default:
-		err = fmt.Errorf("%w: network %q for a VM; there are none, bridge and user", workload.ErrUnsupported, n.Mode)
+		err = fmt.Errorf("%w: network %q for a VM; there are none, bridge, user and cni", workload.ErrUnsupported, n.Mode)
 	}
 	return err
 }

@@ -42,6 +42,13 @@ func (c *Container) attachNetwork(ctx context.Context, pid int) error {
 		c.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NoHost: n.NoHost, NetNS: ns, Log: c.log})
 		return err
 	}
+	if n.Mode == workload.NetCNI {
+		c.net, err = hostnet.AttachCNI(ctx, hostnet.CNIOptions{
+			Root: filepath.Dir(c.dir), ID: c.cfg.ID, Network: n.CNI.Network, ConfDir: n.CNI.ConfDir, Plugins: n.CNI.Plugins,
+			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NetNS: ns, Log: c.log,
+		})
+		return err
+	}
 	c.net, err = hostnet.Attach(ctx, hostnet.Options{
 		Root: filepath.Dir(c.dir), ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NetNS: ns, Log: c.log,
 	})

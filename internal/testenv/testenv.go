@@ -47,6 +47,8 @@ const (
 	Busybox Need = "busybox"
 	// NewUIDMap is the programs newuidmap and newgidmap (package uidmap).
 	NewUIDMap Need = "newuidmap"
+	// CNIPlugins is Debian's package containernetworking-plugins, and iptables.
+	CNIPlugins Need = "cni-plugins"
 	// VhostVsock is a /dev/vhost-vsock that opens (module vhost_vsock, root).
 	VhostVsock Need = "vhost-vsock"
 	// IASL is ACPICA's compiler iasl, and its interpreter acpiexec with it.
@@ -140,6 +142,8 @@ func probe(n Need) error {
 		return probePrograms("podman", "conmon", "iptables", "/usr/lib/podman/netavark")
 	case NewUIDMap:
 		return probePrograms("newuidmap", "newgidmap")
+	case CNIPlugins:
+		return probePrograms("/usr/lib/cni/bridge", "/usr/lib/cni/portmap", "/usr/lib/cni/host-local", "iptables-save")
 	case Containerd:
 		return probePrograms("containerd", "ctr")
 	case IASL:

@@ -92,6 +92,7 @@ const (
 	NetNone   = "none"   // loopback only
 	NetBridge = "bridge" // an address on hvctl's bridge, NAT to the outside
 	NetUser   = "user"   // a TCP/IP stack in a process: no privileges needed
+	NetCNI    = "cni"    // a network of the host's CNI configuration
 	NetHost   = "host"   // the host's own network; containers only
 )
 
@@ -104,11 +105,21 @@ type Network struct {
 	DNS     []netip.Addr `json:"dns,omitempty"` // empty: the host's
 	Hosts   []string     `json:"hosts,omitempty"`
 	NoHost  bool         `json:"noHost,omitempty"` // NetUser: the gateway does not lead to the host
+	CNI     *CNI         `json:"cni,omitempty"`    // with NetCNI
+}
+
+// CNI names a network that plugins make (https://www.cni.dev).
+type CNI struct {
+	Network string   `json:"network"`
+	ConfDir string   `json:"confDir"` // of configurations
+	Plugins []string `json:"plugins"` // directories of programs
 }
 
 // Attached tells whether the instance has an address of its own and published
 // ports in that mode.
-func (n *Network) Attached() bool { return n.Mode == NetBridge || n.Mode == NetUser }
+func (n *Network) Attached() bool {
+	return n.Mode == NetBridge || n.Mode == NetUser || n.Mode == NetCNI
+}
 
 // DefaultNetwork is the mode of an instance of a user (an effective user ID)
 // who asks for none.

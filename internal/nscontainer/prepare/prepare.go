@@ -77,6 +77,9 @@ func refuseRootless(c *workload.Config) (errs []error) {
 	if c.Net.Mode == workload.NetBridge {
 		errs = append(errs, errors.New("--network bridge needs root; use --network user"))
 	}
+	if c.Net.Mode == workload.NetCNI {
+		errs = append(errs, errors.New("--network cni: its plugins need root; use --network user"))
+	}
 	if c.Res.Deadline != nil {
 		errs = append(errs, errors.New("--cpu-deadline needs root: the kernel promises processor time to nobody else"))
 	}
