@@ -2,6 +2,7 @@ package memory
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -46,6 +47,9 @@ type Options struct {
 	// From, when set, is where the RAM's first content comes from. Pages are read
 	// when first touched, and what is written stays here.
 	From *Image
+	// Adopt, when set, is the memfd behind the RAM of a Guest in another process:
+	// both see the same bytes. New takes it over when it succeeds.
+	Adopt *os.File
 }
 
 // Image is a file with the content of RAM.
@@ -90,6 +94,9 @@ func New(o Options) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Adopt != nil {
+		defer o.Adopt.Close() // fd is its duplicate
+	}
 	flags := unix.MAP_SHARED
 	if !o.HugePages { // without a reservation a short hugetlb pool is a SIGBUS later
 		flags |= unix.MAP_NORESERVE
@@ -121,6 +128,9 @@ func newGuest(fd int, mem []byte, spans []Span, huge bool) *Guest {
 }
 
 func create(o Options, total uint64) (int, error) {
+	if o.Adopt != nil {
+		return adopt(o.Adopt, total)
+	}
 	name := cmp.Or(o.Name, "guest-ram")
 	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	if o.HugePages {
@@ -139,6 +149,42 @@ func create(o Options, total uint64) (int, error) {
 	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("seal guest RAM: %w", os.NewSyscallError("fcntl", err))
+	}
+	return fd, nil
+}
+
+// adopt duplicates a memfd after a look at it: one that is too short, or that
+// somebody can still shrink, would be a SIGBUS some day.
+func adopt(f *os.File, total uint64) (fd int, err error) {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	refused := func(what string, err error) error {
+		return fmt.Errorf("adopt guest RAM: %w", os.NewSyscallError(what, err))
+	}
+	cerr := raw.Control(func(from uintptr) {
+		var st unix.Stat_t
+		if err = unix.Fstat(int(from), &st); err != nil {
+			err = refused("fstat", err)
+			return
+		}
+		seals, serr := unix.FcntlInt(from, unix.F_GET_SEALS, 0)
+		switch {
+		case serr != nil:
+			err = refused("fcntl", serr)
+		case uint64(st.Size) != total:
+			err = fmt.Errorf("%w: the guest RAM to adopt has %d bytes, want %d", ErrLayout, st.Size, total)
+		case seals&unix.F_SEAL_SHRINK == 0:
+			err = fmt.Errorf("%w: the guest RAM to adopt is not sealed against shrinking", ErrLayout)
+		default:
+			if fd, err = unix.FcntlInt(from, unix.F_DUPFD_CLOEXEC, 3); err != nil {
+				err = refused("fcntl", err)
+			}
+		}
+	})
+	if err = errors.Join(cerr, err); err != nil {
+		return -1, err
 	}
 	return fd, nil
 }

@@ -29,7 +29,7 @@ func (p *program) cmdAttach() *cli.Command {
 			if err != nil {
 				return named(h, err)
 			}
-			exit, err := p.copy(session{stream: s, stdin: stdin, tty: tty, detachKeys: keys, proxy: c.Bool("sig-proxy") && !(tty && stdin)})
+			exit, err := p.follow(c, h, session{stream: s, stdin: stdin, tty: tty, detachKeys: keys, proxy: c.Bool("sig-proxy") && !(tty && stdin)})
 			return p.ended(c.Context, h, exit, err)
 		}),
 	}

@@ -50,7 +50,7 @@ func (p *program) run1(c *cli.Context) error {
 		return nil
 	}
 	stop() // from here on signals are the workload's
-	exit, err := p.copy(session{stream: run.Stream, stdin: stdin, tty: tty, detachKeys: keys, proxy: c.Bool("sig-proxy") && !(tty && stdin)})
+	exit, err := p.follow(c, h, session{stream: run.Stream, stdin: stdin, tty: tty, detachKeys: keys, proxy: c.Bool("sig-proxy") && !(tty && stdin)})
 	err = p.ended(c.Context, h, exit, err)
 	if exit != (workload.Exit{}) {
 		run.WaitOwner(ownerGrace)

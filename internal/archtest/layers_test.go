@@ -59,6 +59,7 @@ var layers = map[string]string{
 	"internal/machine/limits":     "",
 	"migrate":                     "memory internal/state migrate/...",
 	"migrate/commit":              "",
+	"migrate/handoff":             "internal/state migrate/wire",
 	"migrate/plan":                "",
 	"migrate/snapshot":            "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":              "memory",
@@ -104,7 +105,7 @@ var layers = map[string]string{
 	"internal/control":             "internal/workload",
 	"internal/doctor":              "kvm",
 	"internal/snapshots":           "internal/workload migrate/snapshot",
-	"internal/supervisor":          "internal/cgroup internal/control internal/instance internal/workload",
+	"internal/supervisor":          "internal/cgroup internal/control internal/instance internal/workload migrate/handoff",
 	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/userns internal/workload",
 
 	// Tests and tools.
@@ -112,6 +113,7 @@ var layers = map[string]string{
 	"internal/bench":          "internal/workload internal/metrics",
 	"internal/bench/start":    "container/steps",
 	"internal/bench/snapshot": "internal/machine internal/machine/microguest internal/state memory migrate/snapshot virtio",
+	"internal/bench/upgrade":  "internal/machine internal/machine/microguest memory migrate/handoff virtio",
 	"internal/bench/boot":     "internal/workload internal/agent internal/boot internal/guestproto",
 	"internal/bench/probe":    "",
 	"internal/bench/stats":    "",

@@ -21,6 +21,11 @@ type SignalRequest struct {
 	Exec   string `json:"exec,omitempty"` // an exec session in place of the first process
 }
 
+// UpgradeRequest is the body of POST /v1/upgrade.
+type UpgradeRequest struct {
+	Program string `json:"program"` // of the new owner; an absolute path
+}
+
 // StopRequest is the body of POST /v1/stop. The answer, a workload.Exit,
 // comes when the instance has ended.
 type StopRequest struct {
@@ -83,6 +88,7 @@ const (
 	EventUpdate    = "update"
 	EventSnapshot  = "snapshot"
 	EventMigrate   = "migrate"
+	EventUpgrade   = "upgrade"
 	EventStop      = "stop"
 	EventExecStart = "exec_start"
 	EventExecExit  = "exec_exit"

@@ -93,6 +93,13 @@ func (c *Client) Resolve(ctx context.Context, keep workload.Keep) error {
 	return c.do(ctx, "POST", "/v1/resolve", ResolveRequest{Keep: keep}, nil)
 }
 
+// Upgrade has a process of program take the instance over and returns the
+// report.
+func (c *Client) Upgrade(ctx context.Context, program string) (json.RawMessage, error) {
+	var v json.RawMessage
+	return v, c.do(ctx, "POST", "/v1/upgrade", UpgradeRequest{Program: program}, &v)
+}
+
 // Resize sets the size of a terminal.
 func (c *Client) Resize(ctx context.Context, r ResizeRequest) error {
 	return c.do(ctx, "POST", "/v1/resize", r, nil)
@@ -202,7 +209,20 @@ func (c *Client) upgrade(ctx context.Context, path string, body any) (*Stream, e
 
 // roundTrip sends one request on a connection of its own and checks that the
 // answer is 2xx, or 101 to an upgrade.
-func (c *Client) roundTrip(ctx context.Context, method, path string, body any, upgrade bool) (*reply, error) {
+func (c *Client) roundTrip(ctx context.Context, method, path string, body any, upgrade bool) (r *reply, err error) {
+	for range maxOwners {
+		if r, err = c.ask(ctx, method, path, body, upgrade); !errors.Is(err, ErrUpgraded) {
+			break
+		}
+	}
+	return r, err
+}
+
+// maxOwners is how many owners that have a successor one request may meet.
+const maxOwners = 5
+
+// ask is roundTrip with one owner.
+func (c *Client) ask(ctx context.Context, method, path string, body any, upgrade bool) (*reply, error) {
 	conn, err := c.Dial()
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 		return nil, workload.ErrNotRunning

@@ -52,6 +52,9 @@ func (o *fakeOwner) Migration(context.Context) (workload.MigrationStatus, error)
 }
 func (o *fakeOwner) CancelMigration(context.Context) error         { return o.fail }
 func (o *fakeOwner) Resolve(context.Context, ResolveRequest) error { return o.fail }
+func (o *fakeOwner) Upgrade(context.Context, UpgradeRequest) (json.RawMessage, error) {
+	return json.RawMessage("{}"), o.fail
+}
 func (o *fakeOwner) Snapshot(context.Context, SnapshotRequest) (workload.SnapshotReport, error) {
 	return workload.SnapshotReport{PausedNs: 1}, o.fail
 }

@@ -21,6 +21,9 @@ var (
 	ErrBadRequest = errors.New("bad request")
 	// ErrBusy is wrapped when a bound (sessions, connections) is reached.
 	ErrBusy = errors.New("too many at once")
+	// ErrUpgraded is wrapped when the instance goes on in a new owner process:
+	// asking again reaches that one. Client does so by itself; a stream ends.
+	ErrUpgraded = errors.New("the instance has a new owner process")
 )
 
 // ErrorBody is the body of every response that is not 2xx, and of an error
@@ -45,6 +48,7 @@ var codes = []struct {
 	{"unsupported", 501, workload.ErrUnsupported},
 	{"bad_request", 400, ErrBadRequest},
 	{"busy", 429, ErrBusy},
+	{"upgraded", 409, ErrUpgraded},
 }
 
 func encodeError(err error) (status int, body ErrorBody) {

@@ -46,6 +46,9 @@ type Owner interface {
 	CancelMigration(ctx context.Context) error
 	// Resolve is an operator's word on a migration in doubt.
 	Resolve(ctx context.Context, r ResolveRequest) error
+	// Upgrade hands the running instance over to a process of r.Program; the
+	// report is handoff.Report as JSON.
+	Upgrade(ctx context.Context, r UpgradeRequest) (json.RawMessage, error)
 	// Wait returns when the instance has ended and was cleaned up.
 	Wait(ctx context.Context) (workload.Exit, error)
 	Resize(ctx context.Context, r ResizeRequest) error
@@ -93,6 +96,7 @@ var Routes = []Route{
 	{"GET", "/v1/migrate", (*Server).migration},
 	{"DELETE", "/v1/migrate", (*Server).cancelMigration},
 	{"POST", "/v1/resolve", (*Server).resolve},
+	{"POST", "/v1/upgrade", (*Server).upgrade},
 	{"GET", "/v1/wait", (*Server).wait},
 	{"POST", "/v1/exec", (*Server).exec},
 	{"POST", "/v1/attach", (*Server).attach},
@@ -249,6 +253,18 @@ func (s *Server) resolve(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: resolve: keep %q is neither source nor destination", ErrBadRequest, q.Keep)
 	}
 	return done(w, s.owner.Resolve(r.Context(), q))
+}
+
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) error {
+	var q UpgradeRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(q.Program) {
+		return fmt.Errorf("%w: upgrade: the program %q is no absolute path", ErrBadRequest, q.Program)
+	}
+	v, err := s.owner.Upgrade(r.Context(), q)
+	return answer(w, v, err)
 }
 
 func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {

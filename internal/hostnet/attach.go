@@ -32,6 +32,7 @@ type Attachment struct {
 	user    *userProcess           // with AttachUser
 	cni     *cniLink               // with AttachCNI
 	ns      *os.File               // the container's, with AttachUser; the instance's, with AttachCNI
+	bound   []*listener            // inherited and not served yet
 	paired  bool                   // the host's end of a pair was made
 	serving []interface{ close() } // proxies and the DNS forwarder
 	once    sync.Once

@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -76,7 +77,7 @@ func (p *tcpProxy) accept() {
 		c, err := p.ln.AcceptTCP()
 		if err != nil {
 			<-p.slots
-			if p.ctx.Err() != nil {
+			if p.ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
 			p.log.Debug("accept", "err", err)
@@ -167,6 +168,12 @@ func (p *tcpProxy) close() {
 		_ = c.Close()
 	}
 	p.mu.Unlock()
+	_ = p.ln.Close()
+	p.wg.Wait()
+}
+
+// leave stops listening and waits until the connections there are have ended.
+func (p *tcpProxy) leave() {
 	_ = p.ln.Close()
 	p.wg.Wait()
 }

@@ -78,6 +78,10 @@ type Restore struct {
 	// RAM is where the guest's memory comes from, read as it is touched; nil
 	// starts with zeroes, for who fills Machine.Regions.
 	RAM *memory.Image
+	// Memory is the memfd of a machine in another process on this host, whose guest
+	// this one goes on with; New takes it over when it succeeds. Until Resume it is
+	// the other machine's, and nothing here writes to it. Not with RAM.
+	Memory *os.File
 	// FollowTime lets the guest's clocks advance by the time that has passed
 	// since they were saved, MaxClockJump at most: a guest that moves to another
 	// host. Otherwise they go on where they were: a guest that is copied.
@@ -110,6 +114,8 @@ func (c *Config) check() error {
 		return fmt.Errorf("%w: transport %q; there are mmio and pci", ErrConfig, c.Transport)
 	case c.Restore != nil && c.Restore.RAM != nil && c.HugePages:
 		return fmt.Errorf("%w: memory that is mapped from a file has no huge pages", ErrConfig)
+	case c.Restore != nil && c.Restore.RAM != nil && c.Restore.Memory != nil:
+		return fmt.Errorf("%w: memory from a file and from another machine", ErrConfig)
 	case c.Restore == nil && c.Kernel == "":
 		return fmt.Errorf("%w: no kernel given", ErrConfig)
 	}

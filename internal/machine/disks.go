@@ -23,6 +23,16 @@ func (m *Machine) Disks() (disks []Disk) {
 	return disks
 }
 
+// Images returns the image of every disk, in the order of Config.Devices.
+func (m *Machine) Images() (disks []Disk) {
+	for _, d := range m.devices {
+		if b, ok := d.core.Device().(*blk.Device); ok {
+			disks = append(disks, Disk{ID: d.id, Size: b.Size(), File: b.Image()})
+		}
+	}
+	return disks
+}
+
 // FetchDirtyDisk is FetchDirty for a disk, counted as Disks does, in pages of
 // memory.PageSize. StartDirtyLog and StopDirtyLog concern its log too.
 func (m *Machine) FetchDirtyDisk(disk int, bitmap []uint64) error {

@@ -145,7 +145,7 @@ func (m *Machine) createVM() (err error) {
 	}
 	ram := memory.Options{Size: m.cfg.MemoryBytes, HugePages: m.cfg.HugePages}
 	if m.cfg.Restore != nil {
-		ram.From = m.cfg.Restore.RAM
+		ram.From, ram.Adopt = m.cfg.Restore.RAM, m.cfg.Restore.Memory
 	}
 	m.mem, err = memory.New(ram)
 	if err != nil {

@@ -26,12 +26,23 @@ type console struct {
 // tailMax is what an error message can quote.
 const tailMax = 4096
 
-func newConsole(path string) (*console, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// newConsole makes the file anew, or goes on with the one that is there.
+func newConsole(path string, goOn bool) (*console, error) {
+	flags := os.O_CREATE | os.O_WRONLY
+	if goOn {
+		flags |= os.O_APPEND
+	} else {
+		flags |= os.O_TRUNC
+	}
+	f, err := os.OpenFile(path, flags, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	return &console{path: path, f: f}, nil
+	st, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &console{path: path, f: f, size: int(st.Size())}, nil
 }
 
 // Write implements io.Writer.

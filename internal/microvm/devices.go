@@ -44,7 +44,9 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 	}
 	switch n.Mode {
 	case workload.NetBridge:
-		v.net, err = hostnet.Attach(ctx, hostnet.Options{Root: v.root(), ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Log: v.log})
+		o := v.bridgeOptions()
+		o.MAC, o.Publish = mac, ports
+		v.net, err = hostnet.Attach(ctx, o)
 	case workload.NetUser:
 		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NoHost: n.NoHost, Log: v.log})
 	case workload.NetCNI:
@@ -56,6 +58,12 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 		err = fmt.Errorf("%w: network %q for a VM; there are none, bridge, user and cni", workload.ErrUnsupported, n.Mode)
 	}
 	return err
+}
+
+// bridgeOptions are those of an attachment to the bridge that every owner of the
+// VM has.
+func (v *VM) bridgeOptions() hostnet.Options {
+	return hostnet.Options{Root: v.root(), ID: v.cfg.ID, IP: v.cfg.Net.IP, DNS: v.cfg.Net.DNS, Log: v.log}
 }
 
 // devices lists the VM's devices in the order the guest discovers them.

@@ -8,6 +8,7 @@ import (
 	"github.com/hvctl/hvctl/internal/guestproto"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/handoff"
 )
 
 // tailLines is how much of the console an error quotes.
@@ -38,6 +39,9 @@ func telling(e machine.End) bool { return e.Reason != machine.Killed && e.Reason
 // asked for.
 func lostProcess(e machine.End, console string) string {
 	if e.Reason == machine.Killed {
+		if errors.Is(e.Err, handoff.ErrLost) || errors.Is(e.Err, handoff.ErrStopped) {
+			return oneLine(fmt.Sprintf("upgrade: %v", e.Err))
+		}
 		return ""
 	}
 	msg := ending(e) + " before the process ended"

@@ -34,6 +34,9 @@ func (p *process) Wait(ctx context.Context) (workload.Exit, error) {
 	case <-ctx.Done():
 		return workload.Exit{}, context.Cause(ctx)
 	}
+	if p.vm.left.Load() {
+		return workload.Exit{Code: workload.ExitOwnFailure, At: time.Now(), Err: "the instance has a new owner process; this process goes on, and nobody hears it any more"}, nil
+	}
 	if to := p.vm.moved.Load(); to != nil {
 		return workload.Exit{At: time.Now(), Err: "it goes on at " + *to}, nil
 	}

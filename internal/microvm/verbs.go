@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -107,7 +108,10 @@ func (v *VM) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (
 // the original.
 func (v *VM) execID() string {
 	n := v.execs.Add(1)
-	if v.cfg.VM.Restore == nil && v.cfg.VM.Receive == nil {
+	switch {
+	case v.heir: // it knows those of this instance's earlier owner, too
+		return fmt.Sprintf("exec-%.12s-%d-%d", v.cfg.ID, os.Getpid(), n)
+	case v.cfg.VM.Restore == nil && v.cfg.VM.Receive == nil:
 		return fmt.Sprintf("exec-%d", n)
 	}
 	return fmt.Sprintf("exec-%.12s-%d", v.cfg.ID, n)

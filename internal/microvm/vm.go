@@ -51,6 +51,7 @@ type VM struct {
 	live  atomic.Pointer[guest]    // set when the machine runs
 	doubt atomic.Pointer[handover] // set while somebody else may run the guest
 	sent  atomic.Pointer[sending]  // the latest migration away from here
+	left  atomic.Bool              // the guest was handed over
 	moved atomic.Pointer[string]   // where the guest was sent; nil: it is here
 
 	// What Start made so far; only Start and Close use these.
@@ -63,6 +64,9 @@ type VM struct {
 	machine *machine.Machine
 	begun   bool // the workload was started
 	learnt  bool // cfg came with the guest
+	heir    bool // the guest was another owner's of this instance
+
+	inherited inheritance // what another owner has handed over; nil: nothing
 
 	closing sync.Once
 	err     error
@@ -186,7 +190,7 @@ func (v *VM) build(ctx context.Context, io workload.Stdio) error {
 // surround makes everything around the machine and describes it: what a machine
 // that boots and one that is restored have in common.
 func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config, err error) {
-	if v.console, err = newConsole(filepath.Join(v.dir, "console.log")); err != nil {
+	if v.console, err = newConsole(filepath.Join(v.dir, "console.log"), v.heir); err != nil {
 		return c, err
 	}
 	if err := v.holdImage(); err != nil {
@@ -201,7 +205,7 @@ func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config,
 		MemoryBytes: v.cfg.Res.MemoryBytes,
 		KVM:         v.host.KVM,
 		Transport:   machine.Transport(v.cfg.VM.Transport),
-		Devices:     devs,
+		Devices:     v.inherited.equip(devs),
 		SerialOut:   v.serialOut(io.Out),
 		CPUThread:   promised(v.cfg.Res.Deadline),
 		Mark:        v.times.mark,

@@ -129,7 +129,7 @@ func TestExplainSaysWhyInOneLineAndQuotesTheConsoleWhenItHelps(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			v := newVM(t, nil)
 			var err error
-			if v.console, err = newConsole(filepath.Join(v.dir, "console.log")); err != nil {
+			if v.console, err = newConsole(filepath.Join(v.dir, "console.log"), false); err != nil {
 				t.Fatal(err)
 			}
 			defer v.Close()
@@ -196,7 +196,7 @@ func TestAConsoleThatCannotBeRotatedStaysBounded(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	c, err := newConsole(filepath.Join(dir, "console.log"))
+	c, err := newConsole(filepath.Join(dir, "console.log"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestAConsoleThatCannotBeRotatedStaysBounded(t *testing.T) {
 
 func TestConsoleFilesAreBounded(t *testing.T) {
 	dir := t.TempDir()
-	c, err := newConsole(filepath.Join(dir, "console.log"))
+	c, err := newConsole(filepath.Join(dir, "console.log"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,9 @@ import (
 
 // running fails unless the first process exists and has not ended.
 func (o *owner) running() error {
+	if o.handed.over() {
+		return errUpgraded(o.cfg.Name)
+	}
 	select {
 	case <-o.ended:
 		return fmt.Errorf("%s: %w: it has ended", o.cfg.Name, workload.ErrNotRunning)
@@ -30,6 +33,9 @@ func (o *owner) running() error {
 
 // Info implements control.Owner.
 func (o *owner) Info(context.Context) (control.Info, error) {
+	if o.handed.over() {
+		return control.Info{}, errUpgraded(o.cfg.Name)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	i := control.Info{Config: o.cfg, State: o.st}
@@ -119,6 +125,8 @@ func (o *owner) Wait(ctx context.Context) (workload.Exit, error) {
 	select {
 	case <-o.cleaned:
 		return o.exit, nil
+	case <-o.handed.done:
+		return workload.Exit{}, errUpgraded(o.cfg.Name)
 	case <-ctx.Done():
 		return workload.Exit{}, context.Cause(ctx)
 	}
@@ -151,9 +159,11 @@ func (o *owner) Stop(ctx context.Context, r control.StopRequest) (workload.Exit,
 	case <-o.cleaned:
 		return o.exit, nil
 	case err := <-failed:
-		if err != nil {
+		if err != nil && !o.handed.over() {
 			return workload.Exit{}, err
 		}
+		return o.Wait(ctx)
+	case <-o.handed.done:
 		return o.Wait(ctx)
 	case <-ctx.Done():
 		return workload.Exit{}, context.Cause(ctx)

@@ -54,6 +54,9 @@ type owner struct {
 	size     *control.ResizeRequest // asked for before the process existed
 	exit     workload.Exit
 
+	srv    *server
+	handed handed
+
 	started chan struct{} // the first process exists
 	ended   chan struct{} // it has ended
 	cleaned chan struct{} // and everything is cleaned up; exit is set
@@ -72,6 +75,9 @@ func Run(ctx context.Context, dir string, newRuntime func(*workload.Config) (wor
 	h, err := instance.ReadHandover()
 	if err != nil {
 		return err
+	}
+	if h.Link != 0 {
+		return succeed(ctx, dir, h, newRuntime)
 	}
 	ready := newReporter(h.Ready)
 	defer ready.close()
@@ -117,12 +123,7 @@ func open(dir string, h instance.Handover) (*owner, *control.Peer, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("log: %w", err)
 	}
-	o := &owner{
-		inst: inst, cfg: inst.Config(), st: st,
-		log:      NewLogger(),
-		sessions: map[string]*session{},
-		started:  make(chan struct{}), ended: make(chan struct{}), cleaned: make(chan struct{}),
-	}
+	o := newOwner(inst, st)
 	o.out = newHub(logw, o.cfg.OpenStdin, o.log)
 	o.group = o.openGroup()
 	if h.Attach == 0 {
@@ -135,6 +136,16 @@ func open(dir string, h instance.Handover) (*owner, *control.Peer, error) {
 		return nil, nil, fmt.Errorf("attached client: %w", err)
 	}
 	return o, control.NewPeer(conn, nil), nil
+}
+
+func newOwner(inst *instance.Instance, st workload.State) *owner {
+	return &owner{
+		inst: inst, cfg: inst.Config(), st: st,
+		log:      NewLogger(),
+		sessions: map[string]*session{},
+		handed:   newHanded(),
+		started:  make(chan struct{}), ended: make(chan struct{}), cleaned: make(chan struct{}),
+	}
 }
 
 func (o *owner) run(ctx context.Context, newRuntime func(*workload.Config) (workload.Runtime, error), first *control.Peer, stdinOnce bool, ready *reporter) error {
@@ -150,11 +161,20 @@ func (o *owner) run(ctx context.Context, newRuntime func(*workload.Config) (work
 		return o.abort(err, first, srv, ready)
 	}
 	ready.ok()
+	o.last(ctx)
+	return nil
+}
+
+// last waits for the end of the instance, or of this process's part in it.
+func (o *owner) last(ctx context.Context) {
 	exit := o.wait(ctx)
+	if o.handed.over() {
+		o.leave()
+		return
+	}
 	o.finish(exit)
 	o.out.finish(exit)
-	srv.shutdown()
-	return nil
+	o.srv.shutdown()
 }
 
 // start brings up the runtime and its first process.
@@ -170,14 +190,21 @@ func (o *owner) start(ctx context.Context, newRuntime func(*workload.Config) (wo
 		}
 		return err
 	}
+	o.begin(ctx, rt, proc, time.Now())
+	o.event(control.EventStart, nil)
+	return nil
+}
+
+// begin is the moment from which on the instance runs, here.
+func (o *owner) begin(ctx context.Context, rt workload.Runtime, proc workload.Process, started time.Time) {
 	o.mu.Lock()
 	o.rt, o.proc = rt, proc
 	o.reconfigure(rt)
-	o.st.Status, o.st.PID, o.st.Started = workload.Running, os.Getpid(), time.Now()
+	o.st.Status, o.st.PID, o.st.Started = workload.Running, os.Getpid(), started
 	if n, ok := rt.(workload.NetworkReporter); ok {
 		o.st.IP, o.st.Ports = n.NetworkStatus()
 	}
-	err = o.inst.WriteState(o.st)
+	err := o.inst.WriteState(o.st)
 	size := o.size
 	close(o.started)
 	o.mu.Unlock()
@@ -187,8 +214,6 @@ func (o *owner) start(ctx context.Context, newRuntime func(*workload.Config) (wo
 	if size != nil {
 		_ = proc.Resize(ctx, size.Columns, size.Rows) // gone already, or no terminal
 	}
-	o.event(control.EventStart, nil)
-	return nil
 }
 
 // abort records why the instance never ran and tells the starter.

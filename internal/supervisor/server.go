@@ -2,6 +2,8 @@ package supervisor
 
 import (
 	"context"
+	"errors"
+	"net"
 
 	"github.com/hvctl/hvctl/internal/control"
 )
@@ -9,7 +11,8 @@ import (
 // server is the control server with its serving goroutine.
 type server struct {
 	*control.Server
-	done chan struct{}
+	socket *net.UnixListener
+	done   chan struct{}
 }
 
 // serve opens the control socket and answers on it.
@@ -18,14 +21,20 @@ func (o *owner) serve() (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Server: control.NewServer(o), done: make(chan struct{})}
+	return o.serveOn(l), nil
+}
+
+// serveOn answers on an open control socket.
+func (o *owner) serveOn(l *net.UnixListener) *server {
+	s := &server{Server: control.NewServer(o), socket: l, done: make(chan struct{})}
+	o.srv = s
 	go func() {
 		defer close(s.done)
-		if err := s.Serve(l); err != nil {
+		if err := s.Serve(l); err != nil && !errors.Is(err, net.ErrClosed) {
 			o.log.Error("control socket", "err", err)
 		}
 	}()
-	return s, nil
+	return s
 }
 
 // shutdown lets the last answers out.

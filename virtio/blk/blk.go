@@ -5,13 +5,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/virtio"
 )
 
-// Kind is the block device.
+// Kind is the block device. Args.Files["image"], when set, is Options.Image.
 var Kind = virtio.Kind{
 	Name: "blk",
 	Help: "disk backed by a raw image file or block device",
@@ -26,7 +27,7 @@ var Kind = virtio.Kind{
 			return nil, err
 		}
 		serial := a.String("serial", a.ID[:min(len(a.ID), idSize)])
-		return New(Options{Path: a.String("path", ""), ReadOnly: ro, Serial: serial, Log: a.Logger()})
+		return New(Options{Path: a.String("path", ""), ReadOnly: ro, Serial: serial, Image: a.Files["image"], Log: a.Logger()})
 	},
 }
 
@@ -51,7 +52,10 @@ type Options struct {
 	Path     string // of a raw image file or a block device
 	ReadOnly bool   // the guest cannot write
 	Serial   string // at most 20 bytes
-	Log      *slog.Logger
+	// Image, when set, is Path, opened and locked by another process that lets this
+	// one go on with it. New takes it over when it succeeds.
+	Image *os.File
+	Log   *slog.Logger
 }
 
 // Metrics are the counters of the device. Operations count when they have
@@ -94,7 +98,7 @@ func New(o Options) (*Device, error) {
 	if len(o.Serial) > idSize {
 		return nil, fmt.Errorf("%w: serial %q is longer than %d bytes", virtio.ErrArgs, o.Serial, idSize)
 	}
-	im, err := openImage(o.Path, o.ReadOnly)
+	im, err := openImage(o)
 	if err != nil {
 		return nil, err
 	}

@@ -22,10 +22,14 @@ type image struct {
 	written  atomic.Pointer[memory.Bitmap] // the log of changes; nil without one
 }
 
-// openImage opens path and takes a lock that conflicts with writers, and as a
-// writer with everybody. The lock belongs to the open file: it goes with the
-// process, however that ends.
-func openImage(path string, readOnly bool) (*image, error) {
+// openImage opens an image and takes a lock that conflicts with writers, and as
+// a writer with everybody. The lock belongs to the open file: it goes with the
+// last process that has that, however it ends.
+func openImage(o Options) (*image, error) {
+	if o.Image != nil {
+		return adoptImage(o)
+	}
+	path, readOnly := o.Path, o.ReadOnly
 	flags := os.O_RDWR
 	if readOnly {
 		flags = os.O_RDONLY
@@ -44,6 +48,15 @@ func openImage(path string, readOnly bool) (*image, error) {
 	im := &image{f: f, fd: int(f.Fd()), readOnly: readOnly}
 	if err := im.check(path); err != nil {
 		return nil, errors.Join(err, f.Close())
+	}
+	return im, nil
+}
+
+// adoptImage is openImage for a file that is open and locked already.
+func adoptImage(o Options) (*image, error) {
+	im := &image{f: o.Image, fd: int(o.Image.Fd()), readOnly: o.ReadOnly}
+	if err := im.check(o.Path); err != nil { // locking it again changes nothing
+		return nil, err
 	}
 	return im, nil
 }

@@ -1,0 +1,90 @@
+package supervisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/control"
+	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/handoff"
+	"golang.org/x/sys/unix"
+)
+
+// quietGrace is how long the old owner may take to write the last output.
+const quietGrace = 30 * time.Second
+
+// succeed is Run for a process that takes a running instance over.
+func succeed(ctx context.Context, dir string, h instance.Handover, newRuntime func(*workload.Config) (workload.Runtime, error)) error {
+	for _, fd := range []int{h.Link, h.Lock, h.Listener} {
+		unix.CloseOnExec(fd)
+	}
+	link := os.NewFile(uintptr(h.Link), "link")
+	defer link.Close()
+	inst, err := instance.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	st, err := inst.State()
+	if err != nil {
+		return err
+	}
+	o := newOwner(inst, st)
+	o.out = newHub(nil, o.cfg.OpenStdin, o.log)
+	o.group = o.openGroup()
+	rt, err := newRuntime(o.cfg)
+	if err != nil {
+		return err
+	}
+	in, ok := rt.(workload.Inheritor)
+	if !ok {
+		return fmt.Errorf("%s: upgrade: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
+	}
+	proc, committed, err := in.TakeOver(ctx, link, func() error { return o.possess(link, h) }, o.out.stdio(o.cfg.Spec.Process.Terminal))
+	if err != nil && !committed {
+		return err // the old owner has it, and says so
+	}
+	if err != nil {
+		if inst.LockFile() == nil {
+			err = errors.Join(err, o.possess(link, h))
+		}
+		o.finish(workload.Exit{Code: exitCode(err), Err: err.Error(), At: time.Now()})
+		_ = handoff.Tell(link, err.Error())
+		return err
+	}
+	o.begin(ctx, rt, proc, st.Started)
+	l, err := net.FileListener(os.NewFile(uintptr(h.Listener), "control"))
+	if err == nil {
+		o.serveOn(l.(*net.UnixListener))
+	} else { // it runs, and a new socket is better than none
+		o.log.Error("the old owner's control socket", "err", err)
+		if _, err := o.serve(); err != nil {
+			o.log.Error("control socket", "err", err)
+		}
+	}
+	o.event(control.EventUpgrade, map[string]string{"by": fmt.Sprint(os.Getpid())})
+	_ = handoff.Tell(link, "") // it only waits to tell who asked
+	o.last(ctx)
+	return nil
+}
+
+// possess waits until the old owner writes nothing more, and takes lock and log.
+func (o *owner) possess(link *os.File, h instance.Handover) error {
+	if _, err := handoff.Hear(link, quietGrace); err != nil && !errors.Is(err, io.EOF) { // EOF: it is gone
+		o.log.Warn("the old owner may still write", "err", err)
+	}
+	if err := o.inst.AdoptLock(os.NewFile(uintptr(h.Lock), "lock")); err != nil {
+		return err
+	}
+	logw, err := o.inst.OpenLog()
+	if err != nil {
+		return fmt.Errorf("log: %w", err)
+	}
+	o.out.log = logw
+	return nil
+}
