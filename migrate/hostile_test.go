@@ -127,6 +127,7 @@ func TestFirstWordsOfAnEnemy(t *testing.T) {
 		{"long name", func(e *enemy, c *wire.Conn) {
 			say(c, wire.Hello, hello("control", dict{"vm": strings.Repeat("x", 300)}))
 		}, "more than 255"},
+		{"inquiry where nothing is told", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, hello("facts", nil)) }, `"facts"`},
 		{"unknown role", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, hello("root", nil)) }, "unknown role"},
 		{"data of no session", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, hello("data", nil)) }, "no such session"},
 		{"resume of no session", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, hello("control", dict{"resume": true})) }, "no such session"},

@@ -31,6 +31,7 @@ const (
 	roleControl role = "control"
 	roleData    role = "data"
 	roleQuery   role = "query"
+	roleFacts   role = "facts"
 )
 
 // hello is the payload of HELLO.

@@ -37,6 +37,9 @@ type ReceiveOptions struct {
 	Prepare func(ctx context.Context, o Offer) (Destination, error)
 	// Drop frees a machine that will never run here.
 	Drop func(Destination)
+	// Facts answers an inquiry, which may come at any time; nil refuses. Its error's
+	// text is what the source is told.
+	Facts func(ctx context.Context, question json.RawMessage) (json.RawMessage, error)
 	// Token judges a one-time token; nil needs none.
 	Token func(token string) error
 	// Once makes the receiver take one machine; when it runs, only questions about
@@ -212,6 +215,8 @@ func (r *Receiver) serve(ctx context.Context, nc net.Conn) (err error) {
 		return s.data(c, h.Stream)
 	case roleQuery:
 		return r.query(c, h)
+	case roleFacts:
+		return r.facts(ctx, c)
 	}
 	return refuse("hello", "unknown role %q", h.Role)
 }

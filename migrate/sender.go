@@ -74,9 +74,7 @@ func newSender(src Source, dial Dial, j commit.Journal, o SendOptions, report *R
 	case last.Verdict == commit.HandedRecord:
 		return nil, fmt.Errorf("%w: the machine went to %s", ErrRefused, last.Peer)
 	}
-	id := make([]byte, 16)
-	_, _ = rand.Read(id) // never fails
-	record := commit.Record{Session: hex.EncodeToString(id), Epoch: last.Epoch + 1, VM: o.VM, Peer: o.Peer}
+	record := commit.Record{Session: newSessionID(), Epoch: last.Epoch + 1, VM: o.VM, Peer: o.Peer}
 	s := &sender{owner: newOwner(src, dial, j, record, commit.Copying, o), report: report, limiter: limiter{rate: o.Rate}}
 	for _, r := range src.Regions() {
 		s.dialer.offer.Regions = append(s.dialer.offer.Regions, regionInfo{uint64(r.GPA), r.Size})
@@ -95,6 +93,12 @@ func newSender(src Source, dial Dial, j commit.Journal, o SendOptions, report *R
 		s.streams = append(s.streams, newStream(i))
 	}
 	return s, nil
+}
+
+func newSessionID() string {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails
+	return hex.EncodeToString(id)
 }
 
 // run goes through the whole session.

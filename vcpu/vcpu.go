@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -216,6 +217,12 @@ func (v *VCPU) Park() error { return v.call(parked, nil) }
 // Do runs fn on the vCPU's thread, between two guest instructions, and
 // returns its error. The vCPU runs on afterwards if it ran before.
 func (v *VCPU) Do(fn func(*kvm.VCPU) error) error { return v.call(same, fn) }
+
+// Told returns what the guest was told by CPUID.
+func (v *VCPU) Told() (entries []kvm.CPUIDEntry, err error) {
+	err = v.Do(func(*kvm.VCPU) error { entries = slices.Clone(v.told); return nil })
+	return entries, err
+}
 
 // Stop ends the thread and closes the vCPU, in whatever state it is. It may be
 // called more than once, and concurrently; each call returns when it is done.

@@ -23,7 +23,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
+		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
 
@@ -41,6 +41,7 @@ func (p *program) cmdMigrateSend() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
 			allowFlag(),
+			bindFlag(),
 			&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
 			&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
 			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force or throttle"},
@@ -61,10 +62,13 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 	}
 	r := workload.MigrateRequest{
 		To: to, DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
-		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"),
+		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"), Binds: c.StringSlice("bind"),
 	}
 	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow {
 		return usagef(c, "--on-timeout %q: use cancel, force or throttle", r.OnTimeout)
+	}
+	if err := checkBinds(c); err != nil {
+		return err
 	}
 	if s := c.String("rate"); s != "" {
 		if r.Rate, err = parseSize(s); err != nil {

@@ -78,6 +78,12 @@ func (c *Client) Migrate(ctx context.Context, r workload.MigrateRequest) (json.R
 	return v, c.do(ctx, "POST", "/v1/migrate", r, &v)
 }
 
+// PlanMigration says what Migrate would do, as plan.Plan in JSON.
+func (c *Client) PlanMigration(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+	var v json.RawMessage
+	return v, c.do(ctx, "POST", "/v1/plan", r, &v)
+}
+
 // Migration says what is known of the latest migration away from there.
 func (c *Client) Migration(ctx context.Context) (workload.MigrationStatus, error) {
 	return get[workload.MigrationStatus](ctx, c, "/v1/migrate")

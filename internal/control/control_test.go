@@ -47,6 +47,9 @@ func (o *fakeOwner) Resume(context.Context) error { return o.fail }
 func (o *fakeOwner) Migrate(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"session":"x"}`), o.fail
 }
+func (o *fakeOwner) PlanMigration(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
+	return json.RawMessage(`{"rows":[]}`), o.fail
+}
 func (o *fakeOwner) Migration(context.Context) (workload.MigrationStatus, error) {
 	return workload.MigrationStatus{State: workload.MigrationGoing, To: "unix:/x"}, o.fail
 }

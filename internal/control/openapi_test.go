@@ -128,7 +128,7 @@ func TestAnswersFitTheDocument(t *testing.T) {
 			}
 			name := fmt.Sprintf("%s with %v", r.Path, fail)
 			body := map[string]string{
-				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/upgrade": `{"program":"/p"}`, "/v1/update": `{"cpuWeight":50}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
+				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/plan": `{"to":{"address":"unix:/s"},"binds":["port:tcp/80=drop"]}`, "/v1/upgrade": `{"program":"/p"}`, "/v1/update": `{"cpuWeight":50}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
 			}[r.Path]
 			op := doc.Paths.Value(r.Path).GetOperation(r.Method)
 			if r.Method != http.MethodPost {

@@ -40,6 +40,8 @@ type Owner interface {
 	// Migrate sends the instance to another owner; its report is
 	// migrate.Report as JSON.
 	Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error)
+	// PlanMigration says what Migrate would do; the answer is plan.Plan as JSON.
+	PlanMigration(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error)
 	// Migration says what is known of the latest migration away from here, and
 	// CancelMigration calls the one under way off.
 	Migration(ctx context.Context) (workload.MigrationStatus, error)
@@ -93,6 +95,7 @@ var Routes = []Route{
 	{"POST", "/v1/update", (*Server).update},
 	{"POST", "/v1/snapshot", (*Server).snapshot},
 	{"POST", "/v1/migrate", (*Server).migrate},
+	{"POST", "/v1/plan", (*Server).plan},
 	{"GET", "/v1/migrate", (*Server).migration},
 	{"DELETE", "/v1/migrate", (*Server).cancelMigration},
 	{"POST", "/v1/resolve", (*Server).resolve},
@@ -224,6 +227,14 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) migrate(w http.ResponseWriter, r *http.Request) error {
+	return migration(w, r, s.owner.Migrate)
+}
+
+func (s *Server) plan(w http.ResponseWriter, r *http.Request) error {
+	return migration(w, r, s.owner.PlanMigration)
+}
+
+func migration(w http.ResponseWriter, r *http.Request, do func(context.Context, workload.MigrateRequest) (json.RawMessage, error)) error {
 	var q workload.MigrateRequest
 	if err := decode(r, &q); err != nil {
 		return err
@@ -231,7 +242,7 @@ func (s *Server) migrate(w http.ResponseWriter, r *http.Request) error {
 	if q.To.Address == "" {
 		return fmt.Errorf("%w: migrate: no destination", ErrBadRequest)
 	}
-	v, err := s.owner.Migrate(r.Context(), q)
+	v, err := do(r.Context(), q)
 	return answer(w, v, err)
 }
 

@@ -166,6 +166,47 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	h.ok("rm", "-f", "to", "from")
 }
 
+// What a plan refuses, send refuses; a word on the resource helps.
+func TestAMigrationIsPlanned(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1:18087:80", "debian:bookworm", "sleep", "1000")
+	at := "unix:" + filepath.Join(h.root, ".sock")
+	done := h.receive("to", at)
+	const port = "port:tcp/127.0.0.1:18087"
+	if r := h.hvctl("migrate", "plan", "web", "--to", at); r.code != 125 || !strings.Contains(r.out, "taken at the destination") || !strings.Contains(r.err, "1 of ") {
+		t.Errorf("the source has the port: exit %d\n%s%s", r.code, r.out, r.err)
+	}
+	if r := h.hvctl("migrate", "send", "web", "--to", at); r.code == 0 || !strings.Contains(r.err, "taken at the destination") {
+		t.Errorf("sent all the same: exit %d, %s", r.code, r.err)
+	}
+	h.ok("exec", "web", "true")
+	if r := h.hvctl("migrate", "plan", "web", "--to", at, "--bind", "port=x"); r.code != 125 {
+		t.Errorf("a bind that is none: exit %d, %s", r.code, r.err)
+	}
+	out := h.ok("migrate", "plan", "web", "--to", at, "--bind", port+"=drop", "--json")
+	var p struct {
+		Rows []struct{ Kind, Name, Action string }
+	}
+	if err := json.Unmarshal([]byte(out), &p); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	actions := map[string]string{}
+	for _, r := range p.Rows {
+		actions[r.Kind] = r.Action
+	}
+	for kind, want := range map[string]string{"ram": "move", "cpu": "rebind", "layers": "rebind", "network": "rebind", "port": "drop", "vsock": "rebind"} {
+		if actions[kind] != want {
+			t.Errorf("%s: %q, want %q", kind, actions[kind], want)
+		}
+	}
+	h.ok("migrate", "send", "web", "--to", at, "--bind", port+"=drop", "--on-timeout", "force", "--downtime", "300ms")
+	done()
+	if got := h.inspect("to", "{{len .Config.Net.Publish}}"); got != "0" {
+		t.Errorf("%s ports are published", got)
+	}
+	h.ok("rm", "-f", "to", "web")
+}
+
 // A migration that takes long is looked at, and called off.
 func TestAMigrationIsCancelled(t *testing.T) {
 	h := newHost(t)

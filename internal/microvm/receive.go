@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/agent"
@@ -14,6 +15,7 @@ import (
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/plan"
 )
 
 var _ workload.Reconfigured = (*VM)(nil)
@@ -64,8 +66,9 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 				v.log.Warn("cleaning up after an offer that came to nothing", "err", err)
 			}
 		},
-		Once: true, // then it answers questions only, as long as the guest lives here
-		Log:  v.log,
+		Facts: v.facts(own),
+		Once:  true, // then it answers questions only, as long as the guest lives here
+		Log:   v.log,
 	})
 	serving, end := context.WithCancel(context.Background())
 	go func() {
@@ -100,6 +103,11 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 	cfg := d.Config
 	cfg.ID, cfg.Name, cfg.AutoRemove, cfg.DataDir = own.ID, own.Name, own.AutoRemove, ""
 	cfg.VM.Receive = own.VM.Receive
+	p, err := plan.Parse(o.Plan)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Net.Publish = slices.DeleteFunc(cfg.Net.Publish, func(x workload.Port) bool { return p.Action(plan.Port, portName(x)) == plan.Drop })
 	if own.Net.Publish != nil {
 		cfg.Net.Publish = own.Net.Publish
 	}

@@ -42,10 +42,21 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
+	p, err := v.plan(ctx, g, dial, r.Binds)
+	if err == nil {
+		err = refusals(p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("migrate: %w", err)
+	}
+	row, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
 	h := &handover{
 		v: v, g: g, dial: dial, to: r.To.Address, journal: commit.File(filepath.Join(v.dir, sentRecord)),
 		options: migrate.SendOptions{
-			VM: v.cfg.Name, Peer: r.To.Address, Description: description,
+			VM: v.cfg.Name, Peer: r.To.Address, Description: description, Plan: row,
 			Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
 			OnTimeout: migrate.OnTimeout(r.OnTimeout), Log: v.log,
 		},

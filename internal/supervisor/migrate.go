@@ -21,6 +21,15 @@ func (o *owner) migrator(what string) (workload.Migrator, error) {
 	return m, nil
 }
 
+// PlanMigration implements control.Owner.
+func (o *owner) PlanMigration(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+	m, err := o.migrator("migrate")
+	if err != nil {
+		return nil, err
+	}
+	return m.Plan(ctx, r)
+}
+
 // Migration implements control.Owner.
 func (o *owner) Migration(context.Context) (workload.MigrationStatus, error) {
 	m, err := o.migrator("migrate")

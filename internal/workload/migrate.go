@@ -31,6 +31,7 @@ type MigrateRequest struct {
 	Streams    int      `json:"streams,omitempty"`
 	Rate       uint64   `json:"rate,omitempty"`      // bytes per second
 	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel, force or throttle
+	Binds      []string `json:"binds,omitempty"`     // KIND:NAME=ACTION[:ARG], for the plan
 }
 
 // MigrationState is where a migration away from here has got to.
@@ -60,6 +61,9 @@ type Migrator interface {
 	// instance goes on elsewhere. After an error it goes on here, unless the
 	// error says that this is in doubt.
 	Migrate(ctx context.Context, r MigrateRequest) (json.RawMessage, error)
+	// Plan says what Migrate would do with everything that the instance is bound
+	// to, as plan.Plan in JSON. It has no effect.
+	Plan(ctx context.Context, r MigrateRequest) (json.RawMessage, error)
 	// Migration says what is known of the latest one.
 	Migration() MigrationStatus
 	// CancelMigration calls the one under way off and returns when that is done.

@@ -1,6 +1,8 @@
 package plan
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -116,6 +118,35 @@ type Row struct {
 // destination does nothing that is not in it.
 type Plan struct {
 	Rows []Row `json:"rows"`
+}
+
+// maxRows bounds a plan that comes from a peer.
+const maxRows = 1024
+
+// Parse reads a plan that a peer has made; nothing at all is an empty one.
+func Parse(b []byte) (p Plan, err error) {
+	if len(b) == 0 {
+		return p, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return Plan{}, fmt.Errorf("plan: %w", err)
+	}
+	if len(p.Rows) > maxRows {
+		return Plan{}, fmt.Errorf("plan: %d rows, at most %d", len(p.Rows), maxRows)
+	}
+	return p, nil
+}
+
+// Action returns what becomes of a resource; "" when the plan does not name it.
+func (p Plan) Action(kind Kind, name string) Action {
+	for _, r := range p.Rows {
+		if r.Kind == kind && r.Name == name {
+			return r.Action
+		}
+	}
+	return ""
 }
 
 // Make judges every resource; guest is the processor as the guest sees it. A refusal is a row, not an error: the user sees

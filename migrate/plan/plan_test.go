@@ -2,8 +2,10 @@ package plan
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -187,6 +189,38 @@ func TestSpecificationListsTheRules(t *testing.T) {
 			t.Errorf("section 9 lacks %s", want)
 		}
 	}
+}
+
+func TestAPlanArrivesAsItWasMade(t *testing.T) {
+	want, err := Make([]Resource{{Port, "tcp/80", "", 0}, {RAM, "ram", "", 1 << 20}}, cpu(), facts(), []Bind{{Port, "tcp/80", Drop, ""}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Parse(b)
+	if err != nil || !reflect.DeepEqual(got, want) || got.Action(Port, "tcp/80") != Drop || got.Action(Port, "tcp/81") != "" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if p, err := Parse(nil); err != nil || len(p.Rows) != 0 {
+		t.Errorf("no plan: %+v, %v", p, err)
+	}
+	for _, s := range []string{"x", `{"rows":1}`, `{"more":1}`, `{"rows":[` + strings.Repeat("{},", maxRows) + `{}]}`} {
+		if _, err := Parse([]byte(s)); err == nil {
+			t.Errorf("%.40s is taken", s)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"rows":[{"kind":"port","name":"tcp/80","binding":"identifier","attachment":"fixed","action":"drop","reason":"x"}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if p, err := Parse(b); err == nil && len(p.Rows) > maxRows {
+			t.Errorf("%d rows", len(p.Rows))
+		}
+	})
 }
 
 func FuzzParseBind(f *testing.F) {

@@ -33,6 +33,8 @@ const (
 	Revoked  Type = 14
 	Abort    Type = 15
 	Query    Type = 16
+	Ask      Type = 17
+	Facts    Type = 18
 	Ping     Type = Optional | 1
 
 	// Optional is the bit of types that a receiver may skip.
@@ -42,7 +44,7 @@ const (
 var typeNames = map[Type]string{
 	Hello: "HELLO", Welcome: "WELCOME", Refuse: "REFUSE", Offer: "OFFER", Prepared: "PREPARED", Pages: "PAGES", Round: "ROUND",
 	Applied: "APPLIED", State: "STATE", Final: "FINAL", Ready: "READY", Go: "GO", Running: "RUNNING", Revoked: "REVOKED",
-	Abort: "ABORT", Query: "QUERY", Ping: "PING",
+	Abort: "ABORT", Query: "QUERY", Ask: "ASK", Facts: "FACTS", Ping: "PING",
 }
 
 // String returns the name in the specification.

@@ -1,0 +1,166 @@
+package microvm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate"
+	"github.com/hvctl/hvctl/migrate/plan"
+)
+
+// question is what a source asks of a destination to make its plan.
+type question struct {
+	Image   string          `json:"image"` // the file's name
+	Network string          `json:"network"`
+	Ports   []workload.Port `json:"ports,omitempty"`
+	CPUs    int             `json:"cpus"`
+}
+
+// Plan implements workload.Migrator.
+func (v *VM) Plan(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+	g, err := v.withAgent()
+	if err != nil {
+		return nil, err
+	}
+	dial, err := dialer(r.To)
+	if err != nil {
+		return nil, err
+	}
+	p, err := v.plan(ctx, g, dial, r.Binds)
+	if err != nil {
+		return nil, fmt.Errorf("plan: %w", err)
+	}
+	return json.Marshal(p)
+}
+
+// plan asks the destination and says what will become of everything that the VM
+// is bound to. It has no effect.
+func (v *VM) plan(ctx context.Context, g *guest, dial migrate.Dial, words []string) (plan.Plan, error) {
+	var binds []plan.Bind
+	for _, w := range words {
+		b, err := plan.ParseBind(w)
+		if err != nil {
+			return plan.Plan{}, err
+		}
+		binds = append(binds, b)
+	}
+	q, err := json.Marshal(question{Image: filepath.Base(v.cfg.Rootfs.ImagePath), Network: v.cfg.Net.Mode, Ports: v.cfg.Net.Publish, CPUs: vcpus(v.cfg.Res.CPUs)})
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	b, err := migrate.Inquire(ctx, dial, q, migrate.SendOptions{VM: v.cfg.Name})
+	if err != nil {
+		return plan.Plan{}, fmt.Errorf("ask the destination: %w", err)
+	}
+	var f plan.Facts
+	if err := json.Unmarshal(b, &f); err != nil {
+		return plan.Plan{}, fmt.Errorf("what the destination says of itself: %w", err)
+	}
+	cpu, err := g.machine.GuestCPU()
+	if err != nil {
+		return plan.Plan{}, notRunning(err)
+	}
+	p, err := plan.Make(v.resources(g), planCPU(cpu), f, binds)
+	if err != nil {
+		return plan.Plan{}, err
+	}
+	for i := range p.Rows {
+		if why := unable(p.Rows[i]); why != "" {
+			p.Rows[i].Action, p.Rows[i].Reason = plan.Refuse, why
+		}
+	}
+	return p, nil
+}
+
+// resources lists what the VM is bound to.
+func (v *VM) resources(g *guest) []plan.Resource {
+	var ram uint64
+	for _, r := range g.machine.Regions() {
+		ram += r.Size
+	}
+	all := []plan.Resource{
+		{Kind: plan.RAM, Name: "ram", Bytes: ram},
+		{Kind: plan.Processor, Name: "cpu"},
+		{Kind: plan.Limits, Name: "cgroup"},
+		{Kind: plan.Env, Name: "environment"},
+		{Kind: plan.Stream, Name: "console"},
+		{Kind: plan.Vsock, Name: "vsock"},
+		{Kind: plan.Layers, Name: filepath.Base(v.cfg.Rootfs.ImagePath), Detail: v.cfg.Image.Ref},
+	}
+	sizes := map[string]uint64{}
+	for _, d := range volumes(g.machine) {
+		sizes[d.Name] = d.Size
+	}
+	for i, d := range v.cfg.VM.Disks {
+		if d.ReadOnly {
+			all = append(all, plan.Resource{Kind: plan.RawDisk, Name: d.Path})
+			continue
+		}
+		all = append(all, plan.Resource{Kind: plan.RootDisk, Name: serialOf(i, d), Detail: d.Path, Bytes: sizes[serialOf(i, d)]})
+	}
+	for _, m := range v.cfg.Spec.Mounts {
+		switch {
+		case isShare(m) && slices.Contains(m.Options, "ro"):
+			all = append(all, plan.Resource{Kind: plan.DirRO, Name: m.Destination, Detail: m.Source})
+		case isShare(m):
+			all = append(all, plan.Resource{Kind: plan.DirRW, Name: m.Destination, Detail: m.Source})
+		case m.Type == "tmpfs" && !standardMount(m.Destination):
+			all = append(all, plan.Resource{Kind: plan.Tmpfs, Name: m.Destination})
+		}
+	}
+	if v.cfg.Net.Attached() {
+		all = append(all, plan.Resource{Kind: plan.Network, Name: "eth0", Detail: v.cfg.Net.Mode}, plan.Resource{Kind: plan.TCP, Name: "eth0"})
+	}
+	for _, p := range v.cfg.Net.Publish {
+		all = append(all, plan.Resource{Kind: plan.Port, Name: portName(p), Detail: fmt.Sprintf("to %d", p.Port)})
+	}
+	return all
+}
+
+// portName is how a plan calls a published port.
+func portName(p workload.Port) string {
+	if p.HostPort == 0 { // any will do
+		return fmt.Sprintf("%s/any:%d", p.Protocol, p.Port)
+	}
+	if p.HostIP.IsValid() {
+		return fmt.Sprintf("%s/%v:%d", p.Protocol, p.HostIP, p.HostPort)
+	}
+	return fmt.Sprintf("%s/%d", p.Protocol, p.HostPort)
+}
+
+// unable returns why a row cannot be carried out by this build, though the rules
+// would have it; "" when it can.
+func unable(r plan.Row) string {
+	switch {
+	case r.Action == plan.Refuse:
+		return ""
+	case r.Kind == plan.DirRO || r.Kind == plan.DirRW:
+		return "a directory of the host that the guest has mounted cannot go along"
+	case r.Kind == plan.Layers && r.Action == plan.Copy:
+		return "images are not carried along yet: pull it at the destination"
+	case r.Kind == plan.RawDisk:
+		return "disks that the guest only reads are not carried along yet"
+	case r.Kind == plan.Network && r.Arg != "" && r.Arg != r.Detail:
+		return "a guest cannot change to a network of another kind"
+	case r.Kind == plan.TCP && r.Action == plan.Drop, (r.Kind == plan.Port || r.Kind == plan.Stream) && r.Action == plan.Ref:
+		return fmt.Sprintf("%q is not possible yet", r.Action)
+	}
+	return ""
+}
+
+// refusals returns one error for everything that stops the migration.
+func refusals(p plan.Plan) error {
+	var why []string
+	for _, r := range p.Refusals() {
+		why = append(why, fmt.Sprintf("%s %s: %s", r.Kind, r.Name, r.Reason))
+	}
+	if len(why) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%w by the plan: %s", migrate.ErrRefused, strings.Join(why, "; "))
+}
