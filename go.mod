@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/bobuhiro11/gokvm v0.0.8-0.20231003020000-f53faca69d28
+	github.com/checkpoint-restore/go-criu/v8 v8.3.0
 	github.com/creachadair/jrpc2 v1.3.6
 	github.com/erofs/go-erofs v0.3.1
 	github.com/getkin/kin-openapi v0.152.0
@@ -25,6 +26,8 @@ require (
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
 )
+
+require github.com/aperturerobotics/protobuf-go-lite v0.14.0 // indirect
 
 require (
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect

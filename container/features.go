@@ -22,6 +22,8 @@ func Features() *features.Features {
 		OCIVersionMax: specs.Version,
 		Hooks:         []string{"prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"},
 		MountOptions:  mountOptionNames(),
+		// runc's name for it; whether the host has a CRIU that works is another matter.
+		Annotations: map[string]string{"org.opencontainers.runc.checkpoint.enabled": "true"},
 		Linux: &features.Linux{
 			Namespaces:   namespaces,
 			Capabilities: slices.Clone(capability.Names[:]),

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/criu"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -18,6 +19,8 @@ type Runtime struct {
 	Log  *slog.Logger
 	// Cgroups makes and finds the containers' groups; nil: they have none.
 	Cgroups Cgroups
+	// CRIU is what saves and restores containers; nil: nothing does.
+	CRIU criu.Driver
 }
 
 // cgroup finds a container's group; nil without error when it has none.

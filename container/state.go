@@ -39,6 +39,8 @@ const (
 	stepResume step = "resume"
 	stepUpdate step = "update"
 	stepDelete step = "delete"
+
+	stepCheckpoint step = "checkpoint"
 )
 
 // legal says in which states a step may be taken.
@@ -50,6 +52,8 @@ var legal = map[step]map[Status]bool{
 	stepResume: {Paused: true},
 	stepUpdate: {Created: true, Running: true, Paused: true},
 	stepDelete: {Stopped: true},
+
+	stepCheckpoint: {Running: true, Paused: true},
 }
 
 // check returns why the step cannot be taken; nil when it can.

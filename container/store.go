@@ -16,6 +16,7 @@ const (
 	configFile  = "config.json"
 	startSocket = "start.sock"
 	readyFile   = "ready" // its creation came to its end
+	rootMount   = "root"  // during a restore: a folder on which the root file system is mounted
 )
 
 // CheckID refuses IDs that are not [a-zA-Z0-9_+-][a-zA-Z0-9_+.-]*: they become
@@ -118,6 +119,14 @@ func (d *dir) remove() error {
 	}
 	if unix.Rmdir(d.path) == nil {
 		return nil
+	}
+	// A restore that was killed leaves a root file system mounted, whose files
+	// are not ours to remove.
+	root := d.file(rootMount)
+	for unix.Unmount(root, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW) == nil {
+	}
+	if err := unix.Rmdir(root); err != nil && err != unix.ENOENT {
+		return &fs.PathError{Op: "rmdir", Path: root, Err: err}
 	}
 	return os.RemoveAll(d.path)
 }

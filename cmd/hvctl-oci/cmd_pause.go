@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/hvctl/hvctl/container"
 )
@@ -34,25 +33,4 @@ func resume(a *app, r *container.Runtime, id string) error {
 		return a.pauseVM(r, id, false)
 	}
 	return r.Resume(context.Background(), id)
-}
-
-// noCRIU is said for checkpoint and restore.
-const noCRIU = "checkpoint and restore of containers are not supported by this runtime: it does not drive CRIU"
-
-// cmdNoCRIU accepts whatever flags there are and says no.
-func cmdNoCRIU(*app) (func([]string) (int, error), flagSet) {
-	var s flagSet
-	for _, name := range []string{
-		"image-path", "work-path", "parent-path", "page-server", "status-fd", "manage-cgroups-mode", "empty-ns", "bundle", "pid-file",
-		"console-socket", "lsm-profile", "lsm-mount-context",
-	} {
-		s.ignored(name, "not supported", false)
-	}
-	for _, name := range []string{
-		"leave-running", "tcp-established", "tcp-skip-in-flight", "tcp-close", "ext-unix-sk", "shell-job", "lazy-pages", "file-locks",
-		"pre-dump", "auto-dedup", "detach", "no-subreaper", "no-pivot", "link-remap",
-	} {
-		s.ignored(name, "not supported", true)
-	}
-	return func([]string) (int, error) { return 1, errors.New(noCRIU) }, s
 }

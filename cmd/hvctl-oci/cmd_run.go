@@ -36,27 +36,41 @@ func cmdRun(a *app) (func([]string) (int, error), flagSet) {
 			}
 			return 0, err
 		}
-		if o.Spec == nil {
-			if o.Spec, o.Config, err = container.Load(o.Bundle); err != nil {
-				return 1, err
-			}
-		}
-		sess, err := newSession(o.Spec.Process != nil && o.Spec.Process.Terminal, o.ConsoleSocket)
-		if err != nil {
-			return 1, err
-		}
-		o.Console = sess.socket()
-		p, err := r.Run(context.Background(), o)
-		if err != nil {
-			sess.close()
-			undo()
-			return 1, err
-		}
-		code, err := sess.wait(p)
-		if !keep {
-			err = errors.Join(err, r.Delete(context.Background(), o.ID, true))
+		started := false
+		code, err := foreground(r, &o, keep, func() (*container.Proc, error) {
+			p, err := r.Run(context.Background(), o)
+			started = err == nil
+			return p, err
+		})
+		if !started || !keep {
 			undo()
 		}
 		return code, err
 	}, s
+}
+
+// foreground starts a container, which start does, waits for it, and deletes it
+// unless it is to be kept.
+func foreground(r *container.Runtime, o *container.CreateOptions, keep bool, start func() (*container.Proc, error)) (int, error) {
+	if o.Spec == nil {
+		var err error
+		if o.Spec, o.Config, err = container.Load(o.Bundle); err != nil {
+			return 1, err
+		}
+	}
+	sess, err := newSession(o.Spec.Process != nil && o.Spec.Process.Terminal, o.ConsoleSocket)
+	if err != nil {
+		return 1, err
+	}
+	o.Console = sess.socket()
+	p, err := start()
+	if err != nil {
+		sess.close()
+		return 1, err
+	}
+	code, err := sess.wait(p)
+	if !keep {
+		err = errors.Join(err, r.Delete(context.Background(), o.ID, true))
+	}
+	return code, err
 }

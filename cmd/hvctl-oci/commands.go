@@ -6,8 +6,9 @@ type command struct {
 	min, max         int // positional arguments; max -1: any number
 	// setup makes the flags and what to do once they are set.
 	setup func(*app) (func(args []string) (int, error), flagSet)
-	// unsupported says that this host cannot do it, and why; --help fails with it.
-	unsupported string
+	// unsupported asks whether this host cannot do it, and why; --help fails with
+	// that. nil: it can.
+	unsupported func(*app) error
 }
 
 // commands is filled in by init, as they refer to it.
@@ -30,7 +31,7 @@ func init() {
 		{name: "list", help: "list the containers", max: 0, setup: cmdList},
 		{name: "features", help: "print what this runtime can do as JSON", max: 0, setup: cmdFeatures},
 		{name: "spec", help: "write a config.json to begin with", max: 0, setup: cmdSpec},
-		{name: "checkpoint", args: "ID", help: "not supported", min: 0, max: -1, setup: cmdNoCRIU, unsupported: noCRIU},
-		{name: "restore", args: "ID", help: "not supported", min: 0, max: -1, setup: cmdNoCRIU, unsupported: noCRIU},
+		{name: "checkpoint", args: "ID", help: "save a running container in files", min: 1, max: 1, setup: cmdCheckpoint, unsupported: noCRIU},
+		{name: "restore", args: "ID", help: "make a container from the files of a checkpoint and wait for it", min: 1, max: 1, setup: cmdRestore, unsupported: noCRIU},
 	}
 }

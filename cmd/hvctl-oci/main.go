@@ -76,10 +76,12 @@ func (a *app) command(c *command, args []string) (int, error) {
 	run, flags := c.setup(a)
 	rest, err := flags.parse(args)
 	switch {
-	case errors.Is(err, errHelp) && c.unsupported != "":
-		// Clients ask for help to learn whether there is such a thing.
-		return 1, errors.New(c.unsupported)
 	case errors.Is(err, errHelp):
+		if c.unsupported != nil { // clients ask for help to learn whether there is such a thing
+			if err := c.unsupported(a); err != nil {
+				return 1, err
+			}
+		}
 		fmt.Fprintf(a.out, "usage: hvctl-oci %s [FLAGS] %s\n\n%s.\n\n", c.name, c.args, c.help)
 		flags.print(a.out)
 		return 0, nil

@@ -58,6 +58,8 @@ const (
 	OCI Need = "oci"
 	// Podman is the engine podman with conmon, netavark and iptables.
 	Podman Need = "podman"
+	// CRIU is the program criu, on a kernel that it works on (`criu check`).
+	CRIU Need = "criu"
 	// Containerd is the daemon containerd with its client ctr.
 	Containerd Need = "containerd"
 	// OCISuite is the validation programs of OCI runtime-tools
@@ -144,6 +146,11 @@ func probe(n Need) error {
 		return probePrograms("newuidmap", "newgidmap")
 	case CNIPlugins:
 		return probePrograms("/usr/lib/cni/bridge", "/usr/lib/cni/portmap", "/usr/lib/cni/host-local", "iptables-save")
+	case CRIU:
+		if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
+			return fmt.Errorf("criu check: %w: %.200s", err, out)
+		}
+		return nil
 	case Containerd:
 		return probePrograms("containerd", "ctr")
 	case IASL:
