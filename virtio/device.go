@@ -76,6 +76,15 @@ type RingTaker interface {
 	TakesQueue(index int) bool
 }
 
+// Drainer is implemented by devices that return from HandleQueue with chains
+// popped whose host side is not done yet; such a host side signals Queue.KickFD.
+type Drainer interface {
+	// DrainQueue waits for what is not done and Pushes it. The queue's worker
+	// calls it as its last act, at pause, reset and the end: after that the
+	// device touches nothing of the guest's. The wait ends with the host's I/O.
+	DrainQueue(q *Queue) error
+}
+
 // Metered is implemented by devices with counters; see metrics.Registry.
 type Metered interface {
 	// Metrics returns a pointer to a struct of counters, always the same.

@@ -85,7 +85,7 @@ func (c *Core) start() {
 			r.ended[q.index] = w
 			r.launch(fmt.Sprintf("queue %d", q.index), func(context.Context) error {
 				defer close(w.ended)
-				err := r.serve(ctx, q)
+				err := errors.Join(r.serve(ctx, q), r.drain(q))
 				if ctx.Err() != nil && !errors.Is(err, ErrGuest) {
 					return nil // the end looks like a failure to some
 				}
@@ -122,6 +122,15 @@ func (r *run) serve(ctx context.Context, q *Queue) error {
 		}
 		q.metrics.Kicks.Add(1)
 	}
+}
+
+// drain has the device give back what it kept of q.
+func (r *run) drain(q *Queue) error {
+	d, ok := r.core.dev.(Drainer)
+	if !ok {
+		return nil
+	}
+	return errors.Join(d.DrainQueue(q), q.Flush())
 }
 
 // launch runs fn on a goroutine that the join waits for. It does nothing when

@@ -27,7 +27,7 @@ func (p *program) cmdBoot() *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "the kernel `NAME|FILE`: bzImage or ELF vmlinux", DefaultText: "the default of the kernel store"},
 			&cli.StringFlag{Name: "initrd", Usage: "the initramfs `FILE`"},
-			&cli.StringSliceFlag{Name: "disk", Usage: "a disk, `path=FILE[,ro][,serial=TEXT]`; the first is /dev/vda"},
+			&cli.StringSliceFlag{Name: "disk", Usage: "a disk, `path=FILE[,OPTION]...`; the first is /dev/vda: " + diskOptions},
 			&cli.StringFlag{Name: "cmdline", Usage: "the kernel's command line `TEXT`", DefaultText: "console=ttyS0"},
 			&cli.Float64Flag{Name: "cpus", Value: 1, Usage: "`NUMBER` of processors"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Value: "512M", Usage: "memory: `SIZE`"},

@@ -65,7 +65,7 @@ func workloadFlags() []cli.Flag {
 		&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "VM: boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
 		&cli.StringFlag{Name: "cmdline", Usage: "VM: append `TEXT` to the kernel's command line"},
 		&cli.StringFlag{Name: "transport", Usage: "VM: attach devices by `BUS` pci or mmio"},
-		&cli.StringSliceFlag{Name: "disk", Usage: "VM: a further disk, `path=FILE[,ro][,serial=TEXT]`"},
+		&cli.StringSliceFlag{Name: "disk", Usage: "VM: a further disk, `path=FILE[,OPTION]...`: " + diskOptions},
 		&cli.BoolFlag{Name: "hugepages", Usage: "VM: back memory with huge pages"},
 		&cli.BoolFlag{Name: "timeline", Hidden: true, Usage: "VM: leave timeline.json in the state directory (hvctl bench boot)"},
 		&cli.BoolFlag{Name: "no-log", Usage: "keep no log of the output"},

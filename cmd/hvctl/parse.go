@@ -121,43 +121,6 @@ func parseTmpfs(s string) (specs.Mount, error) {
 	return m, nil
 }
 
-// parseDisk reads path=FILE[,ro][,serial=TEXT], or a path alone.
-func parseDisk(s string) (workload.Disk, error) {
-	var d workload.Disk
-	for i, kv := range strings.Split(s, ",") {
-		k, v, has := strings.Cut(kv, "=")
-		switch {
-		case i == 0 && !has && k != "ro":
-			d.Path = k
-		case k == "path" && has:
-			d.Path = v
-		case k == "ro" && (!has || v == "on" || v == "true"):
-			d.ReadOnly = true
-		case k == "ro" && (v == "off" || v == "false"):
-		case k == "serial" && has && len(v) <= 20: // VIRTIO_BLK_ID_BYTES
-			d.Serial = v
-		default:
-			return d, fmt.Errorf("disk %q: %q is not understood; want path=FILE[,ro][,serial=TEXT (at most 20 bytes)]", s, kv)
-		}
-	}
-	if d.Path == "" {
-		return d, fmt.Errorf("disk %q: no path given", s)
-	}
-	p, err := filepath.Abs(d.Path)
-	if err != nil {
-		return d, err
-	}
-	d.Path = p
-	st, err := os.Stat(p)
-	if err != nil {
-		return d, fmt.Errorf("disk: %w", err)
-	}
-	if st.IsDir() {
-		return d, fmt.Errorf("disk %s: is a directory; want a file or block device", d.Path)
-	}
-	return d, nil
-}
-
 // parseVsock reads cid=N[,backend=user|vhost][,path=SOCKET].
 func parseVsock(s string) (*workload.Vsock, error) {
 	v := &workload.Vsock{Backend: workload.VsockUser}

@@ -81,6 +81,17 @@ func TestParseOthers(t *testing.T) {
 	if d, err := parseDisk(file); err != nil || d.Path != file || d.ReadOnly {
 		t.Errorf("%+v, %v", d, err)
 	}
+	all := workload.Disk{
+		Path: file, Cache: "none", Engine: "uring", Queues: 4, DiskLimits: workload.DiskLimits{IOPS: 500, BPS: 10 << 20},
+	}
+	if d, err := parseDisk("path=" + file + ",format=raw,ro=off,cache=none,queues=4,iops=500,bps=10M,engine=uring"); err != nil || d != all {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for _, bad := range []string{"format=qcow2", "cache=", "cache=unsafe", "queues=0", "queues=17", "queues=x", "iops=-1", "bps=2T", "engine=aio", "ro=maybe", "serial="} {
+		if d, err := parseDisk(file + "," + bad); err == nil || !strings.Contains(err.Error(), bad) {
+			t.Errorf("%s: %+v, %v", bad, d, err)
+		}
+	}
 	for _, in := range []string{"", "path=", "ro", "path=" + file + ",x=1", "path=/no/such/file", "path=/", file + ",serial=" + strings.Repeat("x", 21)} {
 		if d, err := parseDisk(in); err == nil {
 			t.Errorf("%q: accepted as %+v", in, d)

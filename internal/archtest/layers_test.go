@@ -19,6 +19,7 @@ var layers = map[string]string{
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup internal/criu internal/criu/swrk",
 	"cmd/hvbench":   "internal/bench/probe",
 	"cmd/hvdirty":   "internal/bench/migrate/beat",
+	"cmd/hvprobe":   "internal/bench/io/probe internal/uring",
 	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -32,7 +33,7 @@ var layers = map[string]string{
 	"virtio/mmio":       "virtio memory internal/state internal/bus",
 	"virtio/pci":        "virtio memory internal/state internal/bus internal/eventfd internal/pci",
 	"virtio/balloon":    "virtio memory internal/state internal/metrics",
-	"virtio/blk":        "virtio memory internal/state internal/metrics",
+	"virtio/blk":        "virtio memory internal/state internal/metrics internal/uring",
 	"virtio/console":    "virtio memory internal/state internal/metrics",
 	"virtio/fs":         "virtio virtio/fs/hostdir memory internal/state internal/metrics",
 	"virtio/fs/hostdir": "",
@@ -52,6 +53,7 @@ var layers = map[string]string{
 	"internal/metrics": "",
 	"internal/pci":     "memory internal/bus internal/state",
 	"internal/state":   "",
+	"internal/uring":   "",
 	"internal/vhost":   "",
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
@@ -116,6 +118,8 @@ var layers = map[string]string{
 	"internal/bench/start":    "container/steps",
 	"internal/bench/snapshot": "internal/machine internal/machine/microguest internal/state memory migrate/snapshot virtio",
 	"internal/bench/upgrade":  "internal/machine internal/machine/microguest memory migrate/handoff virtio",
+	"internal/bench/io":       "internal/bench/io/probe internal/workload internal/boot internal/initrd images/kernel",
+	"internal/bench/io/probe": "",
 	"internal/bench/boot":     "internal/workload internal/agent internal/boot internal/guestproto",
 	"internal/bench/probe":    "",
 	"internal/bench/stats":    "",

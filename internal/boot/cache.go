@@ -110,7 +110,12 @@ func (h *bzHeader) unpackFile(f *os.File, path string, size int64) (_ *os.File, 
 			return nil, nil, fmt.Errorf("kernel cache: %w", err)
 		}
 	}
-	return t, im, nil
+	named, err := os.Open(path) // t goes by a name that is gone: see Kernel.ELFPath
+	if err != nil {
+		return nil, nil, fmt.Errorf("kernel cache: %w", err)
+	}
+	_ = t.Close() // it has been synced
+	return named, im, nil
 }
 
 // unpackMemory unpacks into an anonymous file.

@@ -134,6 +134,16 @@ func disk(serial string, d workload.Disk) machine.Device {
 	if d.ReadOnly {
 		values["ro"] = "on"
 	}
+	for key, v := range map[string]string{"cache": d.Cache, "engine": d.Engine} {
+		if v != "" {
+			values[key] = v
+		}
+	}
+	for key, n := range map[string]uint64{"queues": uint64(d.Queues), "iops": d.IOPS, "bps": d.BPS} {
+		if n != 0 {
+			values[key] = fmt.Sprint(n)
+		}
+	}
 	return machine.Device{Kind: "blk", Args: virtio.Args{ID: serial, Values: values}}
 }
 

@@ -187,4 +187,14 @@ type Disk struct {
 	Path     string `json:"path"`
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	Serial   string `json:"serial,omitempty"`
+	Cache    string `json:"cache,omitempty"`  // writeback or none; empty: writeback
+	Engine   string `json:"engine,omitempty"` // plain or uring; empty: what suits the cache
+	Queues   int    `json:"queues,omitempty"` // 0: one
+	DiskLimits
+}
+
+// DiskLimits hold a disk to a rate; 0 is no limit.
+type DiskLimits struct {
+	IOPS uint64 `json:"iops,omitempty"` // requests a second
+	BPS  uint64 `json:"bps,omitempty"`  // bytes a second
 }

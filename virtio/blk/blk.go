@@ -1,11 +1,15 @@
 package blk
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hvctl/hvctl/internal/state"
@@ -20,15 +24,31 @@ var Kind = virtio.Kind{
 		{Key: "path", Help: "image file or block device"},
 		{Key: "ro", Help: "on: the guest cannot write"},
 		{Key: "serial", Help: "what the guest reads as the disk's serial number, at most 20 bytes; default its id"},
+		{Key: "cache", Help: "writeback: through the host's page cache; none: past it (O_DIRECT); default writeback"},
+		{Key: "engine", Help: "plain: a system call for each request; uring: io_uring; default uring with cache=none where there is one, else plain"},
+		{Key: "queues", Help: "request queues, 1 to 16; default 1"},
+		{Key: "iops", Help: "requests a second that the disk is held to; default no limit"},
+		{Key: "bps", Help: "bytes a second that the disk is held to; default no limit"},
 	},
-	New: func(a virtio.Args) (virtio.Device, error) {
-		ro, err := a.Bool("ro", false)
-		if err != nil {
-			return nil, err
-		}
-		serial := a.String("serial", a.ID[:min(len(a.ID), idSize)])
-		return New(Options{Path: a.String("path", ""), ReadOnly: ro, Serial: serial, Image: a.Files["image"], Log: a.Logger()})
-	},
+	New: newFromArgs,
+}
+
+func newFromArgs(a virtio.Args) (virtio.Device, error) {
+	o := Options{
+		Path: a.String("path", ""), Serial: a.String("serial", a.ID[:min(len(a.ID), idSize)]),
+		Cache: Cache(a.String("cache", "")), Engine: Engine(a.String("engine", "")), Image: a.Files["image"], Log: a.Logger(),
+	}
+	var errs [4]error
+	var queues uint64
+	o.ReadOnly, errs[0] = a.Bool("ro", false)
+	queues, errs[1] = a.Uint("queues", 1, 1, MaxQueues)
+	o.Queues = int(queues)
+	o.Limits.IOPS, errs[2] = a.Uint("iops", 0, 0, maxRate)
+	o.Limits.BPS, errs[3] = a.Uint("bps", 0, 0, maxRate)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, err
+	}
+	return New(o)
 }
 
 // Feature bits (§5.2.3).
@@ -37,6 +57,7 @@ const (
 	featureReadOnly    virtio.Features = 1 << 5
 	featureBlockSize   virtio.Features = 1 << 6
 	featureFlush       virtio.Features = 1 << 9
+	featureMultiQueue  virtio.Features = 1 << 12
 	featureDiscard     virtio.Features = 1 << 13
 	featureWriteZeroes virtio.Features = 1 << 14
 )
@@ -45,6 +66,27 @@ const (
 	queueSize  = 128
 	configSize = 60            // up to the end of the write-zeroes fields (§5.2.4)
 	segMax     = queueSize - 2 // data buffers of one request
+
+	// MaxQueues is the most request queues that a disk can have.
+	MaxQueues = 16
+)
+
+// Cache says what stands between the guest and the image.
+type Cache string
+
+// The caches.
+const (
+	CacheWriteback Cache = "writeback" // the host's page cache
+	CacheNone      Cache = "none"      // nothing: O_DIRECT
+)
+
+// Engine is how requests reach the kernel.
+type Engine string
+
+// The engines.
+const (
+	EnginePlain Engine = "plain" // preadv, pwritev
+	EngineURing Engine = "uring" // io_uring
 )
 
 // Options says what disk to make.
@@ -55,7 +97,31 @@ type Options struct {
 	// Image, when set, is Path, opened and locked by another process that lets this
 	// one go on with it. New takes it over when it succeeds.
 	Image *os.File
-	Log   *slog.Logger
+	Cache Cache // empty means CacheWriteback
+	// Engine, when empty, is EngineURing with CacheNone if the host has it,
+	// else EnginePlain: what the page cache answers is faster without.
+	Engine Engine
+	Queues int // 0 means 1; at most MaxQueues
+	Limits Limits
+	Log    *slog.Logger
+}
+
+func (o *Options) check() error {
+	o.Cache = cmp.Or(o.Cache, CacheWriteback)
+	o.Queues = cmp.Or(o.Queues, 1)
+	switch {
+	case o.Path == "":
+		return fmt.Errorf("%w: a disk needs a path", virtio.ErrArgs)
+	case len(o.Serial) > idSize:
+		return fmt.Errorf("%w: serial %q is longer than %d bytes", virtio.ErrArgs, o.Serial, idSize)
+	case o.Cache != CacheWriteback && o.Cache != CacheNone:
+		return fmt.Errorf("%w: cache=%q; there are writeback and none", virtio.ErrArgs, o.Cache)
+	case o.Engine != "" && o.Engine != EnginePlain && o.Engine != EngineURing:
+		return fmt.Errorf("%w: engine=%q; there are plain and uring", virtio.ErrArgs, o.Engine)
+	case o.Queues < 1 || o.Queues > MaxQueues:
+		return fmt.Errorf("%w: %d queues; 1 to %d are possible", virtio.ErrArgs, o.Queues, MaxQueues)
+	}
+	return o.Limits.check()
 }
 
 // Metrics are the counters of the device. Operations count when they have
@@ -72,51 +138,53 @@ type Metrics struct {
 	Unsupported   atomic.Uint64 `metric:"unsupported_ops_total,1"`
 	GuestMistakes atomic.Uint64 `metric:"refused_ops_total,1"`
 	Failures      atomic.Uint64 `metric:"failed_ops_total,1"`
+	Throttled     atomic.Uint64 `metric:"throttled_total,1"` // times that a queue waited for its limits
 }
 
 // Device is one disk.
 type Device struct {
 	im      *image
 	serial  [idSize]byte
-	config  [configSize]byte
 	log     *slog.Logger
 	metrics Metrics
+	limit   bucket
+	workers []*worker // by queue
 	// writeThrough is set while the driver did not accept FLUSH: a write is
 	// durable when it completes (§5.2.6.2).
 	writeThrough bool
 
-	bufs [][]byte // reused by the one worker
-	segs []segment
+	mu     sync.Mutex // guards what follows
+	config [configSize]byte
+	env    *virtio.Env // nil before Activate
 }
 
 // New opens and locks the image. Errors wrap virtio.ErrArgs, ErrImage or
 // ErrLocked, and name the file.
 func New(o Options) (*Device, error) {
-	if o.Path == "" {
-		return nil, fmt.Errorf("%w: a disk needs a path", virtio.ErrArgs)
-	}
-	if len(o.Serial) > idSize {
-		return nil, fmt.Errorf("%w: serial %q is longer than %d bytes", virtio.ErrArgs, o.Serial, idSize)
+	if err := o.check(); err != nil {
+		return nil, err
 	}
 	im, err := openImage(o)
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{im: im, log: o.Log}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
-	}
+	d := &Device{im: im, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler))}
+	d.limit.set(o.Limits)
 	copy(d.serial[:], o.Serial)
-	d.fillConfig()
+	d.fillConfig(o.Queues)
+	if err := d.makeWorkers(o); err != nil {
+		return nil, errors.Join(err, im.giveUp(o))
+	}
 	return d, nil
 }
 
-// fillConfig makes the configuration space (§5.2.4), which is constant.
-func (d *Device) fillConfig() {
+// fillConfig makes the configuration space (§5.2.4), constant but for the size.
+func (d *Device) fillConfig(queues int) {
 	le := binary.LittleEndian
-	le.PutUint64(d.config[0:], d.im.sectors)
+	le.PutUint64(d.config[0:], d.im.sectors.Load())
 	le.PutUint32(d.config[12:], segMax)
 	le.PutUint32(d.config[20:], sectorSize)
+	le.PutUint16(d.config[34:], uint16(queues))
 	le.PutUint32(d.config[36:], maxDiscard)
 	le.PutUint32(d.config[40:], maxDiscardSegments)
 	le.PutUint32(d.config[44:], 1) // discard_sector_alignment
@@ -125,7 +193,7 @@ func (d *Device) fillConfig() {
 	d.config[56] = 1 // write_zeroes_may_unmap
 }
 
-// Info describes the one request queue.
+// Info describes the request queues.
 func (d *Device) Info() virtio.Info {
 	f := featureSegMax | featureBlockSize | featureFlush
 	if d.im.readOnly {
@@ -133,11 +201,18 @@ func (d *Device) Info() virtio.Info {
 	} else {
 		f |= featureDiscard | featureWriteZeroes
 	}
-	return virtio.Info{ID: virtio.IDBlock, Features: f, QueueSizes: []uint16{queueSize}, ConfigLen: configSize}
+	if len(d.workers) > 1 {
+		f |= featureMultiQueue
+	}
+	return virtio.Info{ID: virtio.IDBlock, Features: f, QueueSizes: slices.Repeat([]uint16{queueSize}, len(d.workers)), ConfigLen: configSize}
 }
 
 // ReadConfig implements virtio.ConfigSpace.
-func (d *Device) ReadConfig(p []byte, off uint32) { copy(p, d.config[off:]) }
+func (d *Device) ReadConfig(p []byte, off uint32) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	copy(p, d.config[off:])
+}
 
 // WriteConfig ignores the write: no field of ours is writable.
 func (d *Device) WriteConfig([]byte, uint32) {}
@@ -145,14 +220,30 @@ func (d *Device) WriteConfig([]byte, uint32) {}
 // Activate notes how durable the driver expects writes to be.
 func (d *Device) Activate(_ context.Context, env *virtio.Env) error {
 	d.writeThrough = !env.Features.Has(featureFlush)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.env = env
 	return nil
+}
+
+// environment is what the device works with while it is active.
+func (d *Device) environment() *virtio.Env {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.env
 }
 
 // Reset has nothing to forget: the disk's contents are the state.
 func (d *Device) Reset() {}
 
 // Close releases the image and its lock.
-func (d *Device) Close() error { return d.im.close() }
+func (d *Device) Close() error {
+	var errs []error
+	for _, w := range d.workers {
+		errs = append(errs, w.close())
+	}
+	return errors.Join(append(errs, d.im.close())...)
+}
 
 // Metrics returns the device's counters.
 func (d *Device) Metrics() any { return &d.metrics }
@@ -166,7 +257,7 @@ type stateV1 struct {
 func (d *Device) StateVersion() uint32 { return 1 }
 
 // SaveState returns what the restored disk has to match.
-func (d *Device) SaveState() (any, error) { return stateV1{d.im.sectors, d.im.readOnly}, nil }
+func (d *Device) SaveState() (any, error) { return stateV1{d.im.sectors.Load(), d.im.readOnly}, nil }
 
 // LoadState checks that the disk is the one the guest knew.
 func (d *Device) LoadState(dec state.Decoder) error {
@@ -174,9 +265,9 @@ func (d *Device) LoadState(dec state.Decoder) error {
 	if err := dec.Into(&s); err != nil {
 		return err
 	}
-	if s.Sectors != d.im.sectors || s.ReadOnly != d.im.readOnly {
+	if s.Sectors != d.im.sectors.Load() || s.ReadOnly != d.im.readOnly {
 		return fmt.Errorf("%w: the guest knew a disk of %d sectors (read-only %v), this one has %d (%v)",
-			virtio.ErrState, s.Sectors, s.ReadOnly, d.im.sectors, d.im.readOnly)
+			virtio.ErrState, s.Sectors, s.ReadOnly, d.im.sectors.Load(), d.im.readOnly)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package blk_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"math/rand/v2"
 	"os"
@@ -51,6 +52,7 @@ func newDisk(t testing.TB, o blk.Options, vo virtiotest.Options) *disk {
 	t.Helper()
 	path, data := imageFile(t, sectors*512)
 	o.Path = path
+	o.Cache, o.Engine, o.Queues = cmp.Or(o.Cache, defaults.Cache), cmp.Or(o.Engine, defaults.Engine), cmp.Or(o.Queues, defaults.Queues)
 	dev, err := blk.New(o)
 	if err != nil {
 		t.Fatal(err)

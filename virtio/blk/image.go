@@ -14,11 +14,13 @@ import (
 
 // image is an open, locked raw image.
 type image struct {
-	f        *os.File // owns fd
-	fd       int
-	sectors  uint64
+	f        *os.File      // owns fd
+	fd       int           // through the page cache
+	direct   *direct       // past it; nil with CacheWriteback
+	files    []int         // fd, and that of direct
+	sectors  atomic.Uint64 // grows only
 	readOnly bool
-	vec      vector
+	blockDev bool
 	written  atomic.Pointer[memory.Bitmap] // the log of changes; nil without one
 }
 
@@ -26,6 +28,33 @@ type image struct {
 // a writer with everybody. The lock belongs to the open file: it goes with the
 // last process that has that, however it ends.
 func openImage(o Options) (*image, error) {
+	im, err := openFile(o)
+	if err != nil {
+		return nil, err
+	}
+	if o.Cache != CacheNone {
+		return im, nil
+	}
+	if im.direct, err = openDirect(im); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %s: %w", ErrImage, o.Path, err), im.giveUp(o))
+	}
+	im.files = append(im.files, im.direct.fd)
+	return im, nil
+}
+
+// giveUp closes what openImage opened, when New does not succeed.
+func (im *image) giveUp(o Options) (err error) {
+	if im.direct != nil {
+		err = im.direct.f.Close()
+	}
+	if o.Image == nil {
+		err = errors.Join(err, im.f.Close())
+	}
+	return err
+}
+
+// openFile is openImage as far as the page cache.
+func openFile(o Options) (*image, error) {
 	if o.Image != nil {
 		return adoptImage(o)
 	}
@@ -45,16 +74,16 @@ func openImage(o Options) (*image, error) {
 	default:
 		return nil, fmt.Errorf("%w: %w", ErrImage, err)
 	}
-	im := &image{f: f, fd: int(f.Fd()), readOnly: readOnly}
+	im := &image{f: f, fd: int(f.Fd()), files: []int{int(f.Fd())}, readOnly: readOnly}
 	if err := im.check(path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return im, nil
 }
 
-// adoptImage is openImage for a file that is open and locked already.
+// adoptImage is openFile for a file that is open and locked already.
 func adoptImage(o Options) (*image, error) {
-	im := &image{f: o.Image, fd: int(o.Image.Fd()), readOnly: o.ReadOnly}
+	im := &image{f: o.Image, fd: int(o.Image.Fd()), files: []int{int(o.Image.Fd())}, readOnly: o.ReadOnly}
 	if err := im.check(o.Path); err != nil { // locking it again changes nothing
 		return nil, err
 	}
@@ -71,8 +100,8 @@ func (im *image) check(path string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrImage, err)
 	}
-	blockDev := st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
-	if !st.Mode().IsRegular() && !blockDev {
+	im.blockDev = st.Mode()&os.ModeDevice != 0 && st.Mode()&os.ModeCharDevice == 0
+	if !st.Mode().IsRegular() && !im.blockDev {
 		return notADisk(path)
 	}
 	if err := im.lock(path); err != nil {
@@ -88,7 +117,7 @@ func (im *image) check(path string) error {
 		return fmt.Errorf("%w: %s has %d bytes, no multiple of the %d-byte sector; extend it with: truncate -s %%%d %s",
 			ErrImage, path, size, sectorSize, sectorSize, path)
 	}
-	im.sectors = uint64(size) / sectorSize
+	im.sectors.Store(uint64(size) / sectorSize)
 	return nil
 }
 
@@ -108,4 +137,9 @@ func (im *image) lock(path string) error {
 	return nil
 }
 
-func (im *image) close() error { return im.f.Close() }
+func (im *image) close() error {
+	if im.direct != nil {
+		return errors.Join(im.direct.f.Close(), im.f.Close())
+	}
+	return im.f.Close()
+}

@@ -8,10 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// read fills bufs, none of them empty, from off on. It may narrow the list.
-func (im *image) read(bufs [][]byte, off int64) error {
+// read fills bufs, none of them empty, from off on, by way of v. It may narrow
+// the list.
+func (im *image) read(v *vector, bufs [][]byte, off int64) error {
 	for len(bufs) > 0 {
-		n, err := im.vec.preadv(im.fd, bufs, off)
+		n, err := v.preadv(im.fdFor(bufs, off), bufs, off)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -25,10 +26,11 @@ func (im *image) read(bufs [][]byte, off int64) error {
 	return nil
 }
 
-// write stores bufs, none of them empty, from off on. It may narrow the list.
-func (im *image) write(bufs [][]byte, off int64) error {
+// write stores bufs, none of them empty, from off on, by way of v. It may
+// narrow the list.
+func (im *image) write(v *vector, bufs [][]byte, off int64) error {
 	for len(bufs) > 0 {
-		n, err := im.vec.pwritev(im.fd, bufs, off)
+		n, err := v.pwritev(im.fdFor(bufs, off), bufs, off)
 		im.mark(off, int64(max(n, 0)))
 		switch {
 		case errors.Is(err, unix.EINTR):
@@ -75,7 +77,7 @@ func (im *image) discard(s span) error {
 
 // zero makes the range read as zeroes; only with unmap may the host take the
 // space back.
-func (im *image) zero(s span, unmap bool) error {
+func (im *image) zero(v *vector, s span, unmap bool) error {
 	mode := uint32(unix.FALLOC_FL_ZERO_RANGE)
 	if unmap {
 		mode = unix.FALLOC_FL_PUNCH_HOLE
@@ -83,14 +85,14 @@ func (im *image) zero(s span, unmap bool) error {
 	if err := im.fallocate(mode, s); !cannot(err) {
 		return err
 	}
-	return im.writeZeroes(s)
+	return im.writeZeroes(v, s)
 }
 
 // writeZeroes is for hosts that cannot do better.
-func (im *image) writeZeroes(s span) error {
+func (im *image) writeZeroes(v *vector, s span) error {
 	for s.n > 0 {
 		b := zeroes[:min(s.n, int64(len(zeroes)))]
-		if err := im.write([][]byte{b}, s.off); err != nil {
+		if err := im.write(v, [][]byte{b}, s.off); err != nil {
 			return err
 		}
 		s.off, s.n = s.off+int64(len(b)), s.n-int64(len(b))

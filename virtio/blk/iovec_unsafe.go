@@ -40,3 +40,9 @@ func (v *vector) call(nr uintptr, fd int, bufs [][]byte, off int64) (int, error)
 	}
 	return int(n), nil
 }
+
+// aligned reports whether b begins at a multiple of align, a power of two.
+func aligned(b []byte, align int) bool {
+	// SAFETY: only the number is looked at.
+	return uintptr(unsafe.Pointer(unsafe.SliceData(b)))&uintptr(align-1) == 0
+}

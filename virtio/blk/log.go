@@ -14,7 +14,7 @@ func (d *Device) Writable() bool { return !d.im.readOnly }
 func (d *Device) Image() *os.File { return d.im.f }
 
 // Size returns the size of the disk in bytes.
-func (d *Device) Size() uint64 { return d.im.sectors * sectorSize }
+func (d *Device) Size() uint64 { return d.im.sectors.Load() * sectorSize }
 
 // StartWriteLog begins to record which parts of the disk change, in pages of
 // memory.PageSize; the log is empty then.

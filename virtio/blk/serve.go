@@ -14,28 +14,54 @@ import (
 // the batch it came with is served.
 const maxDelay = 100 * time.Microsecond
 
-// HandleQueue serves requests in the order they came. The driver hears of
-// what is done before something slow begins, and after it.
+// HandleQueue serves requests: in the order they came with EnginePlain, many at
+// a time with EngineURing.
 func (d *Device) HandleQueue(_ context.Context, q *virtio.Queue) error {
+	w := d.workers[q.Index()]
+	if w.flight != nil && !d.writeThrough {
+		return w.fly(q)
+	}
+	return w.serveAll(q)
+}
+
+// next takes the next request that the limits let pass. When ok is false, there
+// is none, or the queue will be served again when it may.
+func (w *worker) next(q *virtio.Queue) (c virtio.Chain, r request, ok bool, err error) {
+	c, ok, err = q.Pop()
+	if !ok || err != nil {
+		return c, r, false, err
+	}
+	if r, err = parse(c); err != nil {
+		return c, r, false, err
+	}
+	n := 0
+	if r.kind == typeIn || r.kind == typeOut {
+		n = r.data.Len()
+	}
+	if wait := w.d.limit.take(n); wait > 0 {
+		w.d.metrics.Throttled.Add(1)
+		w.pacer.again(w.d.environment(), q, wait)
+		return c, r, false, q.Unpop(c)
+	}
+	return c, r, true, nil
+}
+
+// serveAll serves what is there, one request after the other. The driver hears
+// of what is done before something slow begins, and after it.
+func (w *worker) serveAll(q *virtio.Queue) error {
 	told := time.Now()
 	for {
-		c, ok, err := q.Pop()
+		c, r, ok, err := w.next(q)
 		if !ok || err != nil {
 			return err
 		}
-		r, err := parse(c)
-		if err != nil {
-			return err
-		}
-		slow := d.slow(r)
+		slow := w.d.slow(r)
 		if slow {
 			if err := q.Flush(); err != nil {
 				return err
 			}
 		}
-		status, written := d.serve(r)
-		r.status.CopyIn([]byte{status})
-		if err := q.Push(c, uint32(written+1)); err != nil {
+		if err := w.finish(q, c, r); err != nil {
 			return err
 		}
 		if now := time.Now(); slow || now.Sub(told) >= maxDelay {
@@ -45,6 +71,13 @@ func (d *Device) HandleQueue(_ context.Context, q *virtio.Queue) error {
 			}
 		}
 	}
+}
+
+// finish serves one request in place and gives its chain back.
+func (w *worker) finish(q *virtio.Queue, c virtio.Chain, r request) error {
+	status, written := w.serve(r)
+	r.status.CopyIn([]byte{status})
+	return q.Push(c, uint32(written+1))
 }
 
 // slow reports whether r has to wait for the host's disk or may move much.
@@ -60,12 +93,13 @@ func (d *Device) slow(r request) bool {
 
 // serve does one request and returns its status and how many bytes it put into
 // the guest's buffer.
-func (d *Device) serve(r request) (status byte, written int) {
+func (w *worker) serve(r request) (status byte, written int) {
+	d := w.d
 	var err error
 	switch {
 	case r.kind == typeIn:
 		written = r.data.Len()
-		err = d.read(r)
+		err = w.read(r)
 	case r.kind == typeFlush:
 		if err = d.sync(); err == nil {
 			d.metrics.Flushes.Add(1)
@@ -77,11 +111,11 @@ func (d *Device) serve(r request) (status byte, written int) {
 	case d.im.readOnly:
 		err = fmt.Errorf("%w: the disk is read-only", errRefused)
 	case r.kind == typeOut:
-		err = d.write(r)
+		err = w.write(r)
 	case r.kind == typeDiscard:
-		err = d.discard(r)
+		err = w.discard(r)
 	default:
-		err = d.writeZeroes(r)
+		err = w.writeZeroes(r)
 	}
 	if err == nil && d.writeThrough && r.changes() {
 		err = d.sync()
@@ -119,12 +153,13 @@ func (d *Device) sync() error {
 	return d.im.flush()
 }
 
-func (d *Device) read(r request) error {
+func (w *worker) read(r request) error {
+	d := w.d
 	s, err := d.place(r)
 	if err != nil {
 		return err
 	}
-	if err := d.im.read(d.buffers(r.data), s.off); err != nil {
+	if err := d.im.read(&w.vec, w.buffers(r.data), s.off); err != nil {
 		return err
 	}
 	d.metrics.Reads.Add(1)
@@ -132,12 +167,13 @@ func (d *Device) read(r request) error {
 	return nil
 }
 
-func (d *Device) write(r request) error {
+func (w *worker) write(r request) error {
+	d := w.d
 	s, err := d.place(r)
 	if err != nil {
 		return err
 	}
-	if err := d.im.write(d.buffers(r.data), s.off); err != nil {
+	if err := d.im.write(&w.vec, w.buffers(r.data), s.off); err != nil {
 		return err
 	}
 	d.metrics.Writes.Add(1)
@@ -151,52 +187,52 @@ func (d *Device) place(r request) (span, error) {
 	if n%sectorSize != 0 || n > maxTransfer {
 		return span{}, fmt.Errorf("%w: %d bytes", errRefused, n)
 	}
-	return within(r.sector, uint64(n)/sectorSize, d.im.sectors)
+	return within(r.sector, uint64(n)/sectorSize, d.im.sectors.Load())
 }
 
 // buffers lists v in backing that is reused.
-func (d *Device) buffers(v memory.Vec) [][]byte {
-	d.bufs = v.AppendBuffers(d.bufs[:0])
-	return d.bufs
+func (w *worker) buffers(v memory.Vec) [][]byte {
+	w.bufs = v.AppendBuffers(w.bufs[:0])
+	return w.bufs
 }
 
-func (d *Device) discard(r request) error {
-	segs, err := d.segments(r, maxDiscardSegments, maxDiscard, 0)
+func (w *worker) discard(r request) error {
+	segs, err := w.segments(r, maxDiscardSegments, maxDiscard, 0)
 	if err != nil {
 		return err
 	}
 	for _, s := range segs {
-		if err := d.im.discard(s.span); err != nil {
+		if err := w.d.im.discard(s.span); err != nil {
 			return err
 		}
 	}
-	d.metrics.Discards.Add(1)
+	w.d.metrics.Discards.Add(1)
 	return nil
 }
 
-func (d *Device) writeZeroes(r request) error {
-	segs, err := d.segments(r, maxZeroSegments, maxZero, flagUnmap)
+func (w *worker) writeZeroes(r request) error {
+	segs, err := w.segments(r, maxZeroSegments, maxZero, flagUnmap)
 	if err != nil {
 		return err
 	}
 	for _, s := range segs {
-		if err := d.im.zero(s.span, s.flags&flagUnmap != 0); err != nil {
+		if err := w.d.im.zero(&w.vec, s.span, s.flags&flagUnmap != 0); err != nil {
 			return err
 		}
 	}
-	d.metrics.WriteZeroes.Add(1)
+	w.d.metrics.WriteZeroes.Add(1)
 	return nil
 }
 
 // segments decodes and checks all ranges before any is touched.
-func (d *Device) segments(r request, most int, sectors, flags uint32) ([]segment, error) {
-	segs, err := segments(r.data, d.segs[:0], most)
+func (w *worker) segments(r request, most int, sectors, flags uint32) ([]segment, error) {
+	segs, err := segments(r.data, w.segs[:0], most)
 	if err != nil {
 		return nil, err
 	}
-	d.segs = segs
+	w.segs = segs
 	for i := range segs {
-		if err := segs[i].check(d.im.sectors, sectors, flags); err != nil {
+		if err := segs[i].check(w.d.im.sectors.Load(), sectors, flags); err != nil {
 			return nil, err
 		}
 	}

@@ -58,7 +58,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if st, _ := d.serve(r); st != statusOK {
+			if st, _ := d.workers[0].serve(r); st != statusOK {
 				t.Fatalf("status %d", st)
 			}
 		}
@@ -84,11 +84,11 @@ func TestTransfersGoOnWhereACallStopped(t *testing.T) {
 		}
 		return l
 	}
-	if err := d.im.write(pieces(want), 0); err != nil {
+	if err := d.im.write(&d.workers[0].vec, pieces(want), 0); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, len(want))
-	if err := d.im.read(pieces(got), 0); err != nil || !bytes.Equal(got, want) {
+	if err := d.im.read(&d.workers[0].vec, pieces(got), 0); err != nil || !bytes.Equal(got, want) {
 		t.Fatal("read back differs", err)
 	}
 
@@ -100,7 +100,7 @@ func TestTransfersGoOnWhereACallStopped(t *testing.T) {
 	if err := unix.Mprotect(m[4096:8192], unix.PROT_NONE); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.im.read([][]byte{m}, 0); !errors.Is(err, unix.EFAULT) {
+	if err := d.im.read(&d.workers[0].vec, [][]byte{m}, 0); !errors.Is(err, unix.EFAULT) {
 		t.Errorf("read into nothing: %v", err)
 	}
 	if !bytes.Equal(m[:4096], want[:4096]) {
@@ -128,7 +128,7 @@ func TestZeroesCanBeWritten(t *testing.T) {
 	d := testDevice(t, 1<<20)
 	want := bytes.Repeat([]byte{0xd5}, 1<<20)
 	for _, s := range []span{{512, 512}, {4096, 200_192}, {1<<20 - 512, 512}, {0, 0}} {
-		if err := d.im.writeZeroes(s); err != nil {
+		if err := d.im.writeZeroes(&d.workers[0].vec, s); err != nil {
 			t.Fatal(err)
 		}
 		clear(want[s.off:][:s.n])
@@ -195,7 +195,7 @@ func FuzzRequest(f *testing.F) {
 			}
 			return
 		}
-		st, n := d.serve(r)
+		st, n := d.workers[0].serve(r)
 		switch {
 		case st > statusUnsupported, n < 0, n > len(w)-1, st != statusOK && n != 0:
 			t.Fatalf("status %d, %d bytes of %d", st, n, len(w))
@@ -234,7 +234,7 @@ func BenchmarkRead(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if st, _ := d.serve(r); st != statusOK {
+		if st, _ := d.workers[0].serve(r); st != statusOK {
 			b.Fatal(st)
 		}
 	}
