@@ -281,11 +281,10 @@ func (t *tape) Read([]byte) (int, error)         { return 0, io.EOF }
 func (t *tape) Close() error                     { return nil }
 func (t *tape) SetWriteDeadline(time.Time) error { return nil }
 
-// recording returns the bytes of both connections of a session that brings m,
-// up to the point where READY is due.
-func recording(t testing.TB, m *machine) (control, data []byte) {
+// recording returns the bytes of both connections of a session by this name that
+// brings m, up to the point where READY is due.
+func recording(t testing.TB, m *machine, name string) (control, data []byte) {
 	t.Helper()
-	fill(m.g)
 	sections, err := m.SaveState()
 	if err != nil {
 		t.Fatal(err)
@@ -297,11 +296,11 @@ func recording(t testing.TB, m *machine) (control, data []byte) {
 	e := &enemy{r: &rig{dst: m}}
 	var ct, dt tape
 	c, d := wire.NewConn(&ct, 0, 1, time.Second), wire.NewConn(&dt, 1, 1, time.Second)
-	say(c, wire.Hello, hello("control", nil))
+	say(c, wire.Hello, hello("control", dict{"session": name}))
 	say(c, wire.Offer, e.offer())
 	say(c, wire.State, state)
 	say(c, wire.Final, finalFrame(1, state))
-	say(d, wire.Hello, hello("data", nil))
+	say(d, wire.Hello, hello("data", dict{"session": name}))
 	for i, g := range m.Regions() {
 		for p := range g.Size / page {
 			b := wire.AppendRuns(nil, []wire.Run{{Region: uint16(i), Page: p, Count: 1}})
@@ -379,17 +378,16 @@ func TestDamagedStreamsNeverGetReady(t *testing.T) {
 	r := newRig(t, func(r *rig) {
 		quick(r)
 		r.receive.Linger, r.receive.Go = time.Millisecond, time.Millisecond
-		// All sessions have one name: a connection of one that is over must not
-		// last into the next.
 		r.receive.Stall, r.receive.Keepalive = 1500*time.Millisecond, 600*time.Millisecond
 		r.receive.Prepare = func(context.Context, migrate.Offer) (migrate.Destination, error) {
 			return makeMachine(newWorld(), "destination", small)
 		}
 		r.receive.Drop = func(d migrate.Destination) { _ = d.(*machine).g.Close() }
 	})
-	control, data := recording(t, newMachine(t, newWorld(), "source", small))
+	m := newMachine(t, newWorld(), "source", small)
+	fill(m.g)
 	seed := rand.Uint64()
-	t.Logf("seed %d; %d bytes of control, %d of data", seed, len(control), len(data))
+	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	go func() { // they are of no interest, but somebody has to take them
 		for t.Context().Err() == nil {
@@ -399,8 +397,10 @@ func TestDamagedStreamsNeverGetReady(t *testing.T) {
 			}
 		}
 	}()
-	for range 1000 {
-		c, d := bytes.Clone(control), bytes.Clone(data)
+	// What is left of a session's connections must not be heard in the next one:
+	// each has a name of its own.
+	for i := range 1000 {
+		c, d := recording(t, m, fmt.Sprintf("%032x", i))
 		which := &d
 		if rng.IntN(2) == 0 {
 			which = &c
@@ -415,7 +415,7 @@ func TestDamagedStreamsNeverGetReady(t *testing.T) {
 			t.Fatalf("READY after damage at %d (cut off: %v, control: %v)", at, cut, which == &c)
 		}
 	}
-	if !replay(t, r, control, data, 5*time.Second) {
+	if c, d := recording(t, m, session); !replay(t, r, c, d, 5*time.Second) {
 		t.Error("the undamaged recording was refused: the test shows nothing")
 	}
 }
