@@ -17,31 +17,42 @@ const cgroupRoot = "/sys/fs/cgroup"
 // does nothing and knows nothing.
 type cgroup struct {
 	dir   string
-	procs *os.File
-	ooms  uint64 // OOM kills accounted for so far
+	at    *os.File // the directory
+	procs *os.File // cgroup.procs in it
+	ooms  uint64   // OOM kills accounted for so far
 }
 
 // newCgroup makes the workload's group below root. Controllers that the kernel
 // lacks are left out.
 func newCgroup(dir string) (*cgroup, error) {
-	for _, c := range []string{"cpu", "memory", "pids"} {
-		_ = os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte("+"+c), 0)
-	}
+	enableControllers()
 	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	at, err := os.Open(dir)
+	if err != nil {
 		return nil, err
 	}
 	procs, err := os.OpenFile(dir+"/cgroup.procs", os.O_WRONLY, 0)
 	if err != nil {
+		at.Close()
 		return nil, err
 	}
-	return &cgroup{dir: dir, procs: procs}, nil
+	return &cgroup{dir: dir, at: at, procs: procs}, nil
 }
 
-func (c *cgroup) procsFile() *os.File {
-	if c == nil {
-		return nil
+// enableControllers has groups count and limit what the kernel can, in one
+// write: each takes the time to make all of it anew.
+func enableControllers() {
+	there, _ := os.ReadFile(cgroupRoot + "/cgroup.controllers")
+	var on []string
+	for _, c := range strings.Fields(string(there)) {
+		switch c {
+		case "cpu", "memory", "pids":
+			on = append(on, "+"+c)
+		}
 	}
-	return c.procs
+	_ = os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte(strings.Join(on, " ")), 0)
 }
 
 // limitPIDs bounds the group's tasks; 0 is no bound. A bound that the kernel

@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // These three bracket a fork in package syscall; other programs that fork by
@@ -42,10 +44,19 @@ func pointersArg(p []uintptr) uintptr {
 	return uintptr(unsafe.Pointer(&p[0]))
 }
 
+// cloneArgs is struct clone_args of clone3(2), as long as CLONE_INTO_CGROUP
+// needs it.
+type cloneArgs struct {
+	flags, pidFD, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
 // forkPlan clones the process and lets the child run the operations, the last
-// of which replaces it by another program. It returns the child's pid.
+// of which replaces it by another program. It returns the child's pid. The
+// child is born in the cgroup whose directory is group, where the kernel can do
+// that (5.7) and the group lets it in; otherwise operations marked unlessBorn
+// are run, too.
 //
-// Preconditions: the calling goroutine is locked to its thread if that thread's
+// Preconditions: group is a descriptor or -1; the calling goroutine is locked to its thread if that thread's
 // namespaces matter; every slice behind ops' arguments is reachable until
 // forkPlan returns; report is the write end of a close-on-exec pipe.
 //
@@ -56,15 +67,24 @@ func pointersArg(p []uintptr) uintptr {
 //go:noinline
 //go:norace
 //go:nocheckptr
-func forkPlan(flags uintptr, ops []op, report int) (pid int, errno syscall.Errno) {
+func forkPlan(flags uintptr, group int, ops []op, report int) (pid int, errno syscall.Errno) {
 	var (
 		r1    uintptr
 		e     syscall.Errno
 		saved uintptr
 		fail  failure
+		born  = group >= 0
+		args  = cloneArgs{flags: uint64(flags) | unix.CLONE_INTO_CGROUP, exitSignal: uint64(syscall.SIGCHLD), cgroup: uint64(group)}
 	)
 	runtimeBeforeFork()
-	r1, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, flags|uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	if born {
+		// SAFETY: args lives on this stack, and the kernel only reads it.
+		r1, _, e = syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0, 0, 0, 0)
+		born = e == 0
+	}
+	if !born {
+		r1, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, flags|uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	}
 	if e != 0 || r1 != 0 {
 		runtimeAfterFork()
 		return int(r1), e
@@ -73,6 +93,9 @@ func forkPlan(flags uintptr, ops []op, report int) (pid int, errno syscall.Errno
 run:
 	for i := range ops {
 		o := &ops[i]
+		if born && o.mode&unlessBorn != 0 {
+			continue
+		}
 		a0 := o.arg[0]
 		if o.mode&useSaved != 0 {
 			a0 = saved

@@ -34,8 +34,7 @@ type launch struct {
 	filter *guestproto.Filter
 	creds  etcfiles.Creds
 	stdio  [3]*os.File // the child's ends; never descriptors 0 to 2
-	// cgroup is cgroup.procs of the workload's group, or nil.
-	cgroup *os.File
+	cgroup *cgroup     // the workload's, or nil
 	// root is the workload's root in hvinit's view; it is set for the first
 	// process, which makes its own namespaces.
 	root string
@@ -57,7 +56,10 @@ func (l *launch) plan() (*plan, error) {
 	p := new(plan)
 	s := l.spec
 	if l.cgroup != nil {
-		p.add("join the workload's cgroup", optional, unix.SYS_WRITE, l.cgroup.Fd(), p.str("0"), 1)
+		// Whoever writes there waits until no task of the machine is about to
+		// fork, for some ticks of the clock: to be born there is better.
+		p.cgroup = l.cgroup.at
+		p.add("join the workload's cgroup", optional|unlessBorn, unix.SYS_WRITE, l.cgroup.procs.Fd(), p.str("0"), 1)
 	}
 	if s.OOMScoreAdj != nil {
 		text := fmt.Sprint(*s.OOMScoreAdj)

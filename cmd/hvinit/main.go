@@ -77,6 +77,9 @@ func run(cfg config) error {
 			say(os.Stderr, what+": "+err.Error())
 		})
 	}()
+	// The group takes some milliseconds, and the host is not needed for it.
+	m.group = sync.OnceValues(func() (*cgroup, error) { return newCgroup(cfg.cgroup) })
+	go m.group()
 	go m.reap()
 	if cfg.realBoot {
 		// Ctrl-Alt-Delete, where a machine has it, is SIGINT and no reset.

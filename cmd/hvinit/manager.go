@@ -34,7 +34,8 @@ type manager struct {
 	cfg    config
 	dial   dialer
 	host   *server
-	loaded <-chan struct{} // closed when the kernel modules are in
+	loaded <-chan struct{}         // closed when the kernel modules are in
+	group  func() (*cgroup, error) // waits for the workload's group
 
 	mu       sync.Mutex // also held over fork and reap, so that no pid is reused in between
 	ran      bool
@@ -131,7 +132,7 @@ func (m *manager) prepare() error {
 			return err
 		}
 	}
-	m.cgroup, err = newCgroup(m.cfg.cgroup)
+	m.cgroup, err = m.group()
 	m.warn("make the workload's cgroup", err)
 	if err := m.cgroup.limitPIDs(m.run.PIDs); err != nil {
 		return err
@@ -175,7 +176,7 @@ func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started,
 	if err != nil {
 		return none, err
 	}
-	l := launch{spec: &p.Spec, filter: p.Filter, creds: c, stdio: io.child, cgroup: m.cgroup.procsFile()}
+	l := launch{spec: &p.Spec, filter: p.Filter, creds: c, stdio: io.child, cgroup: m.cgroup}
 	var flags uintptr
 	var pidNS *os.File
 	if first {

@@ -12,11 +12,12 @@ import (
 
 // How forkPlan treats an operation's result.
 const (
-	optional = 1 << iota // failure does not matter
-	tryNext              // "not there" and "not executable" go on to the next
-	ifThere              // "not there", or not of that kind, does not matter
-	save                 // keep the result
-	useSaved             // the first argument is the result kept
+	optional   = 1 << iota // failure does not matter
+	tryNext                // "not there" and "not executable" go on to the next
+	ifThere                // "not there", or not of that kind, does not matter
+	save                   // keep the result
+	useSaved               // the first argument is the result kept
+	unlessBorn             // not when the child was born in its cgroup
 )
 
 // op is one system call of a plan.
@@ -29,6 +30,7 @@ type op struct {
 // plan is the list of system calls that turns a fresh child into the program:
 // built here in ordinary Go, run by forkPlan where Go cannot run.
 type plan struct {
+	cgroup *os.File // directory of the group the child is to be in, or nil
 	ops    []op
 	what   []string // what[i] says what ops[i] does, for messages
 	keep   [][]byte
@@ -95,6 +97,10 @@ func (p *plan) fork(flags uintptr, pidNS *os.File) (int, error) {
 	}
 	defer unix.Close(pipe[0])
 
+	group := -1
+	if p.cgroup != nil {
+		group = int(p.cgroup.Fd())
+	}
 	runtime.LockOSThread()
 	unlock := true
 	if pidNS != nil {
@@ -105,7 +111,7 @@ func (p *plan) fork(flags uintptr, pidNS *os.File) (int, error) {
 		}
 	}
 	syscall.ForkLock.Lock()
-	pid, errno := forkPlan(flags, p.ops, pipe[1])
+	pid, errno := forkPlan(flags, group, p.ops, pipe[1])
 	syscall.ForkLock.Unlock()
 	if pidNS != nil {
 		// A thread whose children belong elsewhere must not go back to the
