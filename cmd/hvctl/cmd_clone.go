@@ -71,7 +71,7 @@ func (p *program) clone(c *cli.Context, h *launch.Handle) error {
 	defer pending.Abort() // who maps the file keeps it
 	ctx, stop := interruptible(c)
 	defer stop()
-	if _, err := h.Client.Snapshot(ctx, pending.Dir()); err != nil {
+	if _, err := h.Client.Snapshot(ctx, pending.Dir(), nil); err != nil {
 		return named(h, err)
 	}
 	s, err := pending.Open()

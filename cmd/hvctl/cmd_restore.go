@@ -43,6 +43,15 @@ func (p *program) restore(c *cli.Context, s *snapshots.Snapshot) error {
 	if err != nil {
 		return err
 	}
+	store, err := p.snapshots(c)
+	if err != nil {
+		return err
+	}
+	bases, err := store.Bases(s)
+	if err != nil {
+		return err
+	}
+	cfg.VM.Restore.Bases = store.Files(bases)
 	if err := restoredNetwork(c, &cfg.Net); err != nil {
 		return &usageError{err: err, command: c.Command.HelpName}
 	}

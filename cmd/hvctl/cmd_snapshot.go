@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/snapshots"
@@ -18,7 +19,7 @@ func (p *program) cmdSnapshot() *cli.Command {
 		Name:  "snapshot",
 		Usage: "write running VMs down, to be restored later or more than once",
 		Subcommands: []*cli.Command{
-			p.cmdSnapshotCreate(), p.cmdSnapshotLs(), p.cmdSnapshotInspect(), p.cmdSnapshotVerify(), p.cmdSnapshotRm(),
+			p.cmdSnapshotCreate(), p.cmdSnapshotLs(), p.cmdSnapshotMerge(), p.cmdSnapshotInspect(), p.cmdSnapshotVerify(), p.cmdSnapshotRm(),
 		},
 	}
 }
@@ -29,10 +30,14 @@ func (p *program) cmdSnapshotCreate() *cli.Command {
 		Usage:     "write memory, processors, devices and disks of a running VM down",
 		ArgsUsage: "INSTANCE",
 		Description: "Most of its memory is copied while it runs; then it stands still for a moment. What it\n" +
-			"has written to its root file system is in its memory; its writable disks are copied.",
+			"has written to its root file system is in its memory; its writable disks are copied.\n" +
+			"With --diff only the memory that differs from an earlier snapshot is stored; that one\n" +
+			"is needed to restore it, and compared with page by page while the VM runs.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "tag", Aliases: []string{"t"}, Usage: "call the snapshot `NAME`", DefaultText: "the instance's name"},
 			&cli.BoolFlag{Name: "replace", Usage: "replace a snapshot of the same name"},
+			&cli.BoolFlag{Name: "diff", Usage: "store what differs from the latest snapshot of the same instance"},
+			&cli.StringFlag{Name: "base", Usage: "store what differs from `SNAPSHOT`"},
 			jsonFlag(),
 		},
 		BashComplete: p.completeInstances(workload.Running, workload.Paused),
@@ -56,7 +61,14 @@ func (p *program) snapshotCreate(c *cli.Context, h *launch.Handle) error {
 	defer new.Abort()
 	ctx, stop := interruptible(c)
 	defer stop()
-	report, err := h.Client.Snapshot(ctx, new.Dir())
+	bases, err := diffBases(c, s, h)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(bases, name) {
+		return usagef(c, "the new snapshot cannot replace %q, which it needs: choose another --tag", name)
+	}
+	report, err := h.Client.Snapshot(ctx, new.Dir(), s.Files(bases))
 	if err != nil {
 		return named(h, err)
 	}
@@ -83,8 +95,9 @@ type snapshotInfo struct {
 	Created     time.Time            `json:"created"`
 	Instance    string               `json:"instance"` // of which it was taken
 	Image       string               `json:"image"`
-	RAMBytes    uint64               `json:"ramBytes"`    // of the VM
-	StoredBytes uint64               `json:"storedBytes"` // the rest of it is zeroes
+	Base        string               `json:"base,omitempty"` // identity of the snapshot that it holds the differences from
+	RAMBytes    uint64               `json:"ramBytes"`       // of the VM
+	StoredBytes uint64               `json:"storedBytes"`    // the rest of it is zeroes
 	File        string               `json:"file"`
 	Error       string               `json:"error,omitempty"` // why nothing else is known
 	Format      uint32               `json:"format,omitempty"`
@@ -105,6 +118,9 @@ func infoOf(s *snapshots.Snapshot) snapshotInfo {
 	i := snapshotInfo{
 		Name: s.Name, Created: s.Description.Created, Instance: cfg.Name, Image: cfg.Image.Ref,
 		File: s.File().Name(), Format: s.Version(), ID: s.ID().String(),
+	}
+	if id, diff := s.Base(); diff {
+		i.Base = id.String()
 	}
 	for _, r := range s.Regions() {
 		i.RAMBytes += r.Size
@@ -184,11 +200,19 @@ func (p *program) cmdSnapshotInspect() *cli.Command {
 func (p *program) cmdSnapshotVerify() *cli.Command {
 	return &cli.Command{
 		Name:         "verify",
-		Usage:        "read a snapshot whole and check every checksum",
+		Usage:        "read a snapshot whole, with those below it, and check every checksum",
 		ArgsUsage:    "SNAPSHOT",
 		BashComplete: p.completeSnapshots,
 		Action: p.oneSnapshot(func(c *cli.Context, s *snapshots.Snapshot) error {
-			if err := s.Verify(c.Context, snapshot.Options{}); err != nil {
+			store, err := p.snapshots(c)
+			if err != nil {
+				return err
+			}
+			chain, err := store.Chain(s)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(chain.Verify(c.Context, snapshot.Options{}), chain.Close()); err != nil {
 				return err
 			}
 			fmt.Fprintf(p.stdout, "%s: intact\n", s.Name)

@@ -40,6 +40,9 @@ type StopRequest struct {
 type SnapshotRequest struct {
 	// Dir is an empty directory, an absolute path, which the owner fills.
 	Dir string `json:"dir"`
+	// Bases are the files of the snapshot to store the differences from, and of
+	// those below it.
+	Bases []string `json:"bases,omitempty"`
 }
 
 // ResolveRequest is the body of POST /v1/resolve.

@@ -66,10 +66,10 @@ func (c *Client) Update(ctx context.Context, u workload.Update) error {
 	return c.do(ctx, "POST", "/v1/update", u, nil)
 }
 
-// Snapshot writes the instance into dir.
-func (c *Client) Snapshot(ctx context.Context, dir string) (workload.SnapshotReport, error) {
+// Snapshot writes the instance into dir; with bases, what differs from them.
+func (c *Client) Snapshot(ctx context.Context, dir string, bases []string) (workload.SnapshotReport, error) {
 	var v workload.SnapshotReport
-	return v, c.do(ctx, "POST", "/v1/snapshot", SnapshotRequest{Dir: dir}, &v)
+	return v, c.do(ctx, "POST", "/v1/snapshot", SnapshotRequest{Dir: dir, Bases: bases}, &v)
 }
 
 // Migrate sends the instance to another owner and returns the report.

@@ -230,3 +230,54 @@ func TestADamagedSnapshotIsRefused(t *testing.T) {
 		t.Errorf("left behind: %q", r.out)
 	}
 }
+
+// Differences over differences: restored with what is below them, and merged.
+func TestDifferencesAreRestoredAndMerged(t *testing.T) {
+	h := newHost(t)
+	tag := filepath.Base(h.root)
+	one, two, three, whole := tag+".1", tag+".2", tag+".3", tag+".whole"
+	t.Cleanup(func() {
+		for _, n := range []string{whole, three, two, one} {
+			h.hvctl("snapshot", "rm", n)
+		}
+	})
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--network", "none", "debian:bookworm", "sleep", "1000")
+	if r := h.hvctl("snapshot", "create", "web", "--tag", two, "--diff"); r.code == 0 || !strings.Contains(r.err, "no snapshot yet") {
+		t.Errorf("a difference from nothing: exit %d, %s", r.code, r.err)
+	}
+	stored := map[string]uint64{}
+	for i, name := range []string{one, two, three} {
+		h.ok("exec", "web", "sh", "-c", fmt.Sprintf("echo %d >>/tmp/f", i))
+		args := []string{"snapshot", "create", "web", "--tag", name, "--json"}
+		if i > 0 {
+			args = append(args, "--diff")
+		}
+		var r struct{ MemoryBytes uint64 }
+		if err := json.Unmarshal([]byte(h.ok(args...)), &r); err != nil {
+			t.Fatal(err)
+		}
+		stored[name] = r.MemoryBytes
+	}
+	t.Logf("stored %v", stored)
+	if stored[three] > stored[one]/2 {
+		t.Errorf("a difference stores %d bytes, the whole %d", stored[three], stored[one])
+	}
+	h.ok("snapshot", "verify", three)
+	if r := h.hvctl("snapshot", "rm", one); r.code == 0 || !strings.Contains(r.err, two) {
+		t.Errorf("removing what others need: exit %d, %s", r.code, r.err)
+	}
+	h.ok("snapshot", "merge", three, "--tag", whole)
+	h.ok("rm", "-f", "web")
+	h.ok("restore", three, "--name", "c3")
+	h.ok("restore", two, "--name", "c2")
+	h.ok("snapshot", "rm", three)
+	h.ok("snapshot", "rm", two)
+	h.ok("snapshot", "rm", one)
+	h.ok("restore", whole, "--name", "cw") // mapped
+	for name, want := range map[string]string{"c2": "0 1", "c3": "0 1 2", "cw": "0 1 2"} {
+		if got := strings.Join(strings.Fields(h.ok("exec", name, "cat", "/tmp/f")), " "); got != want {
+			t.Errorf("%s has %q, want %q", name, got, want)
+		}
+	}
+	h.ok("rm", "-f", "c2", "c3", "cw")
+}

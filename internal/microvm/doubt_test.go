@@ -60,7 +60,7 @@ func doubtful(t *testing.T) (*VM, *handover) {
 func TestAGuestInDoubtStandsStillWhateverIsAsked(t *testing.T) {
 	v, h := doubtful(t)
 	ctx := t.Context()
-	_, snap := v.Snapshot(ctx, t.TempDir())
+	_, snap := v.Snapshot(ctx, t.TempDir(), nil)
 	_, sent := v.Migrate(ctx, workload.MigrateRequest{To: workload.Endpoint{Address: "unix:/x"}})
 	_, exec := v.Exec(ctx, nil, workload.Stdio{})
 	for name, err := range map[string]error{"pause": v.Pause(ctx), "resume": v.Resume(ctx), "snapshot": snap, "migrate": sent, "exec": exec} {

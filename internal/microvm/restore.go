@@ -49,14 +49,13 @@ func (v *VM) restore(ctx context.Context, io workload.Stdio) (workload.Process, 
 // rebuild makes the machine and loads the snapshot into it.
 func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 	r := v.cfg.VM.Restore
-	s, err := snapshot.Open(r.File)
+	chain, err := openChain(append([]string{r.File}, r.Bases...))
 	if err != nil {
 		return err
 	}
-	defer s.Close() // a mapping stays without it
-	if _, diff := s.Base(); diff {
-		return fmt.Errorf("snapshot %s holds only what changed since another one: merge them first", r.File)
-	}
+	defer chain.Close() // a mapping stays without it
+	s := chain.Top()
+	whole := r.Copy || !chain.Full() // differences cannot be mapped
 	d, err := v.description(s)
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", r.File, err)
@@ -69,7 +68,7 @@ func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 		return err
 	}
 	c.Restore = &machine.Restore{}
-	if !r.Copy {
+	if !whole {
 		c.Restore.RAM = &memory.Image{File: s.File()}
 		for _, region := range s.Regions() {
 			c.Restore.RAM.Offsets = append(c.Restore.RAM.Offsets, region.Offset)
@@ -78,8 +77,8 @@ func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 	if v.machine, err = machine.New(c); err != nil {
 		return err
 	}
-	if r.Copy {
-		if err := s.ReadInto(ctx, v.machine.Regions(), snapshot.Options{}); err != nil {
+	if whole {
+		if err := chain.ReadInto(ctx, v.machine.Regions(), snapshot.Options{}); err != nil {
 			return err
 		}
 		v.times.mark("memory read")

@@ -3,6 +3,7 @@ package microvm
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -24,6 +25,7 @@ type shot struct {
 	v      *VM
 	g      *guest
 	dir    string
+	bases  []string
 	report workload.SnapshotReport
 	began  time.Time
 	at     time.Time // of the pause
@@ -33,12 +35,12 @@ type shot struct {
 // Snapshot implements workload.Snapshotter. Memory and disks are those of one
 // moment, so the guest's file systems need not be frozen. Most of the memory is
 // copied while the guest runs; what it changes meanwhile, while it stands still.
-func (v *VM) Snapshot(ctx context.Context, dir string) (workload.SnapshotReport, error) {
+func (v *VM) Snapshot(ctx context.Context, dir string, bases []string) (workload.SnapshotReport, error) {
 	g, err := v.withAgent() // it would be missed after a restore
 	if err != nil {
 		return workload.SnapshotReport{}, err
 	}
-	s := &shot{v: v, g: g, dir: dir, began: time.Now()}
+	s := &shot{v: v, g: g, dir: dir, bases: bases, began: time.Now()}
 	err = s.take(ctx)
 	if s.paused {
 		err = errors.Join(err, s.resume(ctx))
@@ -87,9 +89,41 @@ func (s *shot) take(ctx context.Context) error {
 	default:
 		return notRunning(err)
 	}
+	if len(s.bases) > 0 { // the log is on, or it stands still
+		if err := s.differ(ctx, &c); err != nil {
+			return err
+		}
+	}
 	w, err := snapshot.Write(ctx, filepath.Join(s.dir, workload.SnapshotFile), c, snapshot.Options{})
 	s.report.MemoryBytes = w.StoredPages * 4096
 	return err
+}
+
+// differ makes c what differs from the bases.
+func (s *shot) differ(ctx context.Context, c *snapshot.Content) (err error) {
+	below, err := openChain(s.bases)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, below.Close()) }()
+	id := below.Top().ID()
+	c.Base = &id
+	c.Dirty, err = snapshot.Differ(ctx, below, c.Regions, c.MemoryFD, snapshot.Options{})
+	return err
+}
+
+// openChain opens a snapshot and those below it; that they belong together is
+// checked.
+func openChain(files []string) (*snapshot.Chain, error) {
+	rest := files[1:]
+	return snapshot.OpenChain(files[0], func(id snapshot.Ref) (string, error) {
+		if len(rest) == 0 {
+			return "", fmt.Errorf("no file is given for %v", id)
+		}
+		next := rest[0]
+		rest = rest[1:]
+		return next, nil
+	})
 }
 
 // stop pauses the machine, unless it is, and saves what is not memory.

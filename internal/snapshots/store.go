@@ -120,10 +120,18 @@ func (s *Store) Names() ([]string, error) {
 	return names, nil
 }
 
-// Remove deletes a snapshot. Instances that go on from it keep what they use.
+// Remove deletes a snapshot. Instances that go on from it keep what they use. One
+// that others need is not deleted: the error wraps ErrNeeded.
 func (s *Store) Remove(name string) error {
 	if err := CheckName(name); err != nil {
 		return err
+	}
+	over, err := s.Over(name)
+	if err != nil {
+		return err
+	}
+	if len(over) > 0 {
+		return fmt.Errorf("snapshot %q: %w: %s; merge or remove them first", name, ErrNeeded, strings.Join(over, ", "))
 	}
 	gone, err := os.MkdirTemp(s.root, pendingPrefix)
 	if errors.Is(err, fs.ErrNotExist) {

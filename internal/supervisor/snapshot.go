@@ -20,7 +20,7 @@ func (o *owner) Snapshot(ctx context.Context, r control.SnapshotRequest) (worklo
 	}
 	o.freezing.Lock() // it pauses and resumes
 	defer o.freezing.Unlock()
-	report, err := s.Snapshot(ctx, r.Dir)
+	report, err := s.Snapshot(ctx, r.Dir, r.Bases)
 	if err != nil {
 		return report, fmt.Errorf("snapshot: %w", err)
 	}

@@ -22,6 +22,9 @@ type Restore struct {
 	// File is the snapshot file. It may be removed while the VM lives, but not
 	// changed.
 	File string `json:"file"`
+	// Bases are the files below it when it holds differences only: its base first,
+	// the full snapshot last.
+	Bases []string `json:"bases,omitempty"`
 	// Copy reads all memory at once and checks it; otherwise pages are mapped
 	// from the file and read when they are touched.
 	Copy bool `json:"copy,omitempty"`
@@ -30,8 +33,10 @@ type Restore struct {
 // Snapshotter is a Runtime that can write down all that it is.
 type Snapshotter interface {
 	// Snapshot fills dir, which is empty, and goes on as before. What the
-	// instance does stands still meanwhile.
-	Snapshot(ctx context.Context, dir string) (SnapshotReport, error)
+	// instance does stands still meanwhile. With bases, which are the files of a
+	// snapshot and of those below it, in that order, only what differs from them
+	// is stored.
+	Snapshot(ctx context.Context, dir string, bases []string) (SnapshotReport, error)
 }
 
 // SnapshotReport says what a snapshot took.

@@ -49,13 +49,13 @@ func (w *writer) live(ctx context.Context, l *Live, ram *ramSource, workers int)
 }
 
 // again writes the changed pages of one chunk, and its checksum anew. Pages that
-// have become zero become holes.
+// have become zero become holes, and in a diff are noted as such.
 func (w *writer) again(ram *ramSource, region int, n uint64, changed pages) error {
 	b := ram.ram[region].Bytes
 	data := b[n*chunkSize : min((n+1)*chunkSize, uint64(len(b)))]
 	t, off := &w.x.tables[region], w.x.regions[region].Offset+n*chunkSize
 	before := of(t.stored, n)
-	var keep pages
+	var keep, zero pages
 	t.crc[n] = 0
 	for i := range chunkPages {
 		if (before|changed)>>i&1 == 0 {
@@ -63,6 +63,7 @@ func (w *writer) again(ram *ramSource, region int, n uint64, changed pages) erro
 		}
 		page := data[i*pageSize : (i+1)*pageSize]
 		if changed>>i&1 != 0 && sparse.IsZero(page) {
+			zero |= 1 << i
 			continue
 		}
 		keep |= 1 << i
@@ -81,5 +82,8 @@ func (w *writer) again(ram *ramSource, region int, n uint64, changed pages) erro
 	}
 	w.stored.Add(count(keep) - count(before)) // wraps to a subtraction
 	put(t.stored, n, keep)
+	if w.diff {
+		put(t.zero, n, of(t.zero, n)&^changed|zero)
+	}
 	return nil
 }

@@ -34,8 +34,8 @@ type Content struct {
 	// the pages that changed since (bit n of word w is page 64*w+n).
 	Base  *Ref
 	Dirty [][]uint64
-	// Live lets the machine run while most of its RAM is copied. Not for a diff;
-	// Sections is then what Live.Stop returns.
+	// Live lets the machine run while most of its RAM is copied. Sections is then
+	// what Live.Stop returns, and a diff has its pages besides Dirty.
 	Live *Live
 }
 
@@ -74,9 +74,6 @@ func Write(ctx context.Context, path string, c Content, o Options) (Report, erro
 	x := &index{regions: regions, description: c.Description, sections: c.Sections}
 	src := &ramSource{ram: c.Regions}
 	h := header{version: Version, indexOff: end}
-	if c.Base != nil && c.Live != nil {
-		return Report{}, fmt.Errorf("snapshot %s: %w: a diff of a machine that runs", path, errors.ErrUnsupported)
-	}
 	if c.Base != nil {
 		h.diff, h.base, src.wanted = true, *c.Base, c.Dirty
 		if err := checkDirty(regions, c.Dirty); err != nil {
