@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -35,11 +36,25 @@ func (a *app) holdsVM(id string) bool {
 }
 
 // isSandbox tells whether a container does nothing but hold a pod's namespaces:
-// by the words of containerd's CRI plugin, and of CRI-O and podman. Such a one
-// is no VM: the pod's network is for the VM that it is to have.
+// by the words of containerd's CRI plugin and of CRI-O, or by its program, which
+// is all that podman tells. Such a one is no VM: the pod's network is for the VM
+// that it is to have.
 func isSandbox(s *specs.Spec) bool {
 	const sandbox = "sandbox"
-	return s.Annotations["io.kubernetes.cri.container-type"] == sandbox || s.Annotations["io.kubernetes.cri-o.ContainerType"] == sandbox
+	return s.Annotations["io.kubernetes.cri.container-type"] == sandbox || s.Annotations["io.kubernetes.cri-o.ContainerType"] == sandbox ||
+		s.Process != nil && pauses(s.Process.Args)
+}
+
+// pauses tells whether a program is one of those that engines hold pods with,
+// and that do nothing else: catatonit as podman calls it, and Kubernetes's pause.
+func pauses(args []string) bool {
+	switch {
+	case len(args) == 2 && args[1] == "-P":
+		return filepath.Base(args[0]) == "catatonit"
+	case len(args) == 1:
+		return args[0] == "/pause"
+	}
+	return false
 }
 
 // vmConfig is the bundle's configuration, as the container's own is not: that
@@ -90,7 +105,7 @@ func (a *app) asVM(o *container.CreateOptions) (undo func(), err error) {
 	}
 	if err == nil {
 		o.ExecFile = true
-		o.ExtraFiles, err = vmFiles(dir, cfg)
+		o.ExtraFiles, err = vmFiles(dir, spec, cfg)
 	}
 	if err != nil {
 		undo()
@@ -153,7 +168,7 @@ func helper(name string) (string, error) {
 }
 
 // vmFiles opens the owner's descriptors, in the order of package ocivm.
-func vmFiles(dir string, cfg *preparedVM) (files []*os.File, err error) {
+func vmFiles(dir string, spec *specs.Spec, cfg *preparedVM) (files []*os.File, err error) {
 	vmm, err := helper("hvctl-vmm")
 	if err != nil {
 		return nil, err
@@ -172,13 +187,47 @@ func vmFiles(dir string, cfg *preparedVM) (files []*os.File, err error) {
 	}
 	files = []*os.File{
 		take(readOnly(vmm)), config, take(readOnly(cfg.VM.Kernel)), take(readOnly(cfg.VM.Initrd)),
-		take(os.OpenFile("/dev/kvm", os.O_RDWR, 0)), take(os.OpenFile("/dev/net/tun", unix.O_PATH, 0)), socket,
+		take(os.OpenFile("/dev/kvm", os.O_RDWR, 0)), take(openTun(spec)), socket,
 		take(mountOf(dir, false)), take(mountOf(cfg.VM.KernelCache, true)),
 	}
 	if err == nil && len(files) != ocivm.Descriptors {
 		err = fmt.Errorf("%d descriptors for a VM's owner, which wants %d", len(files), ocivm.Descriptors)
 	}
 	return files, err
+}
+
+// openTun opens the tun device for a VM's owner. What is made of it lies in the
+// network namespace that it was opened in; so where there is one already, as in a
+// pod, it is opened there, and else by the owner. That may not be allowed to: on
+// cgroup v2 podman 4.3 makes pods whose containers may open no device at all.
+func openTun(spec *specs.Spec) (tun *os.File, err error) {
+	const device = "/dev/net/tun"
+	path := ""
+	if spec.Linux != nil {
+		for _, ns := range spec.Linux.Namespaces {
+			if ns.Type == specs.NetworkNamespace {
+				path = ns.Path
+			}
+		}
+	}
+	if path == "" {
+		return os.OpenFile(device, unix.O_PATH, 0)
+	}
+	ns, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("network namespace: %w", err)
+	}
+	defer ns.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // never unlocked: the thread ends with this
+		if err = os.NewSyscallError("setns", unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)); err == nil {
+			tun, err = os.OpenFile(device, os.O_RDWR|unix.O_NONBLOCK, 0)
+		}
+	}()
+	<-done
+	return tun, err
 }
 
 // mountOf is a file or directory of the host by itself: the root of a mount

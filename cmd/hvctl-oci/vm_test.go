@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/hvctl/hvctl/internal/testenv"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -63,5 +64,34 @@ func TestVMFilesLeadNowhere(t *testing.T) {
 	if fd, err := unix.Openat(int(cache.Fd()), "new", unix.O_WRONLY|unix.O_CLOEXEC, 0); err != unix.EROFS {
 		unix.Close(fd)
 		t.Errorf("a file of a read-only directory was opened for writing: %v", err)
+	}
+}
+
+// TestSandboxesAreNoVMs: by what engines say, or by what they run.
+func TestSandboxesAreNoVMs(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		annotations map[string]string
+		args        []string
+		want        bool
+	}{
+		{"containerd's", map[string]string{"io.kubernetes.cri.container-type": "sandbox"}, []string{"/pause"}, true},
+		{"CRI-O's", map[string]string{"io.kubernetes.cri-o.ContainerType": "sandbox"}, []string{"anything"}, true},
+		{"podman's", nil, []string{"/catatonit", "-P"}, true},
+		{"podman's of old", nil, []string{"/pause"}, true},
+		{"a container of a pod", map[string]string{"io.kubernetes.cri.container-type": "container"}, []string{"httpd"}, false},
+		{"an init", nil, []string{"/catatonit", "--", "httpd"}, false},
+		{"a program called pause", nil, []string{"/bin/pause", "5"}, false},
+		{"nothing", nil, nil, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := &specs.Spec{Annotations: tc.annotations, Process: &specs.Process{Args: tc.args}}
+			if got := isSandbox(s); got != tc.want {
+				t.Errorf("a sandbox: %v", got)
+			}
+		})
+	}
+	if isSandbox(&specs.Spec{}) {
+		t.Error("a container without a process is taken for a sandbox")
 	}
 }

@@ -22,8 +22,8 @@ const adoptedTap = "hvctl0"
 // to use the interface's addresses. The interface stays as it is: whoever made
 // it finds it so. nil without error means that there is none but loopback.
 //
-// tun is /dev/net/tun, or another path of it.
-func Adopt(tun string) (*Attachment, error) {
+// tun is /dev/net/tun: opened in this network namespace, or with O_PATH.
+func Adopt(tun *os.File) (*Attachment, error) {
 	link, err := onlyLink()
 	if err != nil || link == nil {
 		return nil, err
@@ -32,10 +32,18 @@ func Adopt(tun string) (*Attachment, error) {
 	if err := a.addressesOf(link); err != nil {
 		return nil, err
 	}
-	if a.Queues, err = openTap(tun, adoptedTap, 1); err != nil {
+	fd, err := anew(tun)
+	if err != nil {
 		return nil, err
 	}
-	a.Tap = a.Queues[0]
+	a.Tap, err = makeTap(fd, adoptedTap, 0, false)
+	if errors.Is(err, unix.EBUSY) {
+		return nil, fmt.Errorf("%w: %s is another VM's already, and a pod has one VM; put what belongs together into one container", ErrAdopt, link.Attrs().Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	a.Queues = []*os.File{a.Tap}
 	tap, err := netlink.LinkByName(adoptedTap)
 	if err == nil {
 		err = errors.Join(netlink.LinkSetMTU(tap, a.MTU), netlink.LinkSetUp(tap), netlink.LinkSetUp(link))

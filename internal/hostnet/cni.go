@@ -141,7 +141,12 @@ func (a *Attachment) joined(got CNIAnswer, o *CNIOptions) (err error) {
 	}
 	if o.NetNS == nil {
 		err := InNetNS(a.ns, func() error {
-			v, err := Adopt(tunDevice)
+			tun, err := os.OpenFile(tunDevice, os.O_RDWR|unix.O_NONBLOCK, 0)
+			if err != nil {
+				return wrap("make a tap", err)
+			}
+			defer tun.Close()
+			v, err := Adopt(tun)
 			if err == nil && v == nil {
 				err = fmt.Errorf("%w: its plugins made no interface", ErrCNI)
 			}

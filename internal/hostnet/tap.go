@@ -38,6 +38,30 @@ func openTapQueue(tun, name string, i int, multi bool) (*os.File, error) {
 	if err != nil {
 		return nil, wrap("open /dev/net/tun", err)
 	}
+	return makeTap(fd, name, i, multi)
+}
+
+// anew is a descriptor of the tun device that f leads to: opened now, or when f is
+// open for reading and writing already, f's own. The kernel makes taps in the
+// network namespace that the device was opened in.
+func anew(f *os.File) (int, error) {
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	if err != nil {
+		return -1, os.NewSyscallError("fcntl", err)
+	}
+	if flags&unix.O_PATH == 0 {
+		fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+		if err == nil {
+			err = unix.SetNonblock(fd, true)
+		}
+		return fd, os.NewSyscallError("fcntl", err)
+	}
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	return fd, wrapNil("open /dev/net/tun", err)
+}
+
+// makeTap makes the i-th queue of a tap of an opened tun device, which it owns.
+func makeTap(fd int, name string, i int, multi bool) (*os.File, error) {
 	fail := func(what string, err error) (*os.File, error) {
 		unix.Close(fd)
 		return nil, wrap(fmt.Sprintf("%s %s", what, name), os.NewSyscallError("ioctl", err))

@@ -62,6 +62,22 @@ var vmFlows = []struct {
 			t.Errorf("outside the file belongs to %d, %v", st.Uid, err)
 		}
 	}},
+	{"pod of one container", func(t *testing.T, p *podman) {
+		p.ok("pod", "create", "--name", "pod", "-p", "127.0.0.1:18088:80")
+		p.ok("run", "--rm", "--pod", "pod", "--name", "before", image, "true") // as init containers are
+		p.ok("run", "-d", "--pod", "pod", "--name", "server", image, "httpd", "-f", "-p", "80", "-h", "/www")
+		eventually(t, "the page is served at the pod's port", func() bool { return p.do("exec", "server", "true").code == 0 && served("http://127.0.0.1:18088/") })
+		r := p.do("run", "--rm", "--pod", "pod", "--name", "second", image, "true")
+		if r.code == 0 || !strings.Contains(r.err, "a pod has one VM") {
+			t.Errorf("a second container: %v", r)
+		}
+		if !served("http://127.0.0.1:18088/") {
+			t.Error("the second container's failure took the first one's network")
+		}
+		p.ok("pod", "stop", "-t", "0", "pod")
+		p.ok("pod", "rm", "pod")
+		p.do("ps", "-aq").is(t, "")
+	}},
 	{"what a VM cannot", func(t *testing.T, p *podman) {
 		for want, args := range map[string][]string{
 			"too few":        {"-m", "32m"},

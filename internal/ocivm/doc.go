@@ -24,7 +24,7 @@ const (
 	FDKernel             // the guest's kernel
 	FDInitrd             // its initramfs
 	FDKVM                // /dev/kvm, open
-	FDTun                // /dev/net/tun, opened with O_PATH: opened anew inside
+	FDTun                // /dev/net/tun, opened in the network namespace, or with O_PATH to be opened inside
 	FDExec               // a listening socket: see Request
 	FDState              // a directory of the host for logs
 	FDCache              // a directory of the host with unpacked kernels

@@ -36,7 +36,7 @@ func Own(ctx context.Context) (int, error) {
 	}
 	host := microvm.Host{KVM: os.NewFile(ocivm.FDKVM, "/dev/kvm")}
 	if cfg.Adopt {
-		if host.Net, err = hostnet.Adopt(fdPath(ocivm.FDTun)); err != nil {
+		if host.Net, err = hostnet.Adopt(os.NewFile(ocivm.FDTun, "/dev/net/tun")); err != nil {
 			return workload.ExitOwnFailure, err
 		}
 	}
