@@ -203,3 +203,27 @@ func TestUserNetworkGoesWithItsOwner(t *testing.T) {
 		h.kill(t, "x")
 	})
 }
+
+// TestUserNetworkOfACopy: a restored VM has a network process of its own, with the
+// same addresses, beside the original's.
+func TestUserNetworkOfACopy(t *testing.T) {
+	h := newHost(t)
+	tag := filepath.Base(h.root)
+	t.Cleanup(func() { h.hvctl("snapshot", "rm", tag) })
+	h.ok(h.run("-d", "--name", "one", "--network", "user", "-p", "127.0.0.1::6379", "redis")...)
+	if got := h.redis("one", "SET k v"); got != "+OK" {
+		t.Fatal(got)
+	}
+	h.ok("snapshot", "create", "one", "--tag", tag)
+	h.ok("restore", tag, "--name", "two")
+	if got := h.redis("one", "SET k other"); got != "+OK" {
+		t.Error(got)
+	}
+	if got := h.redis("two", "GET k"); got != "$1 v" {
+		t.Errorf("the copy answers %q", got)
+	}
+	if a, b := h.inspect("one", "{{.Inspect.networkPid}}"), h.inspect("two", "{{.Inspect.networkPid}}"); a == b {
+		t.Errorf("both are served by process %s", a)
+	}
+	h.ok("rm", "-f", "one", "two")
+}

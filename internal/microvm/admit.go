@@ -29,6 +29,10 @@ func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error 
 			return fmt.Errorf("%w: %s is %s of the source's host", workload.ErrUnsupported, m.Destination, m.Source)
 		}
 	}
+	if cfg.Net.Mode == workload.NetCNI || cfg.Net.CNI != nil { // it names programs to run
+		return fmt.Errorf("%w: CNI network of the source's host; only none, bridge and user are received", workload.ErrUnsupported)
+	}
+	cfg.Net.NoHost = true // what listens on our loopback is not for whoever sends VMs
 	return checkRootfs(cfg, rootfs)
 }
 

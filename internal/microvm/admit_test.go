@@ -47,12 +47,19 @@ func TestAnOfferChoosesNoFilesOfThisHost(t *testing.T) {
 		{"a tmpfs", func(c *workload.Config) {
 			c.Spec.Mounts = []specs.Mount{{Destination: "/data", Type: "tmpfs", Source: "tmpfs"}}
 		}, mark, ""},
+		{"programs as its network", func(c *workload.Config) {
+			c.Net.Mode, c.Net.CNI = workload.NetCNI, &workload.CNI{Network: "x", ConfDir: "/tmp", Plugins: []string{"/tmp"}}
+		}, mark, "CNI"},
+		{"a network in user mode", func(c *workload.Config) { c.Net.Mode = workload.NetUser }, mark, ""},
 		{"somebody's own kernel", func(c *workload.Config) { c.VM.Raw = true }, mark, "agent"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := &workload.Config{Spec: &specs.Spec{Process: &specs.Process{}}, Rootfs: workload.Rootfs{ImagePath: "/var/lib/hvctl/derived/x.erofs"}}
 			tc.change(c)
 			err := admit(c, images, tc.mark)
+			if err == nil && !c.Net.NoHost {
+				t.Error("the guest may call what listens on our loopback")
+			}
 			if tc.says == "" && (err != nil || c.Rootfs.ImagePath != filepath.Join(images, "x.erofs")) || tc.says != "" && (err == nil || !strings.Contains(err.Error(), tc.says)) {
 				t.Errorf("%v, root file system %s; want %q", err, c.Rootfs.ImagePath, tc.says)
 			}

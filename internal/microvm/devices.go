@@ -3,6 +3,7 @@ package microvm
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
@@ -50,6 +51,9 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 	case workload.NetUser:
 		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NoHost: n.NoHost, Log: v.log})
 	case workload.NetCNI:
+		if n.CNI == nil {
+			return errors.New("network cni: the configuration names none")
+		}
 		v.net, err = hostnet.AttachCNI(ctx, hostnet.CNIOptions{
 			Root: v.root(), ID: v.cfg.ID, Network: n.CNI.Network, ConfDir: n.CNI.ConfDir, Plugins: n.CNI.Plugins,
 			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Log: v.log,
