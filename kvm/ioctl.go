@@ -12,6 +12,9 @@ type request struct {
 	num   uintptr
 	name  string
 	eintr eintrPolicy
+	// brief is an ioctl that returns at once and is made often: the scheduler is
+	// not told of it, which would wake a thread that watches over it.
+	brief bool
 }
 
 type eintrPolicy uint8
@@ -55,6 +58,7 @@ func iowr[T any](nr uintptr, name string) request {
 	return ioc(iocRead|iocWrite, nr, sizeOf[T](), name)
 }
 func (r request) returning(p eintrPolicy) request { r.eintr = p; return r }
+func (r request) briefly() request                { r.brief = true; return r }
 
 // call makes an ioctl whose argument is a number. It returns the ioctl's
 // result, which is not negative.
@@ -84,11 +88,17 @@ func callPtr[T any](f *fd, r *request, p *T) (int, error) {
 	}
 	defer f.release()
 	for {
-		// SAFETY: the conversion stands in the call expression of a function
+		// SAFETY: each conversion stands in the call expression of a function
 		// in assembly, so *p is kept alive and in place until it returns. The
 		// kernel accesses as many bytes as r says, at most the size of what p
 		// points into: T itself, or a fam whose header is T.
-		ret, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(n), r.num, uintptr(unsafe.Pointer(p)))
+		var ret uintptr
+		var errno unix.Errno
+		if r.brief {
+			ret, _, errno = unix.RawSyscall(unix.SYS_IOCTL, uintptr(n), r.num, uintptr(unsafe.Pointer(p)))
+		} else {
+			ret, _, errno = unix.Syscall(unix.SYS_IOCTL, uintptr(n), r.num, uintptr(unsafe.Pointer(p)))
+		}
 		if errno == 0 {
 			return int(ret), nil
 		}

@@ -20,7 +20,7 @@ var (
 	reqSetTSSAddr          = ion(0x47, "KVM_SET_TSS_ADDR")
 	reqSetIdentityMapAddr  = iow[uint64](0x48, "KVM_SET_IDENTITY_MAP_ADDR")
 	reqCreateIRQChip       = ion(0x60, "KVM_CREATE_IRQCHIP")
-	reqIRQLine             = iow[irqLevel](0x61, "KVM_IRQ_LINE")
+	reqIRQLine             = iow[irqLevel](0x61, "KVM_IRQ_LINE").briefly()
 	reqGetIRQChip          = iowr[irqChip](0x62, "KVM_GET_IRQCHIP")
 	reqSetIRQChip          = ior[irqChip](0x63, "KVM_SET_IRQCHIP") // sic: the header says _IOR
 	reqSetGSIRouting       = iow[irqRoutingHeader](0x6a, "KVM_SET_GSI_ROUTING")
@@ -33,7 +33,7 @@ var (
 	reqGetClock            = ior[ClockData](0x7c, "KVM_GET_CLOCK")
 	reqGetPIT2             = ior[PITState2](0x9f, "KVM_GET_PIT2")
 	reqSetPIT2             = iow[PITState2](0xa0, "KVM_SET_PIT2")
-	reqSignalMSI           = iow[msi](0xa5, "KVM_SIGNAL_MSI")
+	reqSignalMSI           = iow[msi](0xa5, "KVM_SIGNAL_MSI").briefly()
 	reqClearDirtyLog       = iowr[clearDirtyLog](0xc0, "KVM_CLEAR_DIRTY_LOG")
 	reqSetMSRFilter        = iow[msrFilter](0xc6, "KVM_X86_SET_MSR_FILTER")
 	reqResetDirtyRings     = ion(0xc7, "KVM_RESET_DIRTY_RINGS")

@@ -11,12 +11,13 @@ func (p *program) cmdUpdate() *cli.Command {
 		Name:        "update",
 		Usage:       "change limits of running instances",
 		ArgsUsage:   "INSTANCE...",
-		Description: "A VM can be held to less than the processors it booted with, and weighed anew;\na container's limits can all be changed.",
+		Description: "A VM can be held to less than the processors it booted with, and weighed anew;\na container's limits can all be changed. A disk of a VM goes by its serial number, disk0 and\nso on if it was given none; size=auto takes the size that its file has by now.",
 		Flags: []cli.Flag{
 			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors' worth of time"},
 			&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M (containers)"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes (containers)"},
+			&cli.StringFlag{Name: "disk", Usage: "a disk, `SERIAL[,size=SIZE|auto][,iops=N][,bps=SIZE]` (VMs); it can grow, not shrink"},
 		},
 		BashComplete: p.completeInstances(workload.Running, workload.Paused),
 		Action: func(c *cli.Context) error {
@@ -52,6 +53,13 @@ func updateOf(c *cli.Context) (workload.Update, error) {
 			return u, err
 		}
 		u.MemoryBytes = &n
+	}
+	if c.IsSet("disk") {
+		d, err := parseDiskUpdate(c.String("disk"))
+		if err != nil {
+			return u, err
+		}
+		u.Disk = &d
 	}
 	return u, u.Check()
 }

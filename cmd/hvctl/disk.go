@@ -103,3 +103,35 @@ func parseDisk(s string) (workload.Disk, error) {
 	}
 	return d, nil
 }
+
+// parseDiskUpdate reads SERIAL[,size=SIZE|auto][,iops=N][,bps=SIZE].
+func parseDiskUpdate(s string) (workload.DiskUpdate, error) {
+	serial, rest, _ := strings.Cut(s, ",")
+	u := workload.DiskUpdate{Serial: serial}
+	for kv := range strings.SplitSeq(rest, ",") {
+		k, v, _ := strings.Cut(kv, "=")
+		var n uint64
+		var err error
+		switch k {
+		case "size":
+			if v != "auto" {
+				if n, err = parseSize(v); err == nil && n == 0 {
+					err = fmt.Errorf("want more than nothing, or auto")
+				}
+			}
+			u.SizeBytes = &n
+		case "iops":
+			n, err = parseRate(v)
+			u.IOPS = &n
+		case "bps":
+			n, err = parseRate(v)
+			u.BPS = &n
+		default:
+			err = fmt.Errorf("not understood; want SERIAL and of size=SIZE|auto, iops=N, bps=SIZE")
+		}
+		if err != nil {
+			return u, fmt.Errorf("disk %q: %q: %w", s, kv, err)
+		}
+	}
+	return u, nil
+}

@@ -87,6 +87,17 @@ func TestParseOthers(t *testing.T) {
 	if d, err := parseDisk("path=" + file + ",format=raw,ro=off,cache=none,queues=4,iops=500,bps=10M,engine=uring"); err != nil || d != all {
 		t.Errorf("%+v, %v", d, err)
 	}
+	if u, err := parseDiskUpdate("disk0,size=2G,iops=0"); err != nil || u.Serial != "disk0" || *u.SizeBytes != 2<<30 || *u.IOPS != 0 || u.BPS != nil {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if u, err := parseDiskUpdate("data,size=auto,bps=1M"); err != nil || *u.SizeBytes != 0 || *u.BPS != 1<<20 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	for _, bad := range []string{"disk0", "", "disk0,size=0", "disk0,size=", "disk0,iops=x", "disk0,cache=none"} {
+		if u, err := parseDiskUpdate(bad); err == nil {
+			t.Errorf("%q: accepted as %+v", bad, u)
+		}
+	}
 	for _, bad := range []string{"format=qcow2", "cache=", "cache=unsafe", "queues=0", "queues=17", "queues=x", "iops=-1", "bps=2T", "engine=aio", "ro=maybe", "serial="} {
 		if d, err := parseDisk(file + "," + bad); err == nil || !strings.Contains(err.Error(), bad) {
 			t.Errorf("%s: %+v, %v", bad, d, err)

@@ -5,9 +5,9 @@ package eventfd
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"os"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +19,14 @@ var ErrInterrupted = errors.New("wait on eventfd interrupted")
 // EventFD owns one non-blocking, close-on-exec eventfd. Methods may be called
 // concurrently; at most one goroutine should Wait.
 type EventFD struct {
-	f  *os.File
-	fd int
+	f   *os.File
+	fd  int
+	raw syscall.RawConn
+
+	// Of the one waiter: what take is called back with and answers.
+	take  func(fd uintptr) bool
+	count uint64
+	errno syscall.Errno
 }
 
 // New creates an eventfd with count 0. name appears in error messages only.
@@ -29,7 +35,15 @@ func New(name string) (*EventFD, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd2", err)
 	}
-	return &EventFD{f: os.NewFile(uintptr(fd), name), fd: fd}, nil
+	e := &EventFD{f: os.NewFile(uintptr(fd), name), fd: fd}
+	if e.raw, err = e.f.SyscallConn(); err != nil {
+		return nil, errors.Join(err, e.f.Close())
+	}
+	e.take = func(fd uintptr) bool {
+		e.count, e.errno = read(fd)
+		return e.errno != unix.EAGAIN
+	}
+	return e, nil
 }
 
 // FD returns the descriptor for ioctls that register it (KVM_IRQFD,
@@ -39,24 +53,26 @@ func (e *EventFD) FD() int { return e.fd }
 
 // Signal adds one to the count; it never blocks. After Close it does nothing.
 func (e *EventFD) Signal() error {
-	one := [8]byte{}
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, err := e.f.Write(one[:])
-	if errors.Is(err, os.ErrClosed) {
-		return nil
+	var errno syscall.Errno
+	if e.raw.Control(func(fd uintptr) { errno = signal(fd) }) != nil {
+		return nil // closed: there is no other reason
 	}
-	return err
+	if errno != 0 && errno != unix.EAGAIN { // EAGAIN: the count is as high as it gets
+		return os.NewSyscallError("write eventfd", errno)
+	}
+	return nil
 }
 
 // Wait blocks until the count is not zero, resets it to zero and returns. It
 // returns ErrInterrupted after Interrupt or Close.
 func (e *EventFD) Wait() error {
-	var buf [8]byte
-	_, err := e.f.Read(buf[:])
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrClosed) {
-		return ErrInterrupted
+	if e.raw.Read(e.take) != nil {
+		return ErrInterrupted // the deadline, or closed
 	}
-	return err
+	if e.errno != 0 {
+		return os.NewSyscallError("read eventfd", e.errno)
+	}
+	return nil
 }
 
 // Interrupt makes the current and every later Wait return ErrInterrupted,

@@ -55,6 +55,16 @@ func (m *Machine) logDisks(on bool) {
 	}
 }
 
+// Disk returns the disk with the ID, writable or not; nil when there is none.
+func (m *Machine) Disk(id string) *blk.Device {
+	for _, d := range m.devices {
+		if b, ok := d.core.Device().(*blk.Device); ok && d.id == id {
+			return b
+		}
+	}
+	return nil
+}
+
 // writableDisk is a disk with the device's name.
 type writableDisk struct {
 	id   string

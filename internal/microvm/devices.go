@@ -13,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/virtio"
+	"github.com/hvctl/hvctl/virtio/blk"
 	"github.com/hvctl/hvctl/virtio/fs"
 	"github.com/hvctl/hvctl/virtio/fs/hostdir"
 	"github.com/hvctl/hvctl/virtio/vsock"
@@ -86,7 +87,7 @@ func (v *VM) devices() ([]machine.Device, error) {
 		}
 		devs = append(devs, machine.Device{Device: dev, Args: virtio.Args{ID: rootSerial}})
 	default:
-		devs = append(devs, disk(rootSerial, workload.Disk{Path: v.cfg.Rootfs.ImagePath, ReadOnly: true}))
+		devs = append(devs, disk(rootSerial, workload.Disk{Path: v.cfg.Rootfs.ImagePath, ReadOnly: true, Engine: string(blk.EnginePlain)}))
 	}
 	for i, d := range v.cfg.VM.Disks {
 		devs = append(devs, disk(serialOf(i, d), d))

@@ -1,8 +1,12 @@
 package microvm
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -26,4 +30,33 @@ func (v *VM) CheckUpdate(u workload.Update) error {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, err)
 	}
 	return nil
+}
+
+// UpdateDisk implements workload.DiskUpdater.
+func (v *VM) UpdateDisk(_ context.Context, u workload.DiskUpdate) error {
+	g, err := v.running()
+	if err != nil {
+		return err
+	}
+	var serials []string
+	for i, d := range v.cfg.VM.Disks {
+		serials = append(serials, serialOf(i, d))
+	}
+	disk := g.machine.Disk(u.Serial)
+	if disk == nil || !slices.Contains(serials, u.Serial) {
+		return fmt.Errorf("%w: no disk %q; there are: %s", workload.ErrUnsupported, u.Serial, cmp.Or(strings.Join(serials, ", "), "none"))
+	}
+	if u.SizeBytes != nil {
+		if err := disk.Resize(*u.SizeBytes); err != nil {
+			return err
+		}
+	}
+	limits := disk.Limits()
+	if u.IOPS != nil {
+		limits.IOPS = *u.IOPS
+	}
+	if u.BPS != nil {
+		limits.BPS = *u.BPS
+	}
+	return disk.SetLimits(limits)
 }

@@ -38,6 +38,13 @@ func (o *owner) Update(ctx context.Context, u workload.Update) error {
 }
 
 func (o *owner) update(ctx context.Context, u workload.Update) error {
+	if u.Disk != nil {
+		rt, ok := o.rt.(workload.DiskUpdater)
+		if !ok {
+			return fmt.Errorf("%w: %s instances have no disks", workload.ErrUnsupported, o.cfg.Backend)
+		}
+		return rt.UpdateDisk(ctx, *u.Disk)
+	}
 	switch rt := o.rt.(type) {
 	case workload.Updater:
 		return rt.Update(ctx, u)

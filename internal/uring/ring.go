@@ -17,6 +17,10 @@ var ErrUnavailable = errors.New("io_uring is not available")
 // MaxEntries is the largest ring that New makes.
 const MaxEntries = 4096
 
+// briefBytes is how much may move while the Go scheduler does not know that the
+// thread is in a system call, which it needs not for a call that returns soon.
+const briefBytes = 64 << 10
+
 // Ring is one io_uring. Its methods are for one goroutine at a time.
 type Ring struct {
 	fd      int
@@ -28,6 +32,7 @@ type Ring struct {
 	cqes    []cqe
 	tail    uint32 // entries prepared, published by Submit
 	pending uint32 // prepared, not yet given to the kernel
+	bytes   int    // that the pending ones move
 }
 
 // rings are the shared words of one of the two rings.
@@ -132,7 +137,7 @@ func (r *Ring) Submit(wait uint32) error {
 		if have := r.cq.tail.Load() - r.cq.head.Load(); r.pending == 0 && have >= wait {
 			return nil
 		}
-		n, err := enter(r.fd, r.pending, wait)
+		n, err := enter(r.fd, r.pending, wait, r.bytes <= briefBytes)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -145,7 +150,9 @@ func (r *Ring) Submit(wait uint32) error {
 		case err != nil:
 			return os.NewSyscallError("io_uring_enter", err)
 		}
-		r.pending -= n
+		if r.pending -= n; r.pending == 0 {
+			r.bytes = 0
+		}
 	}
 }
 

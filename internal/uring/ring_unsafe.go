@@ -112,12 +112,16 @@ func register(ring int, cmd uintptr, list []int32) error {
 	return nil
 }
 
-func enter(ring int, submit, wait uint32) (uint32, error) {
+func enter(ring int, submit, wait uint32, brief bool) (uint32, error) {
 	flags := uintptr(0)
 	if wait > 0 {
 		flags = enterGetEvents
 	}
-	n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(ring), uintptr(submit), uintptr(wait), flags, 0, 0)
+	call := unix.Syscall6
+	if brief && wait == 0 {
+		call = unix.RawSyscall6
+	}
+	n, _, errno := call(unix.SYS_IO_URING_ENTER, uintptr(ring), uintptr(submit), uintptr(wait), flags, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
@@ -163,13 +167,15 @@ func (r *Ring) mmap(off int64, size int) ([]byte, error) {
 // Vector is a list of buffers for one request, reused over requests. It must
 // stay reachable until the request has completed, and its buffers too.
 type Vector struct {
-	iov []unix.Iovec
+	iov   []unix.Iovec
+	bytes int
 }
 
 // Set makes v the list of bufs, of which none is empty.
 func (v *Vector) Set(bufs [][]byte) {
-	v.iov = v.iov[:0]
+	v.iov, v.bytes = v.iov[:0], 0
 	for _, b := range bufs {
+		v.bytes += len(b)
 		e := unix.Iovec{Base: unsafe.SliceData(b)}
 		e.SetLen(len(b))
 		v.iov = append(v.iov, e)
@@ -177,7 +183,10 @@ func (v *Vector) Set(bufs [][]byte) {
 }
 
 // Clear forgets the buffers.
-func (v *Vector) Clear() { clear(v.iov); v.iov = v.iov[:0] }
+func (v *Vector) Clear() {
+	clear(v.iov)
+	v.iov, v.bytes = v.iov[:0], 0
+}
 
 // Read prepares a read into v from offset off of a fixed file. It reports
 // whether there was room.
@@ -196,6 +205,7 @@ func (r *Ring) transfer(many, one uint8, file int, v *Vector, off int64, data ui
 	if e == nil {
 		return false
 	}
+	r.bytes += v.bytes
 	e.fd, e.flags, e.off = int32(file), flagFixedFile, uint64(off)
 	// SAFETY: the kernel gets the address of memory that the caller keeps in
 	// place until the completion; Go's heap does not move, and stacks hold no

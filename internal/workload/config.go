@@ -188,7 +188,7 @@ type Disk struct {
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	Serial   string `json:"serial,omitempty"`
 	Cache    string `json:"cache,omitempty"`  // writeback or none; empty: writeback
-	Engine   string `json:"engine,omitempty"` // plain or uring; empty: what suits the cache
+	Engine   string `json:"engine,omitempty"` // plain or uring; empty: uring where there is one
 	Queues   int    `json:"queues,omitempty"` // 0: one
 	DiskLimits
 }

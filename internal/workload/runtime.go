@@ -135,6 +135,23 @@ type Update struct {
 	CPUWeight   *uint64  `json:"cpuWeight,omitempty"`
 	MemoryBytes *uint64  `json:"memoryBytes,omitempty"`
 	PIDs        *int64   `json:"pids,omitempty"`
+	// Disk changes one disk of a VM, and comes alone.
+	Disk *DiskUpdate `json:"disk,omitempty"`
+}
+
+// DiskUpdate changes a disk; nil stays as it is.
+type DiskUpdate struct {
+	Serial string `json:"serial"` // by which the guest knows it: disk0, ... if it was given none
+	// SizeBytes is its new size, not less than before; 0 means that of the file or
+	// block device as it is by now.
+	SizeBytes *uint64 `json:"sizeBytes,omitempty"`
+	IOPS      *uint64 `json:"iops,omitempty"` // 0: no limit
+	BPS       *uint64 `json:"bps,omitempty"`  // 0: no limit
+}
+
+// DiskUpdater is a Runtime whose disks can be changed while it runs.
+type DiskUpdater interface {
+	UpdateDisk(ctx context.Context, u DiskUpdate) error
 }
 
 // Apply is r with u's changes.
@@ -159,6 +176,10 @@ func (u Update) Check() error {
 	switch {
 	case u == Update{}:
 		return errors.New("no limit given")
+	case u.Disk != nil && u != Update{Disk: u.Disk}:
+		return errors.New("a disk and other limits at once: change one after the other")
+	case u.Disk != nil:
+		return u.Disk.check()
 	case u.CPUs != nil && !(*u.CPUs > 0 && *u.CPUs <= 4096):
 		return fmt.Errorf("%v processors: want a number above 0", *u.CPUs)
 	case u.CPUWeight != nil && (*u.CPUWeight < 1 || *u.CPUWeight > 10000):
@@ -175,6 +196,16 @@ func (u Update) Check() error {
 // nothing.
 type Updater interface {
 	Update(ctx context.Context, u Update) error
+}
+
+func (d DiskUpdate) check() error {
+	switch {
+	case d.Serial == "":
+		return errors.New("no disk named")
+	case d.SizeBytes == nil && d.IOPS == nil && d.BPS == nil:
+		return fmt.Errorf("disk %s: want a size, requests or bytes a second", d.Serial)
+	}
+	return nil
 }
 
 // OwnerUpdater is a Runtime whose limits are those of its owner's cgroup (see

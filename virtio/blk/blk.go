@@ -25,7 +25,7 @@ var Kind = virtio.Kind{
 		{Key: "ro", Help: "on: the guest cannot write"},
 		{Key: "serial", Help: "what the guest reads as the disk's serial number, at most 20 bytes; default its id"},
 		{Key: "cache", Help: "writeback: through the host's page cache; none: past it (O_DIRECT); default writeback"},
-		{Key: "engine", Help: "plain: a system call for each request; uring: io_uring; default uring with cache=none where there is one, else plain"},
+		{Key: "engine", Help: "plain: a system call for each request; uring: io_uring; default uring where the host has it, else plain"},
 		{Key: "queues", Help: "request queues, 1 to 16; default 1"},
 		{Key: "iops", Help: "requests a second that the disk is held to; default no limit"},
 		{Key: "bps", Help: "bytes a second that the disk is held to; default no limit"},
@@ -98,8 +98,7 @@ type Options struct {
 	// one go on with it. New takes it over when it succeeds.
 	Image *os.File
 	Cache Cache // empty means CacheWriteback
-	// Engine, when empty, is EngineURing with CacheNone if the host has it,
-	// else EnginePlain: what the page cache answers is faster without.
+	// Engine, when empty, is EngineURing if the host has it, else EnginePlain.
 	Engine Engine
 	Queues int // 0 means 1; at most MaxQueues
 	Limits Limits

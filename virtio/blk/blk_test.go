@@ -362,7 +362,7 @@ func TestDurabilityWithoutFlush(t *testing.T) {
 // The driver hears of what is done before a flush begins and right after it,
 // not only at the end of the batch.
 func TestFlushDoesNotHoldTheBatchUp(t *testing.T) {
-	k := newDisk(t, blk.Options{}, virtiotest.Options{Without: virtio.FeatureEventIdx})
+	k := newDisk(t, blk.Options{Engine: blk.EnginePlain}, virtiotest.Options{Without: virtio.FeatureEventIdx})
 	q := k.d.Queue(0)
 	k.d.Stop() // so that all three are one batch
 	for _, kind := range []uint32{typeGetID, typeFlush, typeGetID} {

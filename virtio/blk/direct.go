@@ -21,12 +21,7 @@ type direct struct {
 // openDirect opens the file of im for direct I/O and probes what alignment that
 // takes.
 func openDirect(im *image) (*direct, error) {
-	flags := os.O_RDWR
-	if im.readOnly {
-		flags = os.O_RDONLY
-	}
-	// By the descriptor, for the path may name another file by now.
-	f, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", im.fd), flags|unix.O_CLOEXEC|unix.O_DIRECT|unix.O_NONBLOCK, 0)
+	f, err := reopen(im, unix.O_DIRECT)
 	if errors.Is(err, unix.EINVAL) {
 		return nil, errors.New("its file system has no direct I/O; use cache=writeback")
 	}
@@ -38,6 +33,16 @@ func openDirect(im *image) (*direct, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return d, nil
+}
+
+// reopen opens the file of im once more, by its descriptor: the path may name
+// another one by now.
+func reopen(im *image, flags int) (*os.File, error) {
+	flags |= os.O_RDWR
+	if im.readOnly {
+		flags &^= os.O_RDWR
+	}
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", im.fd), flags|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 }
 
 // probe asks the kernel for the alignment (Linux 6.1), or else tries reads.
@@ -71,7 +76,10 @@ func powerOfTwo(n uint32) bool { return n > 0 && n <= 1<<20 && n&(n-1) == 0 }
 
 // fdFor returns the descriptor by which bufs can move to or from off.
 func (im *image) fdFor(bufs [][]byte, off int64) int {
-	return im.files[im.file(bufs, off)]
+	if im.file(bufs, off) == 0 {
+		return im.fd
+	}
+	return im.direct.fd
 }
 
 func (d *direct) takes(bufs [][]byte, off int64) bool {
@@ -86,7 +94,8 @@ func (d *direct) takes(bufs [][]byte, off int64) bool {
 	return true
 }
 
-// file is fdFor, as an index into files.
+// file is fdFor, as the number among a ring's files: 0 goes through the page
+// cache.
 func (im *image) file(bufs [][]byte, off int64) int {
 	if im.direct == nil || !im.direct.takes(bufs, off) {
 		return 0

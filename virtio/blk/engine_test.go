@@ -30,7 +30,7 @@ func needURing(t testing.TB) {
 
 // variants are all ways to serve a disk but the one that newDisk uses anyway.
 var variants = map[string]blk.Options{
-	"uring":           {Engine: blk.EngineURing},
+	"plain":           {Engine: blk.EnginePlain},
 	"uring, direct":   {Engine: blk.EngineURing, Cache: blk.CacheNone},
 	"plain, direct":   {Engine: blk.EnginePlain, Cache: blk.CacheNone},
 	"uring, 3 queues": {Engine: blk.EngineURing, Queues: 3},

@@ -43,7 +43,18 @@ func newFlight(im *image) (*flight, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ring.RegisterFiles(im.files); err != nil {
+	// The kernel ends a ring some time after its owner, and what is registered
+	// with it: that may not be the open file that holds the lock.
+	cached, err := reopen(im, 0)
+	if err != nil {
+		return nil, errors.Join(err, ring.Close())
+	}
+	defer cached.Close() // the ring keeps it open
+	files := []int{int(cached.Fd())}
+	if im.direct != nil {
+		files = append(files, im.direct.fd)
+	}
+	if err := ring.RegisterFiles(files); err != nil {
 		return nil, errors.Join(err, ring.Close())
 	}
 	f := &flight{im: im, ring: ring, kick: -1}
@@ -130,13 +141,15 @@ func (w *worker) takeOff(q *virtio.Queue) (n int, err error) {
 	return n, nil
 }
 
-// flies reports whether r is for the ring.
+// flies reports whether r is for the ring. What is written to the page cache is
+// not: few file systems take that without waiting, so that the ring would have a
+// thread of the kernel's do it.
 func (w *worker) flies(r request) bool {
 	switch r.kind {
 	case typeIn, typeFlush:
 		return r.kind == typeFlush || r.data.Len() > 0
 	case typeOut:
-		return !w.d.im.readOnly && r.data.Len() > 0
+		return !w.d.im.readOnly && w.d.im.direct != nil && r.data.Len() > 0
 	}
 	return false
 }
@@ -199,10 +212,11 @@ func (w *worker) landed(s *slot, c uring.Completion) error {
 	d := w.d
 	again := errors.Is(c.Err(), unix.EAGAIN) || errors.Is(c.Err(), unix.EINTR)
 	if s.kind == typeFlush {
+		err := c.Err()
 		if again {
-			return d.im.flush()
+			err = d.im.flush()
 		}
-		if err := c.Err(); err != nil {
+		if err != nil {
 			return fmt.Errorf("fdatasync: %w", err)
 		}
 		d.metrics.Flushes.Add(1)

@@ -17,7 +17,6 @@ type image struct {
 	f        *os.File      // owns fd
 	fd       int           // through the page cache
 	direct   *direct       // past it; nil with CacheWriteback
-	files    []int         // fd, and that of direct
 	sectors  atomic.Uint64 // grows only
 	readOnly bool
 	blockDev bool
@@ -38,7 +37,6 @@ func openImage(o Options) (*image, error) {
 	if im.direct, err = openDirect(im); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %s: %w", ErrImage, o.Path, err), im.giveUp(o))
 	}
-	im.files = append(im.files, im.direct.fd)
 	return im, nil
 }
 
@@ -74,7 +72,7 @@ func openFile(o Options) (*image, error) {
 	default:
 		return nil, fmt.Errorf("%w: %w", ErrImage, err)
 	}
-	im := &image{f: f, fd: int(f.Fd()), files: []int{int(f.Fd())}, readOnly: readOnly}
+	im := &image{f: f, fd: int(f.Fd()), readOnly: readOnly}
 	if err := im.check(path); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -83,7 +81,7 @@ func openFile(o Options) (*image, error) {
 
 // adoptImage is openFile for a file that is open and locked already.
 func adoptImage(o Options) (*image, error) {
-	im := &image{f: o.Image, fd: int(o.Image.Fd()), files: []int{int(o.Image.Fd())}, readOnly: o.ReadOnly}
+	im := &image{f: o.Image, fd: int(o.Image.Fd()), readOnly: o.ReadOnly}
 	if err := im.check(o.Path); err != nil { // locking it again changes nothing
 		return nil, err
 	}

@@ -23,7 +23,7 @@ func (d *Device) makeWorkers(o Options) error {
 	for range o.Queues {
 		d.workers = append(d.workers, &worker{d: d})
 	}
-	if o.Engine == EnginePlain || o.Engine == "" && o.Cache != CacheNone {
+	if o.Engine == EnginePlain {
 		return nil
 	}
 	for _, w := range d.workers {
