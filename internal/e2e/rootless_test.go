@@ -178,6 +178,10 @@ func plainUserPublishes(t *testing.T, h *host) {
 		b, err := io.ReadAll(r.Body)
 		return err == nil && string(b) == "page\n"
 	})
+	status, err := os.ReadFile("/proc/" + h.inspect("web", "{{.Inspect.networkPid}}") + "/status")
+	if err != nil || !strings.Contains(string(status), "CapPrm:\t0000000000000000\n") || !strings.Contains(string(status), "NoNewPrivs:\t1\n") {
+		t.Errorf("the network's process has privileges: %v\n%s", err, status)
+	}
 	if out := h.ok("ps"); !strings.Contains(out, "web") || !strings.Contains(out, "->80/tcp") {
 		t.Errorf("ps: %q", out)
 	}

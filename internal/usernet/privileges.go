@@ -13,14 +13,15 @@ import (
 const nobody = 65534
 
 // dropPrivileges makes the process, in which the frames of a guest are parsed,
-// nobody's, if root started it. The ports are bound by then. In a user namespace
-// without that user the process stays who it is: nobody on the host.
+// nobody's, if root started it, and one without capabilities. The ports are bound
+// by then. In a user namespace without that user the process stays who it is: its
+// starter, on the host.
 func dropPrivileges() error {
 	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); errno != 0 {
 		return fmt.Errorf("no_new_privs: %w", errno)
 	}
 	if os.Geteuid() != 0 {
-		return nil
+		return dropCapabilities()
 	}
 	for _, step := range []struct {
 		what string
@@ -36,5 +37,5 @@ func dropPrivileges() error {
 			return fmt.Errorf("become nobody: %s: %w", step.what, err)
 		}
 	}
-	return nil
+	return dropCapabilities()
 }
