@@ -42,7 +42,7 @@ func workloadFlags() []cli.Flag {
 		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
 		&cli.StringFlag{Name: "cgroup-parent", Usage: "make the instance's cgroup below `PATH`", DefaultText: "/hvctl"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE` none, bridge, user[:host=off], cni:NAME or host (containers only)", DefaultText: "bridge for root, else user"},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE` none, bridge, user[:host=on], cni:NAME or host (containers only)", DefaultText: "bridge for root, else user"},
 		&cli.StringFlag{Name: "cni-conf", EnvVars: []string{"HVCTL_CNI_CONF"}, Value: "/etc/cni/net.d", Usage: "CNI: the networks are configured in `DIR`"},
 		&cli.StringFlag{Name: "cni-plugins", EnvVars: []string{"CNI_PATH"}, Value: "/opt/cni/bin:/usr/lib/cni", Usage: "CNI: plugins are in `DIR[:DIR...]`"},
 		&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`", DefaultText: "made from the ID"},
@@ -227,9 +227,9 @@ func networkMode(s string, n *workload.Network) error {
 	switch mode {
 	case workload.NetUser:
 		switch {
-		case !more || opt == "host=on":
-		case opt == "host=off":
-			n.NoHost = true
+		case !more || opt == "host=off":
+		case opt == "host=on":
+			n.ReachHost = true
 		default:
 			return fmt.Errorf("network %q: a user-mode network takes host=on or host=off, not %q", s, opt)
 		}

@@ -147,7 +147,7 @@ func plainUserRuns(t *testing.T, h *host) {
 	if err := os.WriteFile(filepath.Join(h.home, "data", "in"), []byte("from the host\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	out := h.ok(h.run("--rm", "-v", h.home+"/data:/data", "busybox", "sh", "-c",
+	out := h.ok(h.run("--rm", "--network", "user:host=on", "-v", h.home+"/data:/data", "busybox", "sh", "-c",
 		fmt.Sprintf("cat /data/in; echo from inside >/data/out; stat -c %%u /data/out; wget -q -O - --post-data=hello http://10.0.2.2:%d/", port))...)
 	if out != "from the host\n0\nxxxxx" {
 		t.Errorf("got %q", out)

@@ -79,7 +79,7 @@ func TestUserNetwork(t *testing.T) { onBoth(t, userNetwork) }
 func userNetwork(t *testing.T, h *host) {
 	onLoopback(t, "192.0.2.77")
 	port := fmt.Sprint(serveHost(t))
-	out := h.ok(h.run("--rm", "--network", "user", "--dns", "192.0.2.53", "python", "python3", "-c", client, port, "192.0.2.77")...)
+	out := h.ok(h.run("--rm", "--network", "user:host=on", "--dns", "192.0.2.53", "python", "python3", "-c", client, port, "192.0.2.77")...)
 	want := `small ('10', 10)
 large ('2000000', 2000000)
 refused 192.0.2.77
@@ -91,9 +91,9 @@ refused 0.0.0.0
 	if out != want {
 		t.Errorf("got:\n%s\nwant:\n%s", out, want)
 	}
-	r := h.hvctl(h.run("--rm", "--network", "user:host=off", "python", "python3", "-c", "import socket; socket.create_connection(('10.0.2.2', "+port+"))")...)
+	r := h.hvctl(h.run("--rm", "--network", "user", "python", "python3", "-c", "import socket; socket.create_connection(('10.0.2.2', "+port+"))")...)
 	if r.code == 0 || !strings.Contains(r.err, "refused") {
-		t.Errorf("host=off: %+v", r)
+		t.Errorf("the host is reached without host=on: %+v", r)
 	}
 }
 

@@ -32,8 +32,8 @@ type UserOptions struct {
 	DNS []netip.Addr
 	// Publish lists the ports to publish on the host.
 	Publish []Port
-	// NoHost makes the gateway lead nowhere.
-	NoHost bool
+	// ReachHost makes the gateway lead to the host's 127.0.0.1.
+	ReachHost bool
 	// NetNS is the network namespace of a container, which gets a tap called
 	// eth0; nil: the frames go through Attachment.Socket.
 	NetNS *os.File
@@ -57,7 +57,7 @@ func AttachUser(ctx context.Context, o UserOptions) (_ *Attachment, err error) {
 			return nil, err
 		}
 	}
-	c := UserConfig{MAC: o.MAC, IP: o.IP, NoHost: o.NoHost, Publish: o.Publish}
+	c := UserConfig{MAC: o.MAC, IP: o.IP, ReachHost: o.ReachHost, Publish: o.Publish}
 	if c.MAC == nil {
 		c.MAC = DeriveMAC(o.ID)
 	}

@@ -26,10 +26,10 @@ const (
 
 // UserConfig is what hvctl-net is told, as JSON.
 type UserConfig struct {
-	MAC     net.HardwareAddr `json:"mac"` // the guest's
-	IP      netip.Addr       `json:"ip"`
-	NoHost  bool             `json:"noHost,omitempty"` // the gateway leads nowhere
-	Publish []Port           `json:"publish,omitempty"`
+	MAC       net.HardwareAddr `json:"mac"` // the guest's
+	IP        netip.Addr       `json:"ip"`
+	ReachHost bool             `json:"reachHost,omitempty"` // the gateway leads to the host
+	Publish   []Port           `json:"publish,omitempty"`
 }
 
 // UserReady is its one answer.

@@ -3,6 +3,7 @@ package microvm
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/hvctl/hvctl/internal/workload"
 )
@@ -32,17 +33,12 @@ func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error 
 	if cfg.Net.Mode == workload.NetCNI || cfg.Net.CNI != nil { // it names programs to run
 		return fmt.Errorf("%w: CNI network of the source's host; only none, bridge and user are received", workload.ErrUnsupported)
 	}
-	cfg.Net.NoHost = true // what listens on our loopback is not for whoever sends VMs
+	cfg.Net.ReachHost = false // what listens on our loopback is not for whoever sends VMs
 	return checkRootfs(cfg, rootfs)
 }
 
 // standardMount tells whether the guest's agent makes a mount itself, so that its
 // source does not matter.
 func standardMount(destination string) bool {
-	for _, d := range guestMounts {
-		if d == destination {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(guestMounts, destination)
 }

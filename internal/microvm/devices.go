@@ -50,7 +50,7 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 		o.MAC, o.Publish = mac, ports
 		v.net, err = hostnet.Attach(ctx, o)
 	case workload.NetUser:
-		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NoHost: n.NoHost, Log: v.log})
+		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, ReachHost: n.ReachHost, Log: v.log})
 	case workload.NetCNI:
 		if n.CNI == nil {
 			return errors.New("network cni: the configuration names none")

@@ -91,7 +91,7 @@ func FuzzFrame(f *testing.F) {
 	f.Add(frame(typeIPv4, datagram(protoTCP, "10.0.2.15", "10.0.2.2", 1, 2, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 255, 255, 0, 0, 0, 0)...))
 	f.Add(frame(typeIPv4, datagram(protoICMP, "10.0.2.15", "10.0.2.2", 8, 0, 0, 0, 0, 1, 0, 1)...))
 	f.Add(arpFrame(1, "10.0.2.15", "10.0.2.2"))
-	n, err := newStack(config(), policy{noHost: true, servers: func() []netip.Addr { return nil }, beyond: func(netip.Addr) bool { return false }}, quiet)
+	n, err := newStack(config(), policy{servers: func() []netip.Addr { return nil }, beyond: func(netip.Addr) bool { return false }}, quiet)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -36,7 +36,7 @@ func config() *hostnet.UserConfig {
 
 // open is a policy for which nothing but the reserved is the host's.
 func open(servers ...netip.Addr) policy {
-	return policy{servers: func() []netip.Addr { return servers }, beyond: func(netip.Addr) bool { return true }}
+	return policy{host: true, servers: func() []netip.Addr { return servers }, beyond: func(netip.Addr) bool { return true }}
 }
 
 // network is a Stack and, behind it, a guest with a TCP/IP stack of its own.

@@ -19,7 +19,7 @@ const domainPort = 53
 
 // policy says what the instance reaches.
 type policy struct {
-	noHost  bool
+	host    bool                // the gateway leads to the host
 	servers func() []netip.Addr // the host's name servers now
 	// beyond says whether the host's way to an address leads out of the host.
 	beyond func(netip.Addr) bool
@@ -29,7 +29,7 @@ type policy struct {
 func (p *policy) target(to netip.AddrPort) (netip.AddrPort, error) {
 	a := to.Addr()
 	if a == hostnet.UserGateway {
-		if p.noHost {
+		if !p.host {
 			return to, fmt.Errorf("%w: the host", errRefused)
 		}
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), to.Port()), nil

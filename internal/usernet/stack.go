@@ -58,7 +58,7 @@ func New(c *hostnet.UserConfig, log *slog.Logger) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newStack(c, policy{noHost: c.NoHost, servers: hostnet.NameServers, beyond: r.beyond}, log)
+	return newStack(c, policy{host: c.ReachHost, servers: hostnet.NameServers, beyond: r.beyond}, log)
 }
 
 func newStack(c *hostnet.UserConfig, p policy, log *slog.Logger) (*Stack, error) {

@@ -142,7 +142,7 @@ func TestHostIsReachedByTheGatewayOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := policy{servers: func() []netip.Addr { return nil }, beyond: r.beyond}
+	p := policy{host: true, servers: func() []netip.Addr { return nil }, beyond: r.beyond}
 	refused := []string{"127.0.0.1", "127.8.9.1", "0.0.0.0", "0.1.2.3", "255.255.255.255", "224.0.0.1", "240.0.0.1", "169.254.1.1", "10.0.2.0", "10.0.2.1", "10.0.2.15", "10.0.2.255"}
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -161,7 +161,7 @@ func TestHostIsReachedByTheGatewayOnly(t *testing.T) {
 	if to, err := p.target(gateway(80)); err != nil || to.String() != "127.0.0.1:80" {
 		t.Errorf("the gateway leads to %s, %v", to, err)
 	}
-	p.noHost = true
+	p.host = false
 	if to, err := p.target(gateway(80)); !errors.Is(err, errRefused) {
 		t.Errorf("the gateway leads to %s, though the host is not to be reached (%v)", to, err)
 	}

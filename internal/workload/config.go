@@ -98,14 +98,14 @@ const (
 
 // Network says how the instance reaches others and is reached.
 type Network struct {
-	Mode    string       `json:"mode"`
-	Publish []Port       `json:"publish,omitempty"`
-	MAC     string       `json:"mac,omitempty"` // empty: derived from the ID
-	IP      netip.Addr   `json:"ip,omitzero"`   // zero: the next free one
-	DNS     []netip.Addr `json:"dns,omitempty"` // empty: the host's
-	Hosts   []string     `json:"hosts,omitempty"`
-	NoHost  bool         `json:"noHost,omitempty"` // NetUser: the gateway does not lead to the host
-	CNI     *CNI         `json:"cni,omitempty"`    // with NetCNI
+	Mode      string       `json:"mode"`
+	Publish   []Port       `json:"publish,omitempty"`
+	MAC       string       `json:"mac,omitempty"` // empty: derived from the ID
+	IP        netip.Addr   `json:"ip,omitzero"`   // zero: the next free one
+	DNS       []netip.Addr `json:"dns,omitempty"` // empty: the host's
+	Hosts     []string     `json:"hosts,omitempty"`
+	ReachHost bool         `json:"reachHost,omitempty"` // NetUser: the gateway leads to the host
+	CNI       *CNI         `json:"cni,omitempty"`       // with NetCNI
 }
 
 // CNI names a network that plugins make (https://www.cni.dev).
