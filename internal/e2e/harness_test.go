@@ -25,9 +25,10 @@ type host struct {
 	bin  string
 	kind kind
 
-	as    *syscall.Credential // nil: root
-	home  string              // of that user
-	group *os.File            // the cgroup that its commands run in; nil: ours
+	as      *syscall.Credential // nil: root
+	home    string              // of that user
+	through []string            // what commands are run by; nil: nothing
+	group   *os.File            // the cgroup that its commands run in; nil: ours
 }
 
 // kind is a backend, and what run is told to have it.
@@ -181,7 +182,8 @@ func (h *host) hvctl(args ...string) result {
 }
 
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	c := exec.CommandContext(ctx, h.bin, args...)
+	args = append(append(slices.Clone(h.through), h.bin), args...)
+	c := exec.CommandContext(ctx, args[0], args[1:]...)
 	c.Env = append(os.Environ(), "HVCTL_ROOT="+h.root, "HVCTL_STORE="+testenv.TestStore())
 	h.userCommand(c)
 	return c
