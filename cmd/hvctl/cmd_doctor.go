@@ -36,7 +36,7 @@ func (p *program) cmdDoctor() *cli.Command {
 				}
 				return fmt.Sprintf("%s, version %s", k.Name, k.Version), nil
 			}}
-			for _, name := range []string{"hvctl-vmm", "hvinit", "hvctl-ctr"} {
+			for _, name := range []string{"hvctl-vmm", "hvinit", "hvctl-ctr", "hvctl-net"} {
 				_, o.Helpers[name] = findHelper(name)
 			}
 			checks := doctor.Run(o)

@@ -19,8 +19,15 @@ func containers(o Options) Check {
 		missing = append(missing, what)
 		fixes = append(fixes, fix)
 	}
+	who := "root"
 	if o.UID != 0 {
-		lacks("not root", "run hvctl as root, or podman with hvctl-oci as this user")
+		who = "user namespaces (all users inside are root, or those of /etc/subuid)"
+		for _, s := range userSettings {
+			b, err := os.ReadFile(filepath.Join(o.Sys, "proc/sys", s.name))
+			if err == nil && strings.TrimSpace(string(b)) == s.forbids {
+				lacks("this user gets no user namespaces: "+strings.ReplaceAll(s.name, "/", ".")+" is "+s.forbids, s.fix+", or run hvctl as root")
+			}
+		}
 	}
 	for _, ns := range []string{"mnt", "pid", "ipc", "uts", "net", "cgroup"} {
 		if _, err := os.Stat(filepath.Join(o.Sys, "proc/self/ns", ns)); err != nil {
@@ -34,9 +41,16 @@ func containers(o Options) Check {
 		return bad(c, Warn, strings.Join(missing, ", "), strings.Join(fixes, "; "))
 	}
 	if !FileSystem(o.Sys, "erofs") {
-		return good(c, "root, namespaces, overlayfs; images are unpacked, for there is no erofs")
+		return good(c, who+", namespaces, overlayfs; images are unpacked, for there is no erofs")
 	}
-	return good(c, "root, namespaces, overlayfs, erofs")
+	return good(c, who+", namespaces, overlayfs, erofs")
+}
+
+// userSettings are those that keep ordinary users from user namespaces.
+var userSettings = []struct{ name, forbids, fix string }{
+	{"user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"},
+	{"kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"},                                                                            // Debian's
+	{"kernel/apparmor_restrict_unprivileged_userns", "1", "give hvctl-ctr an AppArmor profile with userns, or sysctl kernel.apparmor_restrict_unprivileged_userns=0"}, // Ubuntu's
 }
 
 // FileSystem tells whether the kernel has a file system or can load it. sys

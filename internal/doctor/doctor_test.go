@@ -76,7 +76,16 @@ func TestContainersNameWhatIsMissing(t *testing.T) {
 	if c := containers(Options{Sys: sys}); c.Status != OK {
 		t.Errorf("%+v", c)
 	}
-	if c := containers(Options{Sys: sys, UID: 1000}); c.Status != Warn || !strings.Contains(c.Fix, "as root") {
+	if c := containers(Options{Sys: sys, UID: 1000}); c.Status != OK || !strings.Contains(c.Detail, "user namespaces") {
+		t.Errorf("%+v", c)
+	}
+	if err := os.MkdirAll(filepath.Join(sys, "proc/sys/user"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(sys, "proc/sys/user/max_user_namespaces"), []byte("0\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if c := containers(Options{Sys: sys, UID: 1000}); c.Status != Warn || !strings.Contains(c.Fix, "sysctl user.max_user_namespaces") {
 		t.Errorf("%+v", c)
 	}
 	write("nodev\toverlayx\n")

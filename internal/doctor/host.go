@@ -59,7 +59,7 @@ func defaultKernel(o Options) Check {
 }
 
 func helpers(o Options) Check {
-	c := Check{Name: "programs", Why: "a VM is owned by hvctl-vmm, and starts hvinit inside; a container is owned by hvctl-ctr"}
+	c := Check{Name: "programs", Why: "a VM is owned by hvctl-vmm, and starts hvinit inside; a container is owned by hvctl-ctr; networks in user mode are hvctl-net's"}
 	var names, missing []string
 	for n, err := range o.Helpers {
 		if err != nil {

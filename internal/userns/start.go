@@ -28,7 +28,8 @@ func (m Mapping) Start(argv []string, attr *os.ProcAttr) (*os.Process, error) {
 	a.Sys = &sys
 	if !m.Helped {
 		sys.UidMappings, sys.GidMappings = m.table(m.UIDs), m.table(m.GIDs) // written before the program begins
-		return os.StartProcess(argv[0], argv, &a)
+		p, err := os.StartProcess(argv[0], argv, &a)
+		return p, explain(err)
 	}
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -40,7 +41,7 @@ func (m Mapping) Start(argv []string, attr *os.ProcAttr) (*os.Process, error) {
 	a.Files = append(append([]*os.File(nil), attr.Files...), r)
 	p, err := os.StartProcess(argv[0], argv, &a)
 	if err != nil {
-		return nil, err
+		return nil, explain(err)
 	}
 	err = errors.Join(help("newuidmap", p.Pid, m.UIDs), help("newgidmap", p.Pid, m.GIDs))
 	if err == nil {
@@ -52,6 +53,14 @@ func (m Mapping) Start(argv []string, attr *os.ProcAttr) (*os.Process, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// explain says what may be the reason when the kernel makes no namespace.
+func explain(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: this user gets no user namespace, or none with mounts: `hvctl doctor` looks for the setting that forbids it", err)
+	}
+	return err
 }
 
 func (Mapping) table(rs []Range) (out []syscall.SysProcIDMap) {
