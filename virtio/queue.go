@@ -45,6 +45,7 @@ type Queue struct {
 	inflight  []*chainBuf
 	popped    int         // chains in flight
 	free      []*chainBuf // reused backing
+	long      int         // those of free that are longer than most
 }
 
 // Index returns the queue's index in the device.
@@ -78,7 +79,7 @@ func (q *Queue) prepare(mem *memory.Guest, f Features) error {
 // reset forgets everything the driver said.
 func (q *Queue) reset() {
 	q.state = QueueState{Size: q.max}
-	q.desc, q.inflight, q.free, q.popped = nil, nil, nil, 0
+	q.desc, q.inflight, q.free, q.long, q.popped = nil, nil, nil, 0, 0
 }
 
 const (

@@ -20,12 +20,18 @@ const (
 	maxIndirect = 1024
 	// maxChainBytes is the most a chain may hold (§2.7.5.2).
 	maxChainBytes = 1 << 32
-	// keepBuffers is the longest backing that is kept for reuse in numbers.
+	// keepBuffers is the longest backing that is kept for reuse in numbers. Of
+	// those up to keepLongest, which Linux needs for 1 MiB of a disk, keepLong
+	// are; of longer ones one at most.
 	keepBuffers = 64
+	keepLongest = 256
+	keepLong    = 8
 )
 
 // chainBuf is the backing of one chain in flight.
 type chainBuf struct{ readable, writable memory.Vec }
+
+func (b *chainBuf) cap() int { return b.readable.Cap() + b.writable.Cap() }
 
 // take returns empty backing.
 func (q *Queue) take() *chainBuf {
@@ -35,14 +41,20 @@ func (q *Queue) take() *chainBuf {
 	}
 	b := q.free[n-1]
 	q.free = q.free[:n-1]
+	if b.cap() > keepBuffers {
+		q.long--
+	}
 	return b
 }
 
 // give takes backing back for reuse. A driver that once sent long chains may
 // not make us keep their backing for ever.
 func (q *Queue) give(b *chainBuf) {
-	if len(q.free) > 0 && b.readable.Cap()+b.writable.Cap() > keepBuffers {
-		return
+	if n := b.cap(); n > keepBuffers {
+		if q.long >= keepLong || n > keepLongest && q.long > 0 {
+			return
+		}
+		q.long++
 	}
 	b.readable.Reset()
 	b.writable.Reset()

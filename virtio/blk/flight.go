@@ -23,6 +23,7 @@ type flight struct {
 	free  []*slot
 	kick  int // the doorbell that completions ring, -1 before the first
 	up    int // requests in the air
+	long  int // slots whose lists are longer than most
 }
 
 // slot is one request in the air. What the kernel was told of stays in place
@@ -34,6 +35,7 @@ type slot struct {
 	span
 	vec  uring.Vector
 	bufs [][]byte
+	long bool
 }
 
 // newFlight makes the ring of one queue. Errors wrap uring.ErrUnavailable where
@@ -254,17 +256,23 @@ func (w *worker) landed(s *slot, c uring.Completion) error {
 	return nil
 }
 
-// recycle frees s; a driver that once sent many buffers may not make us keep
-// their lists for ever.
+// recycle frees s; a driver that once sent many buffers in each request may not
+// make us keep their lists for ever.
 func (w *worker) recycle(s *slot) {
-	const keep = 64
-	if cap(s.bufs) > keep {
+	const most, longest, keepLong = 64, 256, 8
+	f, n := w.flight, cap(s.bufs)
+	if s.long {
+		f.long--
+	}
+	if s.long = n > most && n <= longest && f.long < keepLong; s.long {
+		f.long++
+	} else if n > most {
 		s.bufs, s.vec = nil, uring.Vector{}
 	}
 	s.vec.Clear()
 	clear(s.bufs)
 	s.chain, s.request = virtio.Chain{}, request{}
-	w.flight.free = append(w.flight.free, s)
+	f.free = append(f.free, s)
 }
 
 // DrainQueue implements virtio.Drainer: it waits for what is in the air and

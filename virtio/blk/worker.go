@@ -3,8 +3,6 @@ package blk
 import (
 	"errors"
 	"fmt"
-
-	"github.com/hvctl/hvctl/internal/uring"
 )
 
 // worker is what one queue's goroutine works with.
@@ -35,7 +33,7 @@ func (d *Device) makeWorkers(o Options) error {
 			err = errors.Join(err, w.close())
 			w.flight = nil
 		}
-		if o.Engine == "" && errors.Is(err, uring.ErrUnavailable) {
+		if o.Engine == "" {
 			d.log.Warn("disk goes on with the plain engine", "path", o.Path, "err", err)
 			return nil
 		}
