@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/net/dns/dnsmessage"
 	"golang.org/x/sys/unix"
 )
 
@@ -226,4 +227,61 @@ func TestUserNetworkOfACopy(t *testing.T) {
 		t.Errorf("both are served by process %s", a)
 	}
 	h.ok("rm", "-f", "one", "two")
+}
+
+// TestUserNetworkResolvesNames: the host's name server, on its loopback where the
+// instance does not get otherwise, answers the instance.
+func TestUserNetworkResolvesNames(t *testing.T) { onBoth(t, userNetworkResolves) }
+
+func userNetworkResolves(t *testing.T, h *host) {
+	serveNames(t, "127.0.0.1:53")
+	const conf = "/etc/resolv.conf"
+	before, err := os.ReadFile(conf)
+	if err == nil {
+		err = os.WriteFile(conf, []byte("nameserver 127.0.0.1\n"), 0o644)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(conf, before, 0o644); err != nil {
+			t.Error(err)
+		}
+	})
+	out := h.ok(h.run("--rm", "--network", "user", "debian:bookworm", "sh", "-c", "cat /etc/resolv.conf; getent ahostsv4 box.test | head -1")...)
+	if f := strings.Fields(out); len(f) < 3 || f[1] != "10.0.2.3" || f[2] != "192.0.2.9" {
+		t.Errorf("got %q", out)
+	}
+}
+
+// serveNames is a name server for which every name has the address 192.0.2.9.
+func serveNames(t *testing.T, at string) {
+	t.Helper()
+	pc, err := net.ListenPacket("udp4", at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pc.Close() })
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buf[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			m.Response, m.RecursionAvailable, m.Additionals = true, true, nil
+			if q := m.Questions[0]; q.Type == dnsmessage.TypeA {
+				m.Answers = []dnsmessage.Resource{{
+					Header: dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 60}, Body: &dnsmessage.AResource{A: [4]byte{192, 0, 2, 9}},
+				}}
+			}
+			if b, err := m.Pack(); err == nil {
+				_, _ = pc.WriteTo(b, from)
+			}
+		}
+	}()
 }
