@@ -55,6 +55,7 @@ var layers = map[string]string{
 	"internal/state":   "",
 	"internal/uring":   "",
 	"internal/vhost":   "",
+	"internal/uffd":    "",
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
 		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
 	"internal/machine/microguest": "",
@@ -62,6 +63,7 @@ var layers = map[string]string{
 	"migrate":                     "memory internal/state migrate/...",
 	"migrate/commit":              "",
 	"migrate/handoff":             "internal/state migrate/wire",
+	"migrate/lazy":                "internal/uffd memory migrate/handoff migrate/snapshot",
 	"migrate/plan":                "",
 	"migrate/snapshot":            "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":              "memory",

@@ -2,7 +2,9 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 
 	"github.com/hvctl/hvctl/memory"
@@ -85,6 +87,27 @@ func (s *Snapshot) readChunk(region int, n uint64, dst []byte) error {
 	}
 	return nil
 }
+
+// ChunkSize is the unit of ReadChunk and of the checksums, in bytes.
+const ChunkSize = chunkSize
+
+// ReadChunk makes dst chunk n of a region of a full snapshot, checked; at the end
+// of a region dst may be shorter than ChunkSize. stored is false when all of it is
+// zero. Errors wrap ErrCorrupt or are the file system's.
+func (s *Snapshot) ReadChunk(region int, n uint64, dst []byte) (stored bool, err error) {
+	clear(dst)
+	if !s.Stores(region, n) {
+		return false, nil
+	}
+	err = s.readChunk(region, n, dst)
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %s ends before the memory at %#x: it was cut off since it was opened", ErrCorrupt, s.f.Name(), uint64(s.x.regions[region].GPA)+n*chunkSize)
+	}
+	return true, err
+}
+
+// Stores tells whether the file has anything of a chunk.
+func (s *Snapshot) Stores(region int, n uint64) bool { return of(s.x.tables[region].stored, n) != 0 }
 
 // Pages returns how many pages the file stores, and how many pages of a diff
 // became zero.

@@ -1,0 +1,208 @@
+package lazy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/hvctl/hvctl/internal/uffd"
+	"github.com/hvctl/hvctl/memory"
+	"github.com/hvctl/hvctl/migrate/handoff"
+	"github.com/hvctl/hvctl/migrate/snapshot"
+)
+
+// WorkingSetFile is the name of the note beside a snapshot file.
+const WorkingSetFile = "working-set"
+
+// maxHandlers bounds how often a handler that dies is replaced.
+const maxHandlers = 10
+
+// ErrLost is wrapped when memory that a guest needs cannot be had.
+var ErrLost = errors.New("the guest's memory cannot be read from its snapshot")
+
+// Options say how to fill memory.
+type Options struct {
+	// Command starts a process that calls Serve with the argument that is appended.
+	Command []string
+	// Lost is told, once, that the guest cannot go on. Whoever touches missing pages
+	// waits for ever then; the caller has deadmanAfter to end itself.
+	Lost func(error)
+	Log  *slog.Logger
+}
+
+// Filler is the owner's side: memory that is being filled.
+type Filler struct {
+	o      Options
+	layout layout
+	snap   *os.File
+	uffd   *os.File
+	done   chan struct{} // closed when everything is there, or nothing will come any more
+
+	mu       sync.Mutex // guards what follows
+	link     *os.File
+	cmd      *exec.Cmd
+	handlers int
+	hurry    bool
+	closed   bool
+	err      error
+}
+
+// Fill has the pages of ram, which is a memfd's of zeroes that nobody has touched,
+// come from s when they are touched. s may be closed afterwards, and its file
+// removed. Errors that wrap uffd.ErrUnavailable say what the host lacks.
+func Fill(s *snapshot.Snapshot, ram []memory.Region, o Options) (*Filler, error) {
+	u, err := uffd.Open()
+	if err != nil {
+		return nil, err
+	}
+	f := &Filler{o: o, uffd: u, done: make(chan struct{})}
+	f.layout = layout{Owner: os.Getpid(), WorkingSet: filepath.Join(filepath.Dir(s.File().Name()), WorkingSetFile)}
+	err = func() error {
+		for _, r := range ram {
+			f.layout.Regions = append(f.layout.Regions, place{Size: r.Size})
+		}
+		if err := f.layout.fits(s); err != nil {
+			return err
+		}
+		for i, r := range ram {
+			if f.layout.Regions[i].Addr, err = uffd.Register(u, r.Bytes); err != nil {
+				return err
+			}
+		}
+		if f.snap, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", s.File().Fd())); err != nil { // a position of its own
+			return err
+		}
+		return f.start()
+	}()
+	if err != nil {
+		if f.snap != nil {
+			_ = f.snap.Close()
+		}
+		return nil, errors.Join(err, u.Close())
+	}
+	return f, nil
+}
+
+// start starts a handler. mu is held, or nobody else knows f.
+func (f *Filler) start() error {
+	here, there, err := handoff.Pair()
+	if err != nil {
+		return err
+	}
+	defer there.Close()
+	argv := append(append([]string(nil), f.o.Command...), f.layout.encode())
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir, cmd.Stderr = "/", os.Stderr
+	cmd.ExtraFiles = []*os.File{there, f.uffd, f.snap}
+	if err := cmd.Start(); err != nil {
+		_ = here.Close()
+		return fmt.Errorf("start the fault handler: %w", err)
+	}
+	f.link, f.cmd = here, cmd
+	f.handlers++
+	go f.watch(here, cmd)
+	if f.hurry {
+		_ = handoff.Tell(here, wordHurry) // or it is dead: watch sees that
+	}
+	return nil
+}
+
+// watch hears one handler to its end.
+func (f *Filler) watch(link *os.File, cmd *exec.Cmd) {
+	word, err := handoff.Hear(link, 0)
+	if strings.HasPrefix(word, wordFailed) {
+		f.lose(errors.New(strings.TrimPrefix(word, wordFailed)))
+		_ = cmd.Wait() // it stays until we have ended, or have had time to
+		return
+	}
+	werr := cmd.Wait()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_ = link.Close()
+	switch {
+	case f.closed:
+	case err == nil && word == wordDone:
+		f.end(nil)
+	case f.handlers >= maxHandlers:
+		go f.lose(fmt.Errorf("the fault handler ended %d times, now with: %w", f.handlers, werr))
+	default:
+		f.o.Log.Warn("the fault handler ended and is replaced", "how", werr)
+		if err := f.start(); err != nil {
+			go f.lose(err)
+		}
+	}
+}
+
+// lose says that the guest cannot go on. The userfaultfd stays open: whoever
+// waits for a page must not get zeroes.
+func (f *Filler) lose(why error) {
+	err := fmt.Errorf("%w: %w", ErrLost, why)
+	f.mu.Lock()
+	first := !f.closed && f.err == nil
+	if first {
+		f.err = err
+		close(f.done)
+	}
+	f.mu.Unlock()
+	if first && f.o.Lost != nil {
+		f.o.Lost(err)
+	}
+}
+
+// end frees what filling needs. mu is held.
+func (f *Filler) end(err error) {
+	f.closed = true
+	if f.err == nil {
+		f.err = err
+		close(f.done)
+	}
+	_ = f.uffd.Close()
+	_ = f.snap.Close()
+}
+
+// Complete reads all that is missing. After nil the memory is like any other.
+func (f *Filler) Complete(ctx context.Context) error {
+	f.mu.Lock()
+	f.hurry = true
+	if !f.closed && f.err == nil {
+		_ = handoff.Tell(f.link, wordHurry) // or it is dead, and the next one is told
+	}
+	f.mu.Unlock()
+	select {
+	case <-f.done:
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Handler is the process ID of the handler; 0 when there is none any more.
+func (f *Filler) Handler() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return 0
+	}
+	return f.cmd.Process.Pid
+}
+
+// Close ends the handler. Preconditions: nobody touches the memory any more; it
+// reads as zeroes where it was missing.
+func (f *Filler) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil
+	}
+	f.end(errors.New("closed"))
+	_ = f.cmd.Process.Kill()
+	return f.link.Close()
+}
