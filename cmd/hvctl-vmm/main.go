@@ -19,6 +19,7 @@ import (
 	"github.com/hvctl/hvctl/internal/ocivm/inside"
 	"github.com/hvctl/hvctl/internal/supervisor"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/lazy"
 )
 
 // heapLimit makes the garbage collector work harder instead of letting the
@@ -60,6 +61,8 @@ func own(args []string) error {
 			hostnet.Cleanup(context.Background(), hostnet.Options{Root: args[1], Log: log}),
 			hostnet.CleanupCNI(context.Background(), "", args[1]),
 		)
+	case len(args) == 2 && args[0] == microvm.VerbFaults:
+		return lazy.Serve(args[1], log)
 	case len(args) == 1:
 		return supervisor.Run(context.Background(), args[0], func(cfg *workload.Config) (workload.Runtime, error) {
 			return microvm.New(cfg, args[0], log), nil

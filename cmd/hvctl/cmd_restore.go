@@ -27,6 +27,7 @@ func (p *program) cmdRestore() *cli.Command {
 			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
 			&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
 			&cli.BoolFlag{Name: "copy", Usage: "read all memory at once and check it, in place of reading pages when they are touched"},
+			&cli.BoolFlag{Name: "lazy", Usage: "check pages when they are touched, and read ahead what the first such restore touched"},
 			&cli.StringFlag{Name: "hostname", Usage: "hostname `NAME`", DefaultText: "the original's if it was given, else the short ID"},
 			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host, in place of the original's ports"},
 			&cli.BoolFlag{Name: "no-publish", Usage: "publish no ports"},
@@ -55,7 +56,10 @@ func (p *program) restore(c *cli.Context, s *snapshots.Snapshot) error {
 	if err := restoredNetwork(c, &cfg.Net); err != nil {
 		return &usageError{err: err, command: c.Command.HelpName}
 	}
-	cfg.Name, cfg.VM.Restore.Copy = c.String("name"), c.Bool("copy")
+	cfg.Name, cfg.VM.Restore.Copy, cfg.VM.Restore.Lazy = c.String("name"), c.Bool("copy"), c.Bool("lazy")
+	if cfg.VM.Restore.Copy && cfg.VM.Restore.Lazy {
+		return usagef(c, "--copy and --lazy: choose one")
+	}
 	b, err := p.backend(c, cfg.Backend)
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ package archtest_test
 var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
-	"cmd/hvctl-vmm": "internal/ocivm internal/ocivm/inside internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
+	"cmd/hvctl-vmm": "migrate/lazy internal/ocivm internal/ocivm/inside internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
 	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/userns internal/workload",
 	"cmd/hvctl-net": "internal/cninet internal/supervisor internal/usernet",
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup internal/criu internal/criu/swrk",
@@ -88,7 +88,7 @@ var layers = map[string]string{
 	"internal/plainjson":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
 	"internal/microvm": "images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/guestproto internal/hostnet " +
-		"internal/initrd internal/machine internal/metrics internal/seccomp internal/state internal/workload",
+		"internal/initrd internal/machine internal/metrics internal/seccomp internal/state internal/uffd internal/workload",
 	"internal/ocivm":           "",
 	"internal/ocivm/config":    "internal/workload",
 	"internal/ocivm/inside":    "internal/hostnet internal/microvm internal/ocivm internal/ocivm/config internal/workload",

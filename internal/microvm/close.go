@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -40,8 +41,8 @@ func (v *VM) close() error {
 			<-g.serving
 		}
 	}
-	if stuck {
-		v.machine = nil
+	if stuck { // what it uses goes with the process
+		v.machine, v.filler = nil, nil
 	}
 	return errors.Join(append(errs, v.release())...)
 }
@@ -61,7 +62,10 @@ func (v *VM) release() error {
 	if v.image != nil {
 		errs = append(errs, v.image.Close())
 	}
-	v.machine, v.net, v.console, v.image = nil, nil, nil, nil
+	if v.filler != nil && !slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, errStuck) }) {
+		errs = append(errs, v.filler.Close())
+	}
+	v.machine, v.filler, v.net, v.console, v.image = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 

@@ -8,7 +8,6 @@ import (
 	"github.com/hvctl/hvctl/internal/guestproto"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
-	"github.com/hvctl/hvctl/migrate/handoff"
 )
 
 // tailLines is how much of the console an error quotes.
@@ -18,6 +17,9 @@ const tailLines = 12
 // with our agent never reboot on purpose: without a driver for the panic device
 // that is how a panic looks, as panic=-1 is on their command line.
 func ending(e machine.End) string {
+	if err, ok := reason(e); ok {
+		return oneLine(err.Error())
+	}
 	switch e.Reason {
 	case machine.Crash, machine.Reboot:
 		return "the guest's kernel crashed"
@@ -39,8 +41,8 @@ func telling(e machine.End) bool { return e.Reason != machine.Killed && e.Reason
 // asked for.
 func lostProcess(e machine.End, console string) string {
 	if e.Reason == machine.Killed {
-		if errors.Is(e.Err, handoff.ErrLost) || errors.Is(e.Err, handoff.ErrStopped) {
-			return oneLine(fmt.Sprintf("upgrade: %v", e.Err))
+		if _, ok := reason(e); ok {
+			return ending(e)
 		}
 		return ""
 	}

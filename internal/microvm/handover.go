@@ -39,6 +39,9 @@ func (v *VM) HandOver(ctx context.Context, s workload.Successor) (json.RawMessag
 	if err := v.mayHandOver(g); err != nil {
 		return nil, err
 	}
+	if err := v.settle(ctx); err != nil {
+		return nil, err
+	}
 	offer, done, err := v.offer(g)
 	if err != nil {
 		return nil, err

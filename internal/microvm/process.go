@@ -30,6 +30,9 @@ func (p *process) Wait(ctx context.Context) (workload.Exit, error) {
 	select {
 	case <-p.guest.ended: // a session ends by itself only when the machine has
 	case <-p.guest.stuck:
+		if why := p.vm.lost.Load(); why != nil { // it waits for a page
+			return workload.Exit{Code: workload.SignalExitCode(int(unix.SIGKILL)), At: time.Now(), Err: oneLine((*why).Error())}, nil
+		}
 		return stuckExit(), nil
 	case <-ctx.Done():
 		return workload.Exit{}, context.Cause(ctx)

@@ -56,6 +56,9 @@ func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 	defer chain.Close() // a mapping stays without it
 	s := chain.Top()
 	whole := r.Copy || !chain.Full() // differences cannot be mapped
+	if r.Lazy && whole {
+		return fmt.Errorf("%w: snapshot %s holds only what changed since another one, and is not restored lazily; `hvctl snapshot merge` makes it whole", workload.ErrUnsupported, r.File)
+	}
 	d, err := v.description(s)
 	if err != nil {
 		return fmt.Errorf("snapshot %s: %w", r.File, err)
@@ -68,7 +71,7 @@ func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 		return err
 	}
 	c.Restore = &machine.Restore{}
-	if !whole {
+	if !whole && !r.Lazy {
 		c.Restore.RAM = &memory.Image{File: s.File()}
 		for _, region := range s.Regions() {
 			c.Restore.RAM.Offsets = append(c.Restore.RAM.Offsets, region.Offset)
@@ -76,6 +79,12 @@ func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 	}
 	if v.machine, err = machine.New(c); err != nil {
 		return err
+	}
+	if r.Lazy {
+		if err := v.fillLazily(s); err != nil {
+			return err
+		}
+		v.times.mark("fault handler")
 	}
 	if whole {
 		if err := chain.ReadInto(ctx, v.machine.Regions(), snapshot.Options{}); err != nil {

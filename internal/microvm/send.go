@@ -34,6 +34,9 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
+	if err := v.settle(ctx); err != nil {
+		return nil, err
+	}
 	d, err := v.describe()
 	if err != nil {
 		return nil, err

@@ -58,6 +58,9 @@ func (s *shot) take(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.v.settle(ctx); err != nil {
+		return err
+	}
 	m := s.g.machine
 	c := snapshot.Content{Regions: m.Regions(), MemoryFD: m.MemoryFD(), Description: description}
 	if err := m.CanSave(); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/lazy"
 	"github.com/hvctl/hvctl/virtio/vsock"
 )
 
@@ -51,6 +52,7 @@ type VM struct {
 	live  atomic.Pointer[guest]    // set when the machine runs
 	doubt atomic.Pointer[handover] // set while somebody else may run the guest
 	sent  atomic.Pointer[sending]  // the latest migration away from here
+	lost  atomic.Pointer[error]    // why its memory cannot be had any more; nil: it can
 	left  atomic.Bool              // the guest was handed over
 	moved atomic.Pointer[string]   // where the guest was sent; nil: it is here
 
@@ -62,9 +64,10 @@ type VM struct {
 	vsock   *vsock.Device
 	shared  []guestproto.Mount // of the host's directories
 	machine *machine.Machine
-	begun   bool // the workload was started
-	learnt  bool // cfg came with the guest
-	heir    bool // the guest was another owner's of this instance
+	filler  *lazy.Filler // of its memory; nil: that was there from the start
+	begun   bool         // the workload was started
+	learnt  bool         // cfg came with the guest
+	heir    bool         // the guest was another owner's of this instance
 
 	inherited inheritance // what another owner has handed over; nil: nothing
 

@@ -28,6 +28,8 @@ type Restore struct {
 	// Copy reads all memory at once and checks it; otherwise pages are mapped
 	// from the file and read when they are touched.
 	Copy bool `json:"copy,omitempty"`
+	// Lazy reads and checks pages when they are touched (package lazy).
+	Lazy bool `json:"lazy,omitempty"`
 }
 
 // Snapshotter is a Runtime that can write down all that it is.

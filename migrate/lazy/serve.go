@@ -62,6 +62,8 @@ func Serve(arg string, log *slog.Logger) error {
 	switch {
 	case errors.Is(err, unix.ESRCH): // the owner is gone
 		return nil
+	case errors.Is(err, unix.ENOENT): // its memory is, and it will be soon: listen hears that
+		select {}
 	case err == nil:
 		return handoff.Tell(link, wordDone)
 	}

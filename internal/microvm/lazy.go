@@ -1,0 +1,58 @@
+package microvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hvctl/hvctl/internal/machine"
+	"github.com/hvctl/hvctl/internal/uffd"
+	"github.com/hvctl/hvctl/migrate/handoff"
+	"github.com/hvctl/hvctl/migrate/lazy"
+	"github.com/hvctl/hvctl/migrate/snapshot"
+)
+
+// VerbFaults has the owner's program serve the faults of a VM that is restored
+// lazily; an argument follows (package lazy).
+const VerbFaults = "serve-faults"
+
+// fillLazily has the machine's memory come from s as it is touched.
+func (v *VM) fillLazily(s *snapshot.Snapshot) (err error) {
+	v.filler, err = lazy.Fill(s, v.machine.Regions(), lazy.Options{
+		Command: []string{"/proc/self/exe", VerbFaults},
+		Lost:    v.lose,
+		Log:     v.log,
+	})
+	if errors.Is(err, uffd.ErrUnavailable) {
+		return fmt.Errorf("restore lazily: %w; or restore without --lazy", err)
+	}
+	return err
+}
+
+// lose ends a VM whose memory cannot be had any more.
+func (v *VM) lose(why error) {
+	v.log.Error("the VM cannot go on", "err", why)
+	v.lost.Store(&why)
+	if g := v.live.Load(); g != nil {
+		g.stop(why)
+	}
+}
+
+// settle reads what a lazy restore has not read yet: until then the holes of the
+// memory file are no zeroes.
+func (v *VM) settle(ctx context.Context) error {
+	if v.filler == nil {
+		return nil
+	}
+	return v.filler.Complete(ctx)
+}
+
+// reason is why a machine was ended when it was nobody's wish.
+func reason(e machine.End) (error, bool) {
+	for _, is := range []error{lazy.ErrLost, handoff.ErrLost, handoff.ErrStopped} {
+		if e.Reason == machine.Killed && errors.Is(e.Err, is) {
+			return e.Err, true
+		}
+	}
+	return nil, false
+}
