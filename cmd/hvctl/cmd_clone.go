@@ -78,7 +78,7 @@ func (p *program) clone(c *cli.Context, h *launch.Handle) error {
 	if err != nil {
 		return err
 	}
-	defer s.Close()
+	defer func() { _ = s.Close() }() // it was only read
 	all := []cloned{}
 	for i := range n {
 		var one cloned

@@ -54,11 +54,11 @@ func (p *program) snapshotCreate(c *cli.Context, h *launch.Handle) error {
 	if name == "" {
 		name = h.Name()
 	}
-	new, err := s.Create(name, c.Bool("replace"))
+	made, err := s.Create(name, c.Bool("replace"))
 	if err != nil {
 		return err
 	}
-	defer new.Abort()
+	defer made.Abort()
 	ctx, stop := interruptible(c)
 	defer stop()
 	bases, err := diffBases(c, s, h)
@@ -68,11 +68,11 @@ func (p *program) snapshotCreate(c *cli.Context, h *launch.Handle) error {
 	if slices.Contains(bases, name) {
 		return usagef(c, "the new snapshot cannot replace %q, which it needs: choose another --tag", name)
 	}
-	report, err := h.Client.Snapshot(ctx, new.Dir(), s.Files(bases))
+	report, err := h.Client.Snapshot(ctx, made.Dir(), s.Files(bases))
 	if err != nil {
 		return named(h, err)
 	}
-	if err := new.Commit(); err != nil {
+	if err := made.Commit(); err != nil {
 		return err
 	}
 	if c.Bool("json") {
@@ -157,7 +157,7 @@ func (p *program) cmdSnapshotLs() *cli.Command {
 					continue
 				}
 				i := infoOf(snap)
-				snap.Close()
+				_ = snap.Close() // it was only read
 				i.Format, i.ID = 0, ""
 				all = append(all, i)
 			}
@@ -271,7 +271,7 @@ func (p *program) oneSnapshot(fn func(c *cli.Context, s *snapshots.Snapshot) err
 		if err != nil {
 			return err
 		}
-		defer s.Close()
+		defer func() { _ = s.Close() }() // it was only read
 		return fn(c, s)
 	}
 }

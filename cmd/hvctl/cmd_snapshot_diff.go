@@ -26,7 +26,7 @@ func diffBases(c *cli.Context, s *snapshots.Store, h *launch.Handle) ([]string, 
 	if err != nil {
 		return nil, err
 	}
-	defer base.Close()
+	defer func() { _ = base.Close() }() // it was only read
 	below, err := s.Bases(base)
 	return append([]string{name}, below...), err
 }
@@ -43,7 +43,7 @@ func latest(s *snapshots.Store, id string) (string, error) {
 		if err != nil { // damaged
 			continue
 		}
-		snap.Close()
+		_ = snap.Close() // it was only read
 		if snap.Description.Config.ID == id && (newest == nil || snap.Description.Created.After(newest.Description.Created)) {
 			newest = snap
 		}

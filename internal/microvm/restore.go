@@ -53,7 +53,7 @@ func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 	if err != nil {
 		return err
 	}
-	defer chain.Close() // a mapping stays without it
+	defer func() { _ = chain.Close() }() // a mapping stays without it
 	s := chain.Top()
 	whole := r.Copy || !chain.Full() // differences cannot be mapped
 	if r.Lazy && whole {
