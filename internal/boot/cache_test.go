@@ -39,6 +39,21 @@ func open(t *testing.T, path, cache string) []byte {
 	return b[:n]
 }
 
+// Others open the unpacked kernel by its path: also right after it was made.
+func TestUnpackedKernelHasItsPath(t *testing.T) {
+	cache, path := t.TempDir(), writeFile(t, bzFile{}.bytes())
+	for range 2 {
+		k, err := OpenKernel(path, cache)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer k.Close()
+		if b, err := os.ReadFile(k.ELFPath()); err != nil || !bytes.Equal(b, elfFile{}.bytes()) {
+			t.Errorf("at %s are %d bytes, %v", k.ELFPath(), len(b), err)
+		}
+	}
+}
+
 func TestCacheServesByContent(t *testing.T) {
 	want := elfFile{}.bytes()
 	cache := filepath.Join(t.TempDir(), "a", "b")
