@@ -50,7 +50,7 @@ func TestAnOfferChoosesNoFilesOfThisHost(t *testing.T) {
 		{"programs as its network", func(c *workload.Config) {
 			c.Net.Mode, c.Net.CNI = workload.NetCNI, &workload.CNI{Network: "x", ConfDir: "/tmp", Plugins: []string{"/tmp"}}
 		}, mark, "CNI"},
-		{"a network in user mode", func(c *workload.Config) { c.Net.Mode = workload.NetUser }, mark, ""},
+		{"a network in user mode", func(c *workload.Config) { c.Net.Mode, c.Net.ReachHost = workload.NetUser, true }, mark, ""},
 		{"somebody's own kernel", func(c *workload.Config) { c.VM.Raw = true }, mark, "agent"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
