@@ -81,6 +81,10 @@ const (
 // MinDelta is the least difference that is called one.
 const MinDelta = 0.02
 
+// MaxEqual is the most that things that are called equal may differ by: where the
+// noise is larger, nothing can be told.
+const MaxEqual = 0.05
+
 // Noise is the δ that an A/A estimate asks for.
 func Noise(aa Estimate) float64 {
 	if aa.Pairs < 2 {
@@ -100,7 +104,7 @@ func Judge(e Estimate, delta float64) Verdict {
 		return Slower
 	case e.High < 1-delta:
 		return Faster
-	case e.Low >= 1-delta && e.High <= 1+delta:
+	case e.Low >= 1-min(delta, MaxEqual) && e.High <= 1+min(delta, MaxEqual):
 		return Equal
 	}
 	return Inconclusive

@@ -67,6 +67,7 @@ func TestVerdicts(t *testing.T) {
 		{"within", stats.Estimate{Ratio: 1, Low: 0.99, High: 1.01, Pairs: 8}, 0.02, stats.Equal},
 		{"wide", stats.Estimate{Ratio: 1.05, Low: 0.95, High: 1.2, Pairs: 8}, 0.02, stats.Inconclusive},
 		{"less than the noise", stats.Estimate{Ratio: 1.05, Low: 1.03, High: 1.07, Pairs: 8}, 0.06, stats.Inconclusive},
+		{"within a large noise", stats.Estimate{Ratio: 1, Low: 0.8, High: 1.2, Pairs: 8}, 0.5, stats.Inconclusive},
 		{"few pairs", stats.Estimate{Ratio: 2, Low: 1.9, High: 2.1, Pairs: 3}, 0.02, stats.Inconclusive},
 		{"none", stats.None, 0.02, stats.NotMeasured},
 	} {

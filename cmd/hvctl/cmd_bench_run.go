@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hvctl/hvctl/images"
+	"github.com/hvctl/hvctl/internal/bench/report"
+	"github.com/hvctl/hvctl/internal/bench/result"
+	"github.com/hvctl/hvctl/internal/bench/run"
+	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+)
+
+// benchChapters are those that run as probes in an instance.
+var benchChapters = []string{"life", "micro", "mem", "io", "net", "cpu"}
+
+func runFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "suite", Value: strings.Join(benchChapters, ","), Usage: "run the probes of these chapters: `LIST`"},
+		&cli.IntFlag{Name: "blocks", Value: 5, Usage: "measure every target `NUMBER` times, after a warm-up"},
+		&cli.IntFlag{Name: "batches", Value: 5, Usage: "repeat each probe `NUMBER` times in an instance"},
+		&cli.DurationFlag{Name: "batch-time", Value: 5 * time.Millisecond, Usage: "what a batch takes on the first target"},
+		&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "VM: boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
+		&cli.IntFlag{Name: "memory", Value: 512, Usage: "`MIB` of memory"},
+		&cli.IntFlag{Name: "cpu", Usage: "run everything on processor `NUMBER`"},
+		&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "order and intervals follow from this `NUMBER`"},
+		&cli.StringFlag{Name: "plant", Hidden: true, Usage: "slow `TARGET` down by 5 %, for tests"},
+		&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
+		&cli.StringFlag{Name: "out", Usage: "keep samples and report in `DIR`", Required: true},
+	}
+}
+
+func (p *program) cmdBenchRun() *cli.Command {
+	return &cli.Command{
+		Name:        "run",
+		Usage:       "measure probes on targets side by side, in fresh instances",
+		Description: "The first target is the base. Needs root. The method is in docs/bench-method.md.",
+		Flags:       append([]cli.Flag{&cli.StringFlag{Name: "targets", Value: "host,container,vm", Usage: "measure these: `LIST` of host, container, vm"}}, runFlags()...),
+		Action:      func(c *cli.Context) error { return p.benchRun(c, "run", strings.Split(c.String("targets"), ",")) },
+	}
+}
+
+func (p *program) cmdBenchNull() *cli.Command {
+	return &cli.Command{
+		Name:   "null",
+		Usage:  "measure a target against itself: how noisy is this machine?",
+		Flags:  append([]cli.Flag{&cli.StringFlag{Name: "target", Value: "host", Usage: "measure `NAME` host, container or vm"}}, runFlags()...),
+		Action: func(c *cli.Context) error { return p.benchRun(c, "null", []string{c.String("target")}) },
+	}
+}
+
+func (p *program) benchRun(c *cli.Context, kind string, targets []string) error {
+	chapters := strings.Split(c.String("suite"), ",")
+	for _, ch := range chapters {
+		if !slices.Contains(benchChapters, ch) {
+			return usagef(c, "--suite %s: there are %s", ch, strings.Join(benchChapters, ", "))
+		}
+	}
+	if c.Int("blocks") < 1 || c.Int("batches") < 1 {
+		return usagef(c, "--blocks and --batches: want at least 1")
+	}
+	ctx, stop := interruptible(c)
+	defer stop()
+	out := c.String("out")
+	if err := os.MkdirAll(out, 0o755); err != nil { //nolint:gosec // results for everybody
+		return err
+	}
+	var cpu unix.CPUSet
+	cpu.Set(c.Int("cpu"))
+	if err := pinAll(&cpu); err != nil {
+		return fmt.Errorf("--cpu %d: %w", c.Int("cpu"), err)
+	}
+	r := &result.Result{
+		Schema: result.Schema, Kind: kind, Started: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment(),
+		Command: strings.Join(os.Args, " "), Seed: c.Uint64("seed"),
+		Plan: result.Plan{Targets: targets, Copy: targets[0] + "'", Chapters: chapters, Blocks: c.Int("blocks"), Batches: c.Int("batches"), CPUSet: []int{c.Int("cpu")}, CPUs: 1, MemoryMB: c.Int("memory")},
+	}
+	dir, err := os.MkdirTemp("", "hvbench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	worlds, err := p.worlds(ctx, c, dir, targets, r)
+	if err != nil {
+		return err
+	}
+	err = run.Run(ctx, run.Options{
+		Worlds: worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), Save: func() error { return r.Save(out) },
+		Progress: func(done, all int, target string, left time.Duration) {
+			fmt.Fprintf(p.stderr, "%d of %d: %s, %v left\n", done+1, all, target, left.Round(time.Second))
+		},
+	}, r)
+	if len(r.Samples) == 0 {
+		return err
+	}
+	return errors.Join(err, r.Save(out), p.writeReport(r, out))
+}
+
+// pinAll binds every thread of this process; those it starts inherit it.
+func pinAll(set *unix.CPUSet) error {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		var tid int
+		if _, err := fmt.Sscan(t.Name(), &tid); err != nil {
+			return err
+		}
+		if err := unix.SchedSetaffinity(tid, set); err != nil {
+			return os.NewSyscallError("sched_setaffinity", err)
+		}
+	}
+	return nil
+}
+
+// worlds prepares the image of the probes, and the targets.
+func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, targets []string, r *result.Result) ([]run.World, error) {
+	prog, err := findHelper("hvbench")
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(prog)
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.Sum256(b)
+	rootfs := filepath.Join(dir, "image")
+	for _, d := range []string{"etc", "tmp", "proc", "dev", "sys", "usr", "bin"} {
+		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil { //nolint:gosec // an image's
+			return nil, err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "hvbench"), b, 0o755); err != nil { //nolint:gosec // a program
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "etc", "passwd"), []byte("root:x:0:0::/:/hvbench\n"), 0o644); err != nil { //nolint:gosec // an image's
+		return nil, err
+	}
+	store, err := p.images(c)
+	if err != nil {
+		return nil, err
+	}
+	im, err := store.Import(ctx, rootfs, "hvbench:latest", images.ImportOptions{Type: images.RootTar})
+	if err != nil {
+		return nil, err
+	}
+	fs, err := store.Rootfs(ctx, im, images.RootfsOptions{})
+	if err != nil {
+		return nil, err
+	}
+	r.Image = result.Image{Ref: im.Ref, Digest: im.Digest.String(), Probes: hex.EncodeToString(sum[:])}
+	config := func(argv []string) (*workload.Config, error) {
+		spec, err := workload.NewSpec(workload.SpecOptions{Args: argv, Env: []string{"PATH=" + workload.DefaultPath}, Hostname: "bench"})
+		return &workload.Config{
+			ID: instance.NewID(), Spec: spec, StopTimeoutSeconds: defaultStopTimeout,
+			Image: workload.Image{Ref: im.Ref, Digest: im.Digest.String()}, Rootfs: workload.Rootfs{ImagePath: fs.Path, FSType: fs.Format},
+			Net: workload.Network{Mode: workload.NetNone}, Log: workload.Log{Off: true}, VM: workload.VM{KernelRef: c.String("kernel")},
+			Res: workload.Resources{CPUs: 1, MemoryBytes: uint64(c.Int("memory")) << 20},
+		}, err
+	}
+	instances, err := p.instances(c)
+	if err != nil {
+		return nil, err
+	}
+	var out []run.World
+	for _, t := range targets {
+		if t == "host" {
+			tree, err := store.Tree(ctx, fs)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, &run.Host{Tree: tree, Dir: filepath.Join(dir, "host"), Config: config})
+			continue
+		}
+		be, err := p.backend(c, t)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, &run.Backend{Backend: be, Instances: instances, Config: config})
+	}
+	return out, nil
+}
+
+// writeReport leaves report.md and shows it.
+func (p *program) writeReport(r *result.Result, dir string) error {
+	f, err := os.Create(filepath.Join(dir, "report.md"))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(report.Markdown(f, r), f.Close()); err != nil {
+		return err
+	}
+	return report.Markdown(p.stdout, r)
+}
+
+func (p *program) cmdBenchReport() *cli.Command {
+	return &cli.Command{
+		Name:      "report",
+		Usage:     "write report.md of a run's samples, and show it",
+		ArgsUsage: "DIR",
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 1 {
+				return usagef(c, "want the directory of a run")
+			}
+			r, err := result.Load(c.Args().First())
+			if err != nil {
+				return err
+			}
+			return p.writeReport(r, c.Args().First())
+		},
+	}
+}
+
+func (p *program) cmdBenchCompare() *cli.Command {
+	return &cli.Command{
+		Name:        "compare",
+		Usage:       "find what became slower between two runs",
+		ArgsUsage:   "OLD NEW",
+		Description: "The exit status is 1 when something is slower. Runs of different execution modes are\nnot compared.",
+		Flags:       []cli.Flag{&cli.Float64Flag{Name: "threshold", Value: 2, Usage: "`PER CENT` that are no difference"}},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 2 {
+				return usagef(c, "want two results")
+			}
+			old, err := result.Load(c.Args().Get(0))
+			if err != nil {
+				return err
+			}
+			now, err := result.Load(c.Args().Get(1))
+			if err != nil {
+				return err
+			}
+			changes, err := report.Compare(old, now, c.Float64("threshold")/100)
+			if err != nil {
+				return err
+			}
+			slower := 0
+			for _, ch := range changes {
+				e := ch.Estimate
+				fmt.Fprintf(p.stdout, "%-13s %s/%s %s: %.3f (%.3f to %.3f), δ %.1f %%\n", ch.Verdict, ch.Key.Chapter, ch.Key.Probe, ch.Target, e.Ratio, e.Low, e.High, 100*ch.Delta)
+				if ch.Verdict == "slower" {
+					slower++
+				}
+			}
+			if slower > 0 {
+				return exitStatus(1)
+			}
+			return nil
+		},
+	}
+}

@@ -1,0 +1,115 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/supervisor/launch"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// World is a target: a place where instances are made.
+type World interface {
+	Name() string
+	// Start runs a program in a fresh instance of the image.
+	Start(ctx context.Context, argv []string) (*Living, error)
+}
+
+// Living is an instance whose program was started.
+type Living struct {
+	ID             string
+	CreateNs       int64 // until it could be started
+	StartNs        int64 // until its first process existed
+	In             io.WriteCloser
+	Out            io.Reader // of the program, both its outputs
+	usage          func(ctx context.Context) (Usage, error)
+	wait           func() (workload.Exit, error) // after Out has ended
+	remove         func(ctx context.Context) error
+	begin, running time.Time
+}
+
+// Usage is what the instance has cost so far.
+type Usage struct {
+	CPUNs uint64
+	Exits map[string]uint64 // of a VM, by reason
+}
+
+// Backend is a World whose instances are a workload.Backend's.
+type Backend struct {
+	Backend   workload.Backend
+	Instances *instance.Store
+	// Config makes the configuration of a new instance that runs argv.
+	Config func(argv []string) (*workload.Config, error)
+}
+
+// Name implements World.
+func (b *Backend) Name() string { return b.Backend.Name() }
+
+// Start implements World.
+func (b *Backend) Start(ctx context.Context, argv []string) (*Living, error) {
+	l := &Living{begin: time.Now()}
+	cfg, err := b.Config(argv)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Backend, cfg.OpenStdin = b.Backend.Name(), true
+	if err := b.Backend.Prepare(ctx, cfg); err != nil {
+		return nil, err
+	}
+	i, err := b.Instances.Create(cfg, instance.CreateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	l.ID, l.CreateNs = i.ID(), time.Since(l.begin).Nanoseconds()
+	h := launch.NewHandle(i, b.Backend)
+	r, err := launch.Start(ctx, b.Backend, i, launch.Options{Attach: true, StdinOnce: true})
+	if err != nil {
+		if derr := h.Delete(context.WithoutCancel(ctx)); derr != nil && !errors.Is(derr, workload.ErrNotFound) {
+			err = fmt.Errorf("%w (and %w)", err, derr)
+		}
+		return nil, err
+	}
+	l.running = time.Now()
+	l.StartNs = l.running.Sub(l.begin).Nanoseconds() - l.CreateNs
+	inR, inW := io.Pipe()
+	outR, outW := io.Pipe()
+	l.In, l.Out = inW, outR
+	type end struct {
+		exit workload.Exit
+		err  error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		exit, err := r.Stream.Copy(inR, outW, outW)
+		_ = inR.Close()
+		_ = outW.Close()
+		ended <- end{exit, err}
+	}()
+	l.usage = func(ctx context.Context) (Usage, error) {
+		st, err := h.Stats(ctx)
+		if err != nil {
+			return Usage{}, err
+		}
+		u := Usage{CPUNs: st.CPUNanoseconds, Exits: map[string]uint64{}}
+		if st.Cgroup != nil {
+			u.CPUNs = st.Cgroup.CPUNanoseconds
+		}
+		for _, reason := range []string{"pio", "mmio", "intr", "other"} {
+			if n, ok := st.Counters["exit_"+reason+"_total"]; ok {
+				u.Exits[reason] = n
+			}
+		}
+		return u, nil
+	}
+	l.wait = func() (workload.Exit, error) {
+		e := <-ended
+		r.WaitOwner(10 * time.Second)
+		return e.exit, e.err
+	}
+	l.remove = h.ForceDelete
+	return l, nil
+}
