@@ -67,9 +67,12 @@ func TestALazilyRestoredRedisIsWholeAndEndsWithItsFile(t *testing.T) {
 	}
 	h.ok("rm", "-f", "one")
 
+	file := filepath.Join(os.Getenv("HVCTL_TEST_STORE"), "snapshots", tag, "snapshot")
+	// The first copy has read the file in the guest: that would be read ahead.
+	if err := os.Remove(filepath.Join(filepath.Dir(file), "working-set")); err != nil {
+		t.Error(err)
+	}
 	h.ok("restore", "--lazy", tag, "--name", "two")
-	store := os.Getenv("HVCTL_TEST_STORE")
-	file := filepath.Join(store, "snapshots", tag, "snapshot")
 	if err := os.Truncate(file, 4<<20); err != nil { // root may, whatever its mode
 		t.Fatal(err)
 	}

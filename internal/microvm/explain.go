@@ -17,7 +17,7 @@ const tailLines = 12
 // with our agent never reboot on purpose: without a driver for the panic device
 // that is how a panic looks, as panic=-1 is on their command line.
 func ending(e machine.End) string {
-	if err, ok := reason(e); ok {
+	if err := reason(e); err != nil {
 		return oneLine(err.Error())
 	}
 	switch e.Reason {
@@ -41,7 +41,7 @@ func telling(e machine.End) bool { return e.Reason != machine.Killed && e.Reason
 // asked for.
 func lostProcess(e machine.End, console string) string {
 	if e.Reason == machine.Killed {
-		if _, ok := reason(e); ok {
+		if reason(e) != nil {
 			return ending(e)
 		}
 		return ""

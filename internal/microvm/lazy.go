@@ -47,12 +47,12 @@ func (v *VM) settle(ctx context.Context) error {
 	return v.filler.Complete(ctx)
 }
 
-// reason is why a machine was ended when it was nobody's wish.
-func reason(e machine.End) (error, bool) {
+// reason is why a machine was ended when it was nobody's wish; nil: it was.
+func reason(e machine.End) error {
 	for _, is := range []error{lazy.ErrLost, handoff.ErrLost, handoff.ErrStopped} {
 		if e.Reason == machine.Killed && errors.Is(e.Err, is) {
-			return e.Err, true
+			return e.Err
 		}
 	}
-	return nil, false
+	return nil
 }

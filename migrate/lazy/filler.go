@@ -116,8 +116,8 @@ func (f *Filler) start() error {
 // watch hears one handler to its end.
 func (f *Filler) watch(link *os.File, cmd *exec.Cmd) {
 	word, err := handoff.Hear(link, 0)
-	if strings.HasPrefix(word, wordFailed) {
-		f.lose(errors.New(strings.TrimPrefix(word, wordFailed)))
+	if why, failed := strings.CutPrefix(word, wordFailed); failed {
+		f.lose(errors.New(why))
 		_ = cmd.Wait() // it stays until we have ended, or have had time to
 		return
 	}

@@ -163,7 +163,8 @@ func TestAGuestNeverRunsOnZeroes(t *testing.T) {
 	}
 	var n uint32
 	m, _, lost := goOn(t, path, func(m *machine.Machine) {
-		n = word(m, microguest.CounterAt+4)               // now, for once the memory is lost a look at it may last
+		// Now, for once the memory is lost a look at it may last.
+		n = word(m, microguest.CounterAt+4)
 		if err := os.Truncate(path, 10<<20); err != nil { // 8 MiB of memory are left
 			t.Fatal(err)
 		}

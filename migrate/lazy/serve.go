@@ -43,7 +43,8 @@ type server struct {
 	touched []chunk // by faults, in order
 	record  time.Time
 	hurry   atomic.Bool
-	wake    *os.File // an eventfd: hurry was set
+	gone    chan struct{} // closed when the owner is
+	wake    *os.File      // an eventfd: hurry was set, or gone closed
 }
 
 // Serve answers the faults of the owner that started this process with arg, until
@@ -53,7 +54,7 @@ func Serve(arg string, log *slog.Logger) error {
 	for _, fd := range []int{linkFD, uffdFD, snapshotFD} {
 		unix.CloseOnExec(fd)
 	}
-	s := &server{uffd: fdFile(uffdFD, "userfaultfd"), log: log, buf: make([]byte, snapshot.ChunkSize), loaded: map[chunk]bool{}}
+	s := &server{uffd: fdFile(uffdFD, "userfaultfd"), log: log, buf: make([]byte, snapshot.ChunkSize), loaded: map[chunk]bool{}, gone: make(chan struct{})}
 	err := s.open(arg)
 	if err == nil {
 		go s.listen(link)
@@ -63,7 +64,8 @@ func Serve(arg string, log *slog.Logger) error {
 	case errors.Is(err, unix.ESRCH): // the owner is gone
 		return nil
 	case errors.Is(err, unix.ENOENT): // its memory is, and it will be soon: listen hears that
-		select {}
+		<-s.gone
+		return nil
 	case err == nil:
 		return handoff.Tell(link, wordDone)
 	}
@@ -113,11 +115,13 @@ func (s *server) listen(link *os.File) {
 	for {
 		word, err := handoff.Hear(link, 0)
 		if err != nil {
-			os.Exit(0)
-		}
-		if word == wordHurry {
+			close(s.gone)
+		} else if word == wordHurry {
 			s.hurry.Store(true)
-			_, _ = s.wake.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
+		}
+		_, _ = s.wake.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
+		if err != nil {
+			return
 		}
 	}
 }
@@ -126,6 +130,11 @@ func (s *server) listen(link *os.File) {
 // memory is there.
 func (s *server) serve() error {
 	for {
+		select {
+		case <-s.gone:
+			return unix.ESRCH
+		default:
+		}
 		addr, waits, err := uffd.ReadFault(s.uffd)
 		if err != nil {
 			return err
@@ -259,10 +268,13 @@ func (s *server) save() {
 
 // deadman waits for the end of an owner that was told that its guest is lost. It
 // may be unable to end: a goroutine that waits for a page holds up the garbage
-// collector. Our listener ends this process when the owner's end of the link
-// closes.
+// collector.
 func (s *server) deadman() {
-	time.Sleep(deadmanAfter)
+	select {
+	case <-s.gone:
+		return
+	case <-time.After(deadmanAfter):
+	}
 	if os.Getppid() == s.Owner {
 		s.log.Error("the owner does not end, and is killed", "pid", s.Owner)
 		_ = unix.Kill(s.Owner, unix.SIGKILL)
