@@ -3,6 +3,7 @@ package instance
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -69,6 +70,7 @@ func (i *Instance) judge(held bool) (workload.State, error) {
 		return st, err
 	case !held && (st.Status == workload.Running || st.Status == workload.Paused):
 		st.Status = workload.Dead
+		st.Exit = i.lost()
 	}
 	if !held {
 		st.PID = 0
@@ -76,6 +78,22 @@ func (i *Instance) judge(held bool) (workload.State, error) {
 		st.PID = i.ownerPID()
 	}
 	return st, nil
+}
+
+// lost is how an instance ended whose owner could not say so itself; nil when
+// nobody else did.
+func (i *Instance) lost() *workload.Exit {
+	f, err := os.Open(filepath.Join(i.dir, workload.LostFile))
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	st, serr := f.Stat()
+	if err != nil || serr != nil {
+		return nil
+	}
+	return &workload.Exit{Code: workload.SignalExitCode(int(unix.SIGKILL)), Err: string(b), At: st.ModTime()}
 }
 
 // WriteState replaces state.json. Only the holder of the lock may call it.

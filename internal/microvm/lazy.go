@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/uffd"
+	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate/handoff"
 	"github.com/hvctl/hvctl/migrate/lazy"
 	"github.com/hvctl/hvctl/migrate/snapshot"
@@ -19,9 +21,10 @@ const VerbFaults = "serve-faults"
 // fillLazily has the machine's memory come from s as it is touched.
 func (v *VM) fillLazily(s *snapshot.Snapshot) (err error) {
 	v.filler, err = lazy.Fill(s, v.machine.Regions(), lazy.Options{
-		Command: []string{"/proc/self/exe", VerbFaults},
-		Lost:    v.lose,
-		Log:     v.log,
+		Command:  []string{"/proc/self/exe", VerbFaults},
+		Lost:     v.lose,
+		LostFile: filepath.Join(v.dir, workload.LostFile),
+		Log:      v.log,
 	})
 	if errors.Is(err, uffd.ErrUnavailable) {
 		return fmt.Errorf("restore lazily: %w; or restore without --lazy", err)

@@ -17,6 +17,10 @@ import (
 // disks are beside it.
 const SnapshotFile = "snapshot"
 
+// LostFile is the file, in an instance's directory, in which somebody other than
+// its owner has noted why that has to end.
+const LostFile = "lost"
+
 // Restore says which snapshot a VM goes on from.
 type Restore struct {
 	// File is the snapshot file. It may be removed while the VM lives, but not

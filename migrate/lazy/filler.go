@@ -33,7 +33,10 @@ type Options struct {
 	// Lost is told, once, that the guest cannot go on. Whoever touches missing pages
 	// waits for ever then; the caller has deadmanAfter to end itself.
 	Lost func(error)
-	Log  *slog.Logger
+	// LostFile, when set, takes the reason first, from the handler: the owner may
+	// already hang.
+	LostFile string
+	Log      *slog.Logger
 }
 
 // Filler is the owner's side: memory that is being filled.
@@ -62,7 +65,7 @@ func Fill(s *snapshot.Snapshot, ram []memory.Region, o Options) (*Filler, error)
 		return nil, err
 	}
 	f := &Filler{o: o, uffd: u, done: make(chan struct{})}
-	f.layout = layout{Owner: os.Getpid(), WorkingSet: filepath.Join(filepath.Dir(s.File().Name()), WorkingSetFile)}
+	f.layout = layout{Owner: os.Getpid(), LostFile: o.LostFile, WorkingSet: filepath.Join(filepath.Dir(s.File().Name()), WorkingSetFile)}
 	err = func() error {
 		for _, r := range ram {
 			f.layout.Regions = append(f.layout.Regions, place{Size: r.Size})

@@ -21,7 +21,8 @@ type layout struct {
 	Regions []place `json:"regions"` // in the snapshot's order
 	// WorkingSet is the file of that name; empty: neither read nor written.
 	WorkingSet string `json:"workingSet,omitempty"`
-	Owner      int    `json:"owner"` // process ID of who touches the memory
+	LostFile   string `json:"lostFile,omitempty"` // takes the reason when memory cannot be read
+	Owner      int    `json:"owner"`              // process ID of who touches the memory
 }
 
 // place is where a region lies in the owner's memory.

@@ -87,6 +87,8 @@ func (w *world) fill() {
 		Command: []string{"/usr/bin/env", roleEnv + "=1", os.Args[0]},
 		Lost:    func(err error) { w.lost <- err },
 		Log:     slog.New(slog.DiscardHandler),
+
+		LostFile: w.path + ".lost",
 	})
 	if errors.Is(err, uffd.ErrUnavailable) && os.Geteuid() != 0 {
 		w.t.Skip(err)
@@ -227,6 +229,9 @@ func TestAFileThatBreaksEndsTheGuest(t *testing.T) {
 				}
 			case <-time.After(30 * time.Second):
 				t.Fatal("nobody is told")
+			}
+			if b, err := os.ReadFile(w.path + ".lost"); err != nil || !strings.Contains(string(b), tc.says) {
+				t.Errorf("noted: %q (%v)", b, err)
 			}
 			select {
 			case err := <-waits:

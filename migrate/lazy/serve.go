@@ -70,6 +70,11 @@ func Serve(arg string, log *slog.Logger) error {
 		return handoff.Tell(link, wordDone)
 	}
 	log.Error("a guest's memory cannot be read", "err", err)
+	if s.LostFile != "" {
+		if werr := os.WriteFile(s.LostFile, []byte(fmt.Errorf("%w: %w", ErrLost, err).Error()), 0o600); werr != nil {
+			log.Warn("the reason is not noted", "err", werr)
+		}
+	}
 	if terr := handoff.Tell(link, wordFailed+err.Error()); terr != nil {
 		return err
 	}
