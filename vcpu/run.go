@@ -19,6 +19,9 @@ func (v *VCPU) step() phase {
 
 // handle serves one exit.
 func (v *VCPU) handle(reason kvm.ExitReason) phase {
+	if t := v.tracer.Load(); t != nil {
+		v.trace(*t, reason)
+	}
 	switch reason {
 	case kvm.ExitIO:
 		v.counters.PIO.Add(1)
@@ -47,6 +50,15 @@ func (v *VCPU) handle(reason kvm.ExitReason) phase {
 		v.cpu.SetImmediateExit(false)
 		return running
 	case kvm.ExitAgain:
+		return running
+	case kvm.ExitDebug:
+		if v.o.Debug == nil {
+			return v.fail(fmt.Errorf("vCPU %d: a debug exit that nobody asked for", v.o.Index))
+		}
+		v.counters.Debug.Add(1)
+		if v.o.Debug(v.cpu, *v.cpu.Debug()) {
+			return parked
+		}
 		return running
 	case kvm.ExitShutdown:
 		return v.report(Event{Kind: TripleFault})

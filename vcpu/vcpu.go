@@ -56,6 +56,10 @@ type Options struct {
 	CPUID func(*kvm.VCPU) ([]kvm.CPUIDEntry, error)
 	// Setup runs once on the vCPU's thread before anything else: MSRs, registers.
 	Setup func(*kvm.VCPU) error
+	// Debug judges a debug exit (kvm.VCPU.Debug) on the vCPU's thread, may use c
+	// and must not call back into the VCPU. When it returns true the vCPU is
+	// parked, and Resume lets it run on. nil: such an exit is a Failure.
+	Debug func(c *kvm.VCPU, e kvm.DebugExit) (stop bool)
 	// Event is called at most once, on the vCPU's thread, and must not block
 	// or call back into the VCPU. nil is fine.
 	Event func(Event)
@@ -71,7 +75,8 @@ type VCPU struct {
 	requests chan request
 	ended    chan struct{}
 	counters Counters
-	told     []kvm.CPUIDEntry // set in KVM; its own copy may say more (PVM); the thread's
+	tracer   atomic.Pointer[Tracer] // nil: nobody looks at the exits
+	told     []kvm.CPUIDEntry       // set in KVM; its own copy may say more (PVM); the thread's
 }
 
 type request struct {

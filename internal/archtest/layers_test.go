@@ -23,10 +23,11 @@ var layers = map[string]string{
 	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
-	"kvm":        "",
-	"memory":     "",
-	"vcpu":       "kvm internal/state",
-	"vcpu/cpuid": "",
+	"kvm":         "",
+	"memory":      "",
+	"vcpu":        "kvm internal/state",
+	"vcpu/cpuid":  "",
+	"vcpu/paging": "",
 
 	// Devices.
 	"virtio":            "memory internal/state internal/bus internal/eventfd internal/metrics",
@@ -48,6 +49,7 @@ var layers = map[string]string{
 	"internal/boot":    "memory",
 	"internal/bus":     "",
 	"internal/eventfd": "",
+	"internal/gdbstub": "",
 	"internal/irq":     "kvm internal/eventfd",
 	"internal/legacy":  "internal/state",
 	"internal/metrics": "",
@@ -57,7 +59,7 @@ var layers = map[string]string{
 	"internal/vhost":   "",
 	"internal/uffd":    "",
 	"internal/machine": "kvm vcpu/... memory virtio/... internal/acpi internal/boot internal/bus internal/eventfd " +
-		"internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
+		"internal/gdbstub internal/irq internal/legacy internal/machine/limits internal/metrics internal/pci internal/state",
 	"internal/machine/microguest": "",
 	"internal/machine/limits":     "",
 	"migrate":                     "memory internal/state migrate/...",

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -66,6 +67,11 @@ type Config struct {
 	// CPUThread runs on the thread of every vCPU before the guest does; nil is
 	// fine. It may say how the host schedules the thread.
 	CPUThread func() error
+
+	// Ending, when set, is called when the guest has ended by itself, before its
+	// vCPUs go; the machine waits for it, and it can still be looked at, paused
+	// and dumped. It returns when ctx, which is Run's, ends.
+	Ending func(ctx context.Context, e End)
 
 	// Mark is told when each stage of the start is reached; nil is fine. It is
 	// called from any goroutine and must be quick.

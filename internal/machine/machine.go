@@ -14,6 +14,7 @@ import (
 	"github.com/hvctl/hvctl/internal/acpi"
 	"github.com/hvctl/hvctl/internal/boot"
 	"github.com/hvctl/hvctl/internal/bus"
+	"github.com/hvctl/hvctl/internal/gdbstub"
 	"github.com/hvctl/hvctl/internal/irq"
 	"github.com/hvctl/hvctl/internal/legacy"
 	"github.com/hvctl/hvctl/internal/metrics"
@@ -41,12 +42,15 @@ type Machine struct {
 	metrics   metrics.Registry
 	end       chan End    // the first reason to end
 	ended     atomic.Bool // Run stops the vCPUs, or has
+	debugger  atomic.Pointer[Debugger]
 
 	mu      sync.Mutex // guards what follows; held while vCPUs park and devices stop
 	entered bool       // Run was called
 	paused  bool
 	closed  bool
 	blank   bool      // made for LoadState, which has not succeeded yet
+	held    bool      // a debugger has the vCPUs: they do not run
+	only    []bool    // of those that run, the ones that a debugger lets; nil: all
 	logging bool      // KVM keeps a dirty log
 	clock   ClockUse  // by LoadState
 	slow    *throttle // nil: at full speed
@@ -234,11 +238,29 @@ func (m *Machine) Run(ctx context.Context) End {
 		default:
 		}
 	}
+	m.lookAt(ctx, end)
 	m.ended.Store(true)
 	for _, c := range m.cpus {
 		c.Stop()
 	}
+	if d := m.debugger.Load(); d != nil {
+		d.tell(gdbstub.Stop{Ended: true})
+	}
 	return end
+}
+
+// lookAt gives those who want to see a guest that has come to an end by itself
+// the time to do so: its debugger, when it has crashed, then Config.Ending.
+func (m *Machine) lookAt(ctx context.Context, end End) {
+	if end.Reason == Killed || end.Reason == Failed {
+		return
+	}
+	if d := m.debugger.Load(); d != nil && (end.Reason == Crash || end.Reason == TripleFault) {
+		d.crashed(ctx, end.CPU)
+	}
+	if m.cfg.Ending != nil {
+		m.cfg.Ending(ctx, end)
+	}
 }
 
 // PowerButton presses the ACPI power button. It reaches only a guest with a
@@ -283,10 +305,8 @@ func (m *Machine) Pause(ctx context.Context) error {
 
 // freeze parks the vCPUs, then stops the devices.
 func (m *Machine) freeze(ctx context.Context) error {
-	for _, c := range m.cpus {
-		if err := c.Park(); err != nil {
-			return err
-		}
+	if err := m.parkCPUs(); err != nil {
+		return err
 	}
 	for _, d := range m.devices {
 		if err := d.Stop(ctx); err != nil {
@@ -345,9 +365,14 @@ func (m *Machine) forgivePause() {
 }
 
 func (m *Machine) resumeCPUs() error {
+	if m.held {
+		return nil
+	}
 	var errs []error
-	for _, c := range m.cpus {
-		errs = append(errs, c.Resume())
+	for i, c := range m.cpus {
+		if m.only == nil || m.only[i] {
+			errs = append(errs, c.Resume())
+		}
 	}
 	return errors.Join(errs...)
 }

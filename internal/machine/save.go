@@ -69,6 +69,9 @@ func (m *Machine) SaveState() ([]state.Section, error) {
 	case m.blank:
 		return nil, fmt.Errorf("%w: nothing has been restored into this machine", ErrRestore)
 	}
+	if m.debugger.Load() != nil { // whose breakpoints are in the memory
+		return nil, fmt.Errorf("%w: detach it first", ErrDebugged)
+	}
 	msrs, err := m.sys.MSRIndexList()
 	if err != nil {
 		return nil, err
