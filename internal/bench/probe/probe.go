@@ -90,13 +90,13 @@ func (p *Probe) run(o Options) (l Line) {
 	l.Probe = p.Name
 	runtime.LockOSThread() // forks are this thread's, and so are masks of signals
 	defer runtime.UnlockOSThread()
+	begin := time.Now()
 	b, err := p.open(o.Dir)
 	if err != nil {
 		l.Error = err.Error()
 		return l
 	}
 	defer b.close()
-	begin := time.Now()
 	if l.N = o.Counts[p.Name]; l.N == 0 {
 		if l.N, err = calibrate(b, o.BatchTime); err != nil {
 			l.Error = err.Error()
