@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,10 +49,8 @@ var diskKeys = map[string]func(d *workload.Disk, v string) error{
 }
 
 func oneOf(v string, words ...string) error {
-	for _, w := range words {
-		if v == w {
-			return nil
-		}
+	if slices.Contains(words, v) {
+		return nil
 	}
 	return fmt.Errorf("want %s", strings.Join(words, " or "))
 }

@@ -46,7 +46,7 @@ func newCgroup(dir string) (*cgroup, error) {
 func enableControllers() {
 	there, _ := os.ReadFile(cgroupRoot + "/cgroup.controllers")
 	var on []string
-	for _, c := range strings.Fields(string(there)) {
+	for c := range strings.FieldsSeq(string(there)) {
 		switch c {
 		case "cpu", "memory", "pids":
 			on = append(on, "+"+c)

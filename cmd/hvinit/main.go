@@ -79,7 +79,7 @@ func run(cfg config) error {
 	}()
 	// The group takes some milliseconds, and the host is not needed for it.
 	m.group = sync.OnceValues(func() (*cgroup, error) { return newCgroup(cfg.cgroup) })
-	go m.group()
+	go func() { _, _ = m.group() }()
 	go m.reap()
 	if cfg.realBoot {
 		// Ctrl-Alt-Delete, where a machine has it, is SIGINT and no reset.

@@ -52,7 +52,7 @@ func dial(family int, addr unix.Sockaddr, name string) (*os.File, error) {
 	}
 	err = unix.Connect(fd, addr)
 	f := os.NewFile(uintptr(fd), name)
-	if err == unix.EINPROGRESS {
+	if errors.Is(err, unix.EINPROGRESS) {
 		err = connected(f)
 	}
 	if err != nil {

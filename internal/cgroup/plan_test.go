@@ -13,13 +13,17 @@ import (
 var (
 	onlyV2 = &System{mode: V2, trees: []hierarchy{{dir: "/c", v2: true, controllers: []string{"cpu", "cpuset", "io", "memory", "pids", "hugetlb", "rdma"}}}}
 	onlyV1 = &System{mode: V1, trees: []hierarchy{
-		{dir: "/c/cpu", controllers: []string{"cpu", "cpuacct"}}, {dir: "/c/cpuset", controllers: []string{"cpuset"}},
-		{dir: "/c/memory", controllers: []string{"memory"}}, {dir: "/c/blkio", controllers: []string{"blkio"}},
-		{dir: "/c/pids", controllers: []string{"pids"}}, {dir: "/c/hugetlb", controllers: []string{"hugetlb"}},
+		{dir: "/c/cpu", controllers: []string{"cpu", "cpuacct"}},
+		{dir: "/c/cpuset", controllers: []string{"cpuset"}},
+		{dir: "/c/memory", controllers: []string{"memory"}},
+		{dir: "/c/blkio", controllers: []string{"blkio"}},
+		{dir: "/c/pids", controllers: []string{"pids"}},
+		{dir: "/c/hugetlb", controllers: []string{"hugetlb"}},
 	}}
 	mixed = &System{mode: Hybrid, trees: []hierarchy{
 		{dir: "/c/unified", v2: true, controllers: []string{"hugetlb", "memory"}},
-		{dir: "/c/cpu", controllers: []string{"cpu"}}, {dir: "/c/pids", controllers: []string{"pids"}},
+		{dir: "/c/cpu", controllers: []string{"cpu"}},
+		{dir: "/c/pids", controllers: []string{"pids"}},
 	}}
 )
 
@@ -44,40 +48,59 @@ func TestPlans(t *testing.T) {
 	}{
 		{"nothing", specs.LinuxResources{}, []string{}, []string{}, []string{}},
 		{
-			"processor", specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(50000)), Period: new(uint64(100000)), Cpus: "0-1", Mems: "0"}},
+			"processor",
+			specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(1024)), Quota: new(int64(50000)), Period: new(uint64(100000)), Cpus: "0-1", Mems: "0"}},
 			[]string{"cpu.shares=1024", "cpu.cfs_period_us=100000", "cpu.cfs_quota_us=50000", "cpuset.cpus=0-1", "cpuset.mems=0"},
-			[]string{"cpu.weight=100", "cpu.max=50000 100000", "cpuset.cpus=0-1", "cpuset.mems=0"}, nil,
+			[]string{"cpu.weight=100", "cpu.max=50000 100000", "cpuset.cpus=0-1", "cpuset.mems=0"},
+			nil,
 		},
 		{
-			"no quota any more", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(-1))}},
-			[]string{"cpu.cfs_quota_us=-1"}, []string{"cpu.max=max 100000"}, []string{"cpu.cfs_quota_us=-1"},
+			"no quota any more",
+			specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(-1))}},
+			[]string{"cpu.cfs_quota_us=-1"},
+			[]string{"cpu.max=max 100000"},
+			[]string{"cpu.cfs_quota_us=-1"},
 		},
 		{
-			"burst", specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(50000)), Burst: new(uint64(20000))}},
-			[]string{"cpu.cfs_quota_us=50000", "cpu.cfs_burst_us=20000"}, []string{"cpu.max=50000 100000", "cpu.max.burst=20000"}, nil,
+			"burst",
+			specs.LinuxResources{CPU: &specs.LinuxCPU{Quota: new(int64(50000)), Burst: new(uint64(20000))}},
+			[]string{"cpu.cfs_quota_us=50000", "cpu.cfs_burst_us=20000"},
+			[]string{"cpu.max=50000 100000", "cpu.max.burst=20000"},
+			nil,
 		},
 		{
-			"idle", specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(1024)), Idle: new(int64(1))}},
-			[]string{"cpu.idle=1"}, []string{"cpu.idle=1"}, nil,
+			"idle",
+			specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(1024)), Idle: new(int64(1))}},
+			[]string{"cpu.idle=1"},
+			[]string{"cpu.idle=1"},
+			nil,
 		},
 		{
-			"memory", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(100)), Swap: new(int64(150)), Reservation: new(int64(50))}},
+			"memory",
+			specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(100)), Swap: new(int64(150)), Reservation: new(int64(50))}},
 			[]string{"memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=150", "memory.soft_limit_in_bytes=50"},
 			[]string{"memory.swap.max=50", "memory.max=100", "memory.low=50"},
 			[]string{"memory.swap.max=50", "memory.max=100", "memory.low=50"},
 		},
 		{
-			"no memory limit any more", specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(-1)), Swap: new(int64(-1))}},
-			[]string{"memory.limit_in_bytes=-1", "memory.memsw.limit_in_bytes=-1"}, []string{"memory.swap.max=max", "memory.max=max"}, nil,
+			"no memory limit any more",
+			specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(-1)), Swap: new(int64(-1))}},
+			[]string{"memory.limit_in_bytes=-1", "memory.memsw.limit_in_bytes=-1"},
+			[]string{"memory.swap.max=max", "memory.max=max"},
+			nil,
 		},
 		{
-			"pids", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(7))}},
-			[]string{"pids.max=7"}, []string{"pids.max=7"}, []string{"pids.max=7"},
+			"pids",
+			specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(7))}},
+			[]string{"pids.max=7"},
+			[]string{"pids.max=7"},
+			[]string{"pids.max=7"},
 		},
 		{"no process at all", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(0))}}, []string{"pids.max=0"}, []string{"pids.max=0"}, nil},
 		{"any number of them", specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(-1))}}, []string{"pids.max=max"}, []string{"pids.max=max"}, nil},
 		{
-			"disks", specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
+			"disks",
+			specs.LinuxResources{BlockIO: &specs.LinuxBlockIO{
 				Weight: new(uint16(500)), WeightDevice: []specs.LinuxWeightDevice{{LinuxBlockIODevice: dev, Weight: new(uint16(100))}},
 				ThrottleReadBpsDevice: rate(1000), ThrottleWriteIOPSDevice: rate(5), ThrottleWriteBpsDevice: rate(0),
 			}},
@@ -85,29 +108,41 @@ func TestPlans(t *testing.T) {
 				"blkio.weight=500", "blkio.weight_device=8:16 100", "blkio.throttle.read_bps_device=8:16 1000",
 				"blkio.throttle.write_bps_device=8:16 0", "blkio.throttle.write_iops_device=8:16 5",
 			},
-			[]string{"io.weight=default 4950", "io.weight=8:16 910", "io.max=8:16 rbps=1000", "io.max=8:16 wbps=max", "io.max=8:16 wiops=5"}, nil,
+			[]string{"io.weight=default 4950", "io.weight=8:16 910", "io.max=8:16 rbps=1000", "io.max=8:16 wbps=max", "io.max=8:16 wiops=5"},
+			nil,
 		},
 		{
-			"huge pages", specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}},
+			"huge pages",
+			specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 4 << 20}}},
 			[]string{"hugetlb.2MB.limit_in_bytes=4194304", "hugetlb.2MB.rsvd.limit_in_bytes=4194304"},
 			[]string{"hugetlb.2MB.max=4194304", "hugetlb.2MB.rsvd.max=4194304"},
 			[]string{"hugetlb.2MB.max=4194304", "hugetlb.2MB.rsvd.max=4194304"},
 		},
 		{
-			"rdma", specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"b": {HcaHandles: new(uint32(1))}, "a": {HcaHandles: new(uint32(2)), HcaObjects: new(uint32(3))}, "c": {}}},
-			[]string{"rdma.max=a hca_handle=2 hca_object=3", "rdma.max=b hca_handle=1"}, []string{"rdma.max=a hca_handle=2 hca_object=3", "rdma.max=b hca_handle=1"}, nil,
+			"rdma",
+			specs.LinuxResources{Rdma: map[string]specs.LinuxRdma{"b": {HcaHandles: new(uint32(1))}, "a": {HcaHandles: new(uint32(2)), HcaObjects: new(uint32(3))}, "c": {}}},
+			[]string{"rdma.max=a hca_handle=2 hca_object=3", "rdma.max=b hca_handle=1"},
+			[]string{"rdma.max=a hca_handle=2 hca_object=3", "rdma.max=b hca_handle=1"},
+			nil,
 		},
 		{
-			"as it is", specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(2))}, Unified: map[string]string{"memory.high": "5", "cpu.weight": "77", "io.max": "8:0 rbps=1\n8:16 rbps=2\n"}},
-			nil, []string{"cpu.weight=1", "cpu.weight=77", "io.max=8:0 rbps=1", "io.max=8:16 rbps=2", "memory.high=5"}, nil,
+			"as it is",
+			specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(uint64(2))}, Unified: map[string]string{"memory.high": "5", "cpu.weight": "77", "io.max": "8:0 rbps=1\n8:16 rbps=2\n"}},
+			nil,
+			[]string{"cpu.weight=1", "cpu.weight=77", "io.max=8:0 rbps=1", "io.max=8:16 rbps=2", "memory.high=5"},
+			nil,
 		},
 		{
-			"marks", specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: new(uint32(5)), Priorities: []specs.LinuxInterfacePriority{{Name: "eth0", Priority: 3}}}},
-			[]string{"net_cls.classid=5", "net_prio.ifpriomap=eth0 3"}, nil, nil,
+			"marks",
+			specs.LinuxResources{Network: &specs.LinuxNetwork{ClassID: new(uint32(5)), Priorities: []specs.LinuxInterfacePriority{{Name: "eth0", Priority: 3}}}},
+			[]string{"net_cls.classid=5", "net_prio.ifpriomap=eth0 3"},
+			nil, nil,
 		},
 		{
-			"realtime", specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimeRuntime: new(int64(1000)), RealtimePeriod: new(uint64(5000))}},
-			[]string{"cpu.rt_period_us=5000", "cpu.rt_runtime_us=1000"}, nil, nil,
+			"realtime",
+			specs.LinuxResources{CPU: &specs.LinuxCPU{RealtimeRuntime: new(int64(1000)), RealtimePeriod: new(uint64(5000))}},
+			[]string{"cpu.rt_period_us=5000", "cpu.rt_runtime_us=1000"},
+			nil, nil,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -187,10 +222,24 @@ func TestObsoleteFieldsAreNoted(t *testing.T) {
 
 func TestPaths(t *testing.T) {
 	for _, tc := range []struct{ in, want, says string }{
-		{"/a/b", "/a/b", ""}, {"/a//b/", "/a/b", ""}, {"a", "a", ""}, {"/a:b", "/a:b", ""}, {"/...", "/...", ""},
-		{"", "", "empty"}, {"/", "", "root"}, {"//", "", "root"}, {"..", "", `".."`}, {"/a/../b", "", `".."`}, {"/a/./b", "", `"."`},
-		{"/a/..", "", `".."`}, {"/a\x00b", "", "NUL"}, {"/a\nb", "", "newline"}, {"/a/cgroup.procs", "", "cgroup."},
-		{"system.slice:x:y", "", "systemd"}, {"/" + strings.Repeat("x", 256), "", "255"}, {strings.Repeat("/x", 3000), "", "longer"},
+		{"/a/b", "/a/b", ""},
+		{"/a//b/", "/a/b", ""},
+		{"a", "a", ""},
+		{"/a:b", "/a:b", ""},
+		{"/...", "/...", ""},
+		{"", "", "empty"},
+		{"/", "", "root"},
+		{"//", "", "root"},
+		{"..", "", `".."`},
+		{"/a/../b", "", `".."`},
+		{"/a/./b", "", `"."`},
+		{"/a/..", "", `".."`},
+		{"/a\x00b", "", "NUL"},
+		{"/a\nb", "", "newline"},
+		{"/a/cgroup.procs", "", "cgroup."},
+		{"system.slice:x:y", "", "systemd"},
+		{"/" + strings.Repeat("x", 256), "", "255"},
+		{strings.Repeat("/x", 3000), "", "longer"},
 	} {
 		got, err := CleanPath(tc.in)
 		if got != tc.want || (err != nil) != (tc.says != "") || err != nil && (!errors.Is(err, ErrPath) || !strings.Contains(err.Error(), tc.says)) {
@@ -214,8 +263,14 @@ func TestPaths(t *testing.T) {
 
 func TestLoadTakesNoForeignDirectory(t *testing.T) {
 	for _, paths := range []map[string]string{
-		{}, {"memory": "/etc"}, {"memory": "/c/memory"}, {"memory": "/c/memoryx/a"}, {"memory": "/c/memory/../cpu/a"}, {"moon": "/c/moon/a"},
-		{"cpu": "/c/cpu/a", "cpuacct": "/c/cpu/b"}, {"": "/c/unified/a"},
+		{},
+		{"memory": "/etc"},
+		{"memory": "/c/memory"},
+		{"memory": "/c/memoryx/a"},
+		{"memory": "/c/memory/../cpu/a"},
+		{"moon": "/c/moon/a"},
+		{"cpu": "/c/cpu/a", "cpuacct": "/c/cpu/b"},
+		{"": "/c/unified/a"},
 	} {
 		if g, err := onlyV1.Load(paths); !errors.Is(err, ErrPath) {
 			t.Errorf("%v: %v, %v", paths, g, err)

@@ -47,9 +47,11 @@ func (o *fakeOwner) Resume(context.Context) error { return o.fail }
 func (o *fakeOwner) Migrate(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"session":"x"}`), o.fail
 }
+
 func (o *fakeOwner) PlanMigration(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"rows":[]}`), o.fail
 }
+
 func (o *fakeOwner) Migration(context.Context) (workload.MigrationStatus, error) {
 	return workload.MigrationStatus{State: workload.MigrationGoing, To: "unix:/x"}, o.fail
 }
@@ -58,6 +60,7 @@ func (o *fakeOwner) Resolve(context.Context, ResolveRequest) error { return o.fa
 func (o *fakeOwner) Upgrade(context.Context, UpgradeRequest) (json.RawMessage, error) {
 	return json.RawMessage("{}"), o.fail
 }
+
 func (o *fakeOwner) Snapshot(context.Context, SnapshotRequest) (workload.SnapshotReport, error) {
 	return workload.SnapshotReport{PausedNs: 1}, o.fail
 }

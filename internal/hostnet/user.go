@@ -285,8 +285,7 @@ func (a *Attachment) userTraffic() (rx, tx uint64, err error) {
 	}
 	defer h.Close()
 	link, err := h.LinkByName(insideName)
-	var missing netlink.LinkNotFoundError
-	if errors.As(err, &missing) {
+	if _, missing := errors.AsType[netlink.LinkNotFoundError](err); missing {
 		return 0, 0, nil // it went with its program
 	}
 	if err != nil {

@@ -20,15 +20,26 @@ const (
 
 // features are compared bit by bit when a guest moves to another host.
 var features = []feature{
-	{0x1, 0, ecx, osxsave}, {0x1, 0, edx, 0},
-	{0x7, 0, ebx, 0}, {0x7, 0, ecx, ospke}, {0x7, 0, edx, 0},
-	{0x7, 1, eax, 0}, {0x7, 1, ebx, 0}, {0x7, 1, ecx, 0}, {0x7, 1, edx, 0},
+	{0x1, 0, ecx, osxsave},
+	{0x1, 0, edx, 0},
+	{0x7, 0, ebx, 0},
+	{0x7, 0, ecx, ospke},
+	{0x7, 0, edx, 0},
+	{0x7, 1, eax, 0},
+	{0x7, 1, ebx, 0},
+	{0x7, 1, ecx, 0},
+	{0x7, 1, edx, 0},
 	{0x7, 2, edx, 0},
-	{0xd, 0, eax, 0}, {0xd, 0, edx, 0}, // components of XCR0
-	{0xd, 1, eax, 0}, {0xd, 1, ecx, 0}, {0xd, 1, edx, 0}, // XSAVE variants, components of XSS
-	{0x14, 0, ebx, 0}, {0x14, 0, ecx, 0},
+	{0xd, 0, eax, 0},
+	{0xd, 0, edx, 0}, // components of XCR0
+	{0xd, 1, eax, 0},
+	{0xd, 1, ecx, 0},
+	{0xd, 1, edx, 0}, // XSAVE variants, components of XSS
+	{0x14, 0, ebx, 0},
+	{0x14, 0, ecx, 0},
 	{0x4000_0001, 0, eax, 0}, // KVM's own
-	{0x8000_0001, 0, ecx, 0}, {0x8000_0001, 0, edx, 0},
+	{0x8000_0001, 0, ecx, 0},
+	{0x8000_0001, 0, edx, 0},
 	{0x8000_0007, 0, edx, 0},
 	{0x8000_0008, 0, ebx, 0},
 	{0x8000_0021, 0, eax, 0},

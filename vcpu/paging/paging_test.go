@@ -47,12 +47,20 @@ func TestTranslateReadsEveryFormat(t *testing.T) {
 		want   string
 	}{
 		{"paging off", off, nil, false, 0x12345, "12000 at 12000, 1000 wu"},
-		{"4 KiB", four, []entry{{0x1ff8, 0x2003}, {0x2ff0, 0x3003}, {0x3000, 0x4003}, {0x4008, 0x5001}}, false,
-			0xffffffff80001234, "ffffffff80001000 at 5000, 1000"},
+		{
+			"4 KiB", four,
+			[]entry{{0x1ff8, 0x2003}, {0x2ff0, 0x3003}, {0x3000, 0x4003}, {0x4008, 0x5001}},
+			false,
+			0xffffffff80001234, "ffffffff80001000 at 5000, 1000",
+		},
 		{"2 MiB", four, []entry{{0x1000, 0x2007}, {0x2000, 0x3007}, {0x3008, 0x400087}}, false, 0x234567, "200000 at 400000, 200000 wu"},
 		{"1 GiB", four, []entry{{0x1000, 0x2007}, {0x2008, 0xc0000083}}, false, 0x7fffffff, "40000000 at c0000000, 40000000 w"},
-		{"five levels", five, []entry{{0x1ff8, 0x2003}, {0x2ff8, 0x3003}, {0x3ff8, 0x80000083}}, false,
-			0xffffffffffffffff, "ffffffffc0000000 at 80000000, 40000000 w"},
+		{
+			"five levels", five,
+			[]entry{{0x1ff8, 0x2003}, {0x2ff8, 0x3003}, {0x3ff8, 0x80000083}},
+			false,
+			0xffffffffffffffff, "ffffffffc0000000 at 80000000, 40000000 w",
+		},
 		{"PAE", pae, []entry{{0x1038, 0x2001}, {0x2000, 0x800083}}, false, 0xc0001234, "c0000000 at 800000, 200000 w"},
 		{"32 bits", mode32, []entry{{0x1004, 0x2003}, {0x2004, 0x9001}}, true, 0x401234, "401000 at 9000, 1000"},
 		{"4 MiB above 4 GiB", mode32, []entry{{0x1004, 0x00c02083}}, true, 0x400000, "400000 at 100c00000, 400000 w"},

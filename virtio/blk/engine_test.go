@@ -3,6 +3,7 @@ package blk_test
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -58,9 +59,7 @@ func variantSuite(values map[string]string) virtiotest.Suite {
 	s := suite
 	s.MakeArgs = func(t testing.TB) virtio.Args {
 		a := suite.MakeArgs(t)
-		for k, v := range values {
-			a.Values[k] = v
-		}
+		maps.Copy(a.Values, values)
 		return a
 	}
 	return s

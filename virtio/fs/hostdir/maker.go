@@ -81,7 +81,8 @@ func become(owner fuse.Owner) error {
 		return unix.EINVAL // "unchanged" to the kernel
 	}
 	for _, id := range []struct{ call, id uintptr }{{unix.SYS_SETFSGID, uintptr(owner.Gid)}, {unix.SYS_SETFSUID, uintptr(owner.Uid)}} {
-		unix.RawSyscall(id.call, id.id, 0, 0)
+		// Whether it worked is asked next: the call returns the ID before.
+		_, _, _ = unix.RawSyscall(id.call, id.id, 0, 0)
 		if now, _, _ := unix.RawSyscall(id.call, math.MaxUint32, 0, 0); now != id.id {
 			return unix.EPERM
 		}
