@@ -1,4 +1,4 @@
 // Package result is what a head-to-head run leaves: raw samples, one row for an
 // instance and probe, and what they depend on. Figures are derived from it, never
-// kept in it. docs/bench-result.schema.json is its schema.
+// kept in it.
 package result
