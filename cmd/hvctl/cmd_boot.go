@@ -36,6 +36,8 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.StringFlag{Name: "network", Value: workload.NetNone, Usage: "`MODE` none, bridge or user"},
 			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
 			&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`"},
+			&cli.StringFlag{Name: "gdb", Usage: "let gdb debug the guest at `ADDRESS`: unix:PATH or a port of this machine"},
+			&cli.BoolFlag{Name: "gdb-wait", Usage: "hold the guest at its first instruction until gdb lets it go"},
 			&cli.BoolFlag{Name: "hugepages", Usage: "back memory with huge pages"},
 			&cli.StringFlag{Name: "name", Usage: "call the VM `NAME`"},
 			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
@@ -102,6 +104,7 @@ func (p *program) bootConfig(c *cli.Context) (*workload.Config, error) {
 		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{Terminal: true, Args: []string{"(console)"}, Cwd: "/"}},
 	}
 	var errs []error
+	errs = append(errs, debugger(c, cfg))
 	if cfg.Name != "" {
 		errs = append(errs, instance.CheckName(cfg.Name))
 	}

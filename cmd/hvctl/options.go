@@ -66,6 +66,8 @@ func workloadFlags() []cli.Flag {
 		&cli.StringFlag{Name: "cmdline", Usage: "VM: append `TEXT` to the kernel's command line"},
 		&cli.StringFlag{Name: "transport", Usage: "VM: attach devices by `BUS` pci or mmio"},
 		&cli.StringSliceFlag{Name: "disk", Usage: "VM: a further disk, `path=FILE[,OPTION]...`: " + diskOptions},
+		&cli.StringFlag{Name: "gdb", Usage: "VM: let gdb debug the guest at `ADDRESS`: unix:PATH or a port of this machine"},
+		&cli.BoolFlag{Name: "gdb-wait", Usage: "VM: hold the guest at its first instruction until gdb lets it go"},
 		&cli.BoolFlag{Name: "hugepages", Usage: "VM: back memory with huge pages"},
 		&cli.BoolFlag{Name: "timeline", Hidden: true, Usage: "VM: leave timeline.json in the state directory (hvctl bench boot)"},
 		&cli.BoolFlag{Name: "no-log", Usage: "keep no log of the output"},
@@ -141,6 +143,7 @@ func (p *program) fromFlags(c *cli.Context) (*workload.Config, workload.SpecOpti
 		note(err)
 	}
 	note(resources(c, cfg))
+	note(debugger(c, cfg))
 	note(network(c, cfg))
 	var err error
 	cfg.Labels, err = parsePairs("label", c.StringSlice("label"))
@@ -390,7 +393,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		}
 		return nil
 	case "container":
-		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "timeline")
+		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "timeline", "gdb", "gdb-wait")
 	}
 	return nil
 }

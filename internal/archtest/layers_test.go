@@ -90,7 +90,7 @@ var layers = map[string]string{
 	"internal/criu/swrk":             "internal/criu",
 	"internal/plainjson":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
-	"internal/microvm": "images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/guestproto internal/hostnet " +
+	"internal/microvm": "images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
 		"internal/initrd internal/machine internal/metrics internal/seccomp internal/state internal/uffd internal/workload",
 	"internal/ocivm":           "",
 	"internal/ocivm/config":    "internal/workload",

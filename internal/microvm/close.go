@@ -37,6 +37,9 @@ func (v *VM) close() error {
 			stuck = true
 			errs = append(errs, errStuck)
 		}
+		if !stuck && g.debugged != nil {
+			<-g.debugged
+		}
 		if g.session != nil {
 			<-g.serving
 		}
@@ -55,6 +58,9 @@ func (v *VM) release() error {
 	}
 	if v.net != nil {
 		errs = append(errs, v.net.Close())
+	}
+	if v.gdb != nil {
+		errs = append(errs, v.gdb.Close())
 	}
 	if v.console != nil {
 		errs = append(errs, v.console.Close())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -30,6 +31,8 @@ const (
 	// readyTimeout bounds the time from kernel entry to the agent's first
 	// word. Emulated hosts take half a minute with a distribution's kernel.
 	readyTimeout = 3 * time.Minute
+	// debugTimeout is the same for a guest that somebody may hold.
+	debugTimeout = 24 * time.Hour
 	// offTimeout is how long a guest may take to sync its disks and power
 	// off after its workload has ended.
 	offTimeout = 10 * time.Second
@@ -58,8 +61,9 @@ type VM struct {
 
 	// What Start made so far; only Start and Close use these.
 	console *console
-	image   *os.File // the root file system, held so that it is not removed
-	serial  *relay   // nil when nobody is attached to the serial port
+	image   *os.File     // the root file system, held so that it is not removed
+	gdb     net.Listener // nil: none, or served
+	serial  *relay       // nil when nobody is attached to the serial port
 	net     *hostnet.Attachment
 	vsock   *vsock.Device
 	shared  []guestproto.Mount // of the host's directories
@@ -96,14 +100,15 @@ func NewInside(cfg *workload.Config, dir string, log *slog.Logger, h Host) *VM {
 // guest is a machine that was launched. Its fields do not change, but for end,
 // which is set before ended is closed.
 type guest struct {
-	machine *machine.Machine
-	session *agent.Session // nil without agent
-	ctx     context.Context
-	stop    context.CancelCauseFunc // ends machine.Run and the session
-	serving chan struct{}           // closed when the session has ended
-	ended   chan struct{}           // closed when the machine has stopped
-	stuck   chan struct{}           // closed when it was to end and did not in time
-	end     machine.End
+	machine  *machine.Machine
+	session  *agent.Session // nil without agent
+	ctx      context.Context
+	stop     context.CancelCauseFunc // ends machine.Run and the session
+	serving  chan struct{}           // closed when the session has ended
+	ended    chan struct{}           // closed when the machine has stopped
+	debugged chan struct{}           // closed when no debugger can touch it any more
+	stuck    chan struct{}           // closed when it was to end and did not in time
+	end      machine.End
 }
 
 var (
@@ -186,6 +191,9 @@ func (v *VM) build(ctx context.Context, io workload.Stdio) error {
 	c.HugePages = v.cfg.VM.HugePages
 	c.Kernel, c.KernelCache = v.cfg.VM.Kernel, v.cfg.VM.KernelCache
 	c.Initrds, c.Cmdline = initrds(v.cfg.VM.Initrd), v.cfg.VM.Cmdline
+	if v.gdb, err = v.listenGDB(); err != nil {
+		return err
+	}
 	v.machine, err = machine.New(c)
 	return err
 }
@@ -220,6 +228,8 @@ func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config,
 func (v *VM) launch(session *agent.Session, done func()) *guest {
 	g := v.newGuest(session)
 	g.machine = v.machine
+	v.serveGDB(g, v.gdb)
+	v.gdb = nil // its server closes it
 	go func() {
 		defer close(g.ended)
 		g.end = g.machine.Run(g.ctx)
@@ -298,7 +308,11 @@ func (v *VM) untilEnded(ctx context.Context, g *guest) (context.Context, context
 }
 
 func (v *VM) ready(ctx context.Context, g *guest) (guestproto.Hello, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, readyTimeout, errSilent)
+	limit := readyTimeout
+	if v.cfg.VM.GDB != "" {
+		limit = debugTimeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errSilent)
 	defer cancel()
 	hello, err := g.session.Ready(ctx)
 	return hello, cause(ctx, err)

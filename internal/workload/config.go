@@ -162,6 +162,10 @@ type VM struct {
 	// Receive waits for a VM that another owner sends, in place of booting one.
 	// What it is, comes with it.
 	Receive *Receive `json:"receive,omitempty"`
+	// GDB is where gdb is waited for, as gdbstub.ParseAddress reads it; empty: it
+	// is not. With GDBWait the guest does not begin before gdb lets it.
+	GDB     string `json:"gdb,omitempty"`
+	GDBWait bool   `json:"gdbWait,omitempty"`
 	// Timeline asks the VMM to record when each stage of the start was
 	// reached (hvctl bench boot).
 	Timeline bool `json:"timeline,omitempty"`
