@@ -45,6 +45,12 @@ type SnapshotRequest struct {
 	Bases []string `json:"bases,omitempty"`
 }
 
+// DumpRequest is the body of POST /v1/dump. The answer is a
+// workload.DumpReport.
+type DumpRequest struct {
+	File string `json:"file"` // an absolute path of what does not exist yet
+}
+
 // ResolveRequest is the body of POST /v1/resolve.
 type ResolveRequest struct {
 	Keep workload.Keep `json:"keep"`

@@ -72,6 +72,12 @@ func (c *Client) Snapshot(ctx context.Context, dir string, bases []string) (work
 	return v, c.do(ctx, "POST", "/v1/snapshot", SnapshotRequest{Dir: dir, Bases: bases}, &v)
 }
 
+// Dump writes the instance's memory and registers into file.
+func (c *Client) Dump(ctx context.Context, file string) (workload.DumpReport, error) {
+	var v workload.DumpReport
+	return v, c.do(ctx, "POST", "/v1/dump", DumpRequest{File: file}, &v)
+}
+
 // Migrate sends the instance to another owner and returns the report.
 func (c *Client) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
 	var v json.RawMessage

@@ -61,6 +61,9 @@ func (o *fakeOwner) Upgrade(context.Context, UpgradeRequest) (json.RawMessage, e
 	return json.RawMessage("{}"), o.fail
 }
 
+func (o *fakeOwner) Dump(context.Context, DumpRequest) (workload.DumpReport, error) {
+	return workload.DumpReport{CPUs: 1}, o.fail
+}
 func (o *fakeOwner) Snapshot(context.Context, SnapshotRequest) (workload.SnapshotReport, error) {
 	return workload.SnapshotReport{PausedNs: 1}, o.fail
 }

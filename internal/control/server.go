@@ -37,6 +37,8 @@ type Owner interface {
 	Update(ctx context.Context, u workload.Update) error
 	// Snapshot writes the instance down, which goes on.
 	Snapshot(ctx context.Context, r SnapshotRequest) (workload.SnapshotReport, error)
+	// Dump writes memory and registers into a core file.
+	Dump(ctx context.Context, r DumpRequest) (workload.DumpReport, error)
 	// Migrate sends the instance to another owner; its report is
 	// migrate.Report as JSON.
 	Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error)
@@ -94,6 +96,7 @@ var Routes = []Route{
 	{"POST", "/v1/resume", (*Server).resume},
 	{"POST", "/v1/update", (*Server).update},
 	{"POST", "/v1/snapshot", (*Server).snapshot},
+	{"POST", "/v1/dump", (*Server).dump},
 	{"POST", "/v1/migrate", (*Server).migrate},
 	{"POST", "/v1/plan", (*Server).plan},
 	{"GET", "/v1/migrate", (*Server).migration},
@@ -223,6 +226,18 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) error {
 		return fmt.Errorf("%w: snapshot: the directory %q is no absolute path", ErrBadRequest, q.Dir)
 	}
 	v, err := s.owner.Snapshot(r.Context(), q)
+	return answer(w, v, err)
+}
+
+func (s *Server) dump(w http.ResponseWriter, r *http.Request) error {
+	var q DumpRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(q.File) {
+		return fmt.Errorf("%w: dump: the file %q is no absolute path", ErrBadRequest, q.File)
+	}
+	v, err := s.owner.Dump(r.Context(), q)
 	return answer(w, v, err)
 }
 
