@@ -46,7 +46,7 @@ type CreateOptions struct {
 	ExecFile bool
 	// DieWithCaller has the kernel kill the container when the calling process
 	// ends, unless the program changes its identity. It is for a process that
-	// lives as long as the container; it must not end the thread that calls.
+	// lives as long as the container; the thread that calls must last as long, too: for the kernel it is the parent.
 	DieWithCaller bool
 	// NoPivot moves the root instead of pivot_root, for an initial RAM disk.
 	NoPivot bool

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ type Container struct {
 	counted uint64 // OOM kills accounted for; guarded by ooms
 
 	closing sync.Once
+	over    chan struct{} // closed when Close has done its work
 	err     error
 }
 
@@ -65,7 +67,7 @@ var (
 // starts and holds nothing yet. The process must be in a mount namespace of its
 // own.
 func New(cfg *workload.Config, dir string, log *slog.Logger) (*Container, error) {
-	c := &Container{cfg: cfg, dir: dir, log: log}
+	c := &Container{cfg: cfg, dir: dir, log: log, over: make(chan struct{})}
 	var err error
 	if c.ids, err = userns.Current(); err != nil {
 		return nil, err
@@ -108,7 +110,7 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 	if err != nil {
 		return nil, err
 	}
-	made, err := c.oci.Create(ctx, container.CreateOptions{
+	made, err := c.create(ctx, container.CreateOptions{
 		ID: c.cfg.ID, Bundle: c.dir, Spec: spec, Stdio: p.theirs, Console: p.socket, DieWithCaller: true,
 	})
 	p.closeTheirs()
@@ -141,6 +143,24 @@ func (c *Container) Start(ctx context.Context, io workload.Stdio) (workload.Proc
 	p.run()
 	c.first.Store(p)
 	return p, nil
+}
+
+// create has a thread make the container that does nothing else, up to Close: the
+// kernel kills the container when the thread ends that made it, and threads of Go
+// do end, with goroutines that were locked to them.
+func (c *Container) create(ctx context.Context, o container.CreateOptions) (made *container.Proc, err error) {
+	done := make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // never unlocked: it must not serve others in between
+		made, err = c.oci.Create(ctx, o)
+		failed := err != nil
+		close(done)
+		if !failed {
+			<-c.over
+		}
+	}()
+	<-done
+	return made, err
 }
 
 // explain says more of refusals: of those that come out of the namespaces as
@@ -251,7 +271,10 @@ func (c *Container) Resume(ctx context.Context) error {
 
 // Close ends what still runs and frees everything.
 func (c *Container) Close() error {
-	c.closing.Do(func() { c.err = c.close() })
+	c.closing.Do(func() {
+		c.err = c.close()
+		close(c.over)
+	})
 	return c.err
 }
 

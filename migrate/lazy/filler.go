@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hvctl/hvctl/internal/uffd"
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/migrate/handoff"
@@ -99,17 +101,23 @@ func (f *Filler) start() error {
 		return err
 	}
 	defer there.Close()
+	fd, err := unix.FcntlInt(here.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		_ = here.Close()
+		return os.NewSyscallError("fcntl", err)
+	}
+	ear := os.NewFile(uintptr(fd), here.Name()) // watch's own: Close may close the other at any time
 	argv := append(append([]string(nil), f.o.Command...), f.layout.encode())
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stderr = "/", os.Stderr
 	cmd.ExtraFiles = []*os.File{there, f.uffd, f.snap}
 	if err := cmd.Start(); err != nil {
-		_ = here.Close()
+		_, _ = ear.Close(), here.Close()
 		return fmt.Errorf("start the fault handler: %w", err)
 	}
 	f.link, f.cmd = here, cmd
 	f.handlers++
-	go f.watch(here, cmd)
+	go f.watch(ear, here, cmd)
 	if f.hurry {
 		_ = handoff.Tell(here, wordHurry) // or it is dead: watch sees that
 	}
@@ -117,8 +125,9 @@ func (f *Filler) start() error {
 }
 
 // watch hears one handler to its end.
-func (f *Filler) watch(link *os.File, cmd *exec.Cmd) {
-	word, err := handoff.Hear(link, 0)
+func (f *Filler) watch(ear, link *os.File, cmd *exec.Cmd) {
+	word, err := handoff.Hear(ear, 0)
+	_ = ear.Close()
 	if why, failed := strings.CutPrefix(word, wordFailed); failed {
 		f.lose(errors.New(why))
 		_ = cmd.Wait() // it stays until we have ended, or have had time to

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,7 +21,7 @@ type fake struct {
 	name    string
 	starts  int
 	failAt  int
-	living  int
+	living  atomic.Int32
 	onStart func(n int)
 }
 
@@ -39,14 +41,15 @@ func (f *fake) Start(_ context.Context, argv []string) (*Living, error) {
 	if strings.Contains(strings.Join(argv, " "), "-step") {
 		o.Step = inR
 	}
-	f.living++
+	f.living.Add(1)
 	go func() { _ = outW.CloseWithError(errOr(probe.Run(outW, probe.Select([]string{"cpu"}), o))) }()
+	var gone sync.Once
 	return &Living{
 		ID: strings.Repeat("a", 64), In: inW, Out: outR, begin: time.Now(), running: time.Now(),
 		usage: func(context.Context) (Usage, error) { return Usage{CPUNs: 5, Exits: map[string]uint64{"pio": 1}}, nil },
 		wait:  func() (workload.Exit, error) { return workload.Exit{}, nil },
-		remove: func(context.Context) error {
-			f.living--
+		remove: func(context.Context) error { // an interrupted run may remove twice
+			gone.Do(func() { f.living.Add(-1) })
 			return nil
 		},
 	}, nil
@@ -73,7 +76,7 @@ func TestEveryTargetRunsInEveryBlockAndIsRemoved(t *testing.T) {
 	if err := Run(t.Context(), options(host, vm), r); err != nil {
 		t.Fatal(err)
 	}
-	if host.living != 0 || vm.living != 0 || vm.starts != 3 || host.starts != 7 { // one to calibrate
+	if host.living.Load() != 0 || vm.living.Load() != 0 || vm.starts != 3 || host.starts != 7 { // one to calibrate
 		t.Errorf("host %+v, vm %+v", host, vm)
 	}
 	k := result.Key{Chapter: "cpu", Probe: "sha256"}
