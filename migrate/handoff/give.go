@@ -154,7 +154,7 @@ func (g *giving) blackout(ctx context.Context) error {
 		if err := g.l.send(message{Type: "state", Names: []string{"state"}}, state); err != nil {
 			return err
 		}
-		if err := g.await(pctx, "ready", g.o.Blackout-time.Since(began)); err != nil {
+		if err := g.await(ctx, "ready", g.o.Blackout-time.Since(began)); err != nil {
 			return err
 		}
 		took(&g.r.LoadNs)
