@@ -226,9 +226,10 @@ func TestACrashIsShownToTheDebuggerFirst(t *testing.T) {
 
 // TestGDB lets the real one loose on a guest.
 func TestGDB(t *testing.T) {
+	testenv.Require(t, testenv.GDB)
 	gdb, err := exec.LookPath("gdb")
 	if err != nil {
-		t.Skip("gdb is not installed (package gdb)")
+		t.Fatal(err)
 	}
 	m := newMachine(t, Config{CPUs: 2}, spin...)
 	first, err := m.Debug()

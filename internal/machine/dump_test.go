@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/hvctl/hvctl/internal/testenv"
 )
 
 func dumpFile(t *testing.T) *os.File {
@@ -36,9 +38,10 @@ func TestDumpOfARunningGuestIsOneGDBReads(t *testing.T) {
 		strings.Count(string(out), "NT_PRSTATUS") != 2 {
 		t.Errorf("readelf: %v\n%s", err, out)
 	}
+	testenv.Require(t, testenv.GDB)
 	gdb, err := exec.LookPath("gdb")
 	if err != nil {
-		t.Skip("gdb is not installed (package gdb)")
+		t.Fatal(err)
 	}
 	out, err := exec.Command(gdb, "-nx", "-batch", "-ex", "set architecture i386:x86-64", "-ex", "core-file "+f.Name(),
 		"-ex", "info threads", "-ex", "x/2i 0x100000", "-ex", "print *(int*)0x180000 > 0", "-ex", "print/x (unsigned long)$pc & ~7").CombinedOutput()

@@ -58,6 +58,10 @@ const (
 	OCI Need = "oci"
 	// Podman is the engine podman with conmon, netavark and iptables.
 	Podman Need = "podman"
+	// GDB is gdb itself, for the tests of what it connects to and reads.
+	GDB Need = "gdb"
+	// URing is a kernel that has io_uring and lets us use it.
+	URing Need = "io_uring"
 	// CRIU is the program criu, on a kernel that it works on (`criu check`).
 	CRIU Need = "criu"
 	// Containerd is the daemon containerd with its client ctr.
@@ -144,6 +148,10 @@ func probe(n Need) error {
 		return probePrograms("podman", "conmon", "iptables", "/usr/lib/podman/netavark")
 	case NewUIDMap:
 		return probePrograms("newuidmap", "newgidmap")
+	case GDB:
+		return probePrograms("gdb")
+	case URing:
+		return probeURing()
 	case CNIPlugins:
 		return probePrograms("/usr/lib/cni/bridge", "/usr/lib/cni/portmap", "/usr/lib/cni/host-local", "iptables-save")
 	case CRIU:
@@ -170,6 +178,17 @@ func probePrograms(names ...string) error {
 		}
 	}
 	return nil
+}
+
+// probeURing asks for a ring of no entries, which a kernel that has rings calls
+// invalid or, without an address, a fault.
+func probeURing() error {
+	switch _, _, e := unix.Syscall(unix.SYS_IO_URING_SETUP, 0, 0, 0); e {
+	case unix.EINVAL, unix.EFAULT:
+		return nil
+	default:
+		return fmt.Errorf("io_uring_setup: %w", e)
+	}
 }
 
 func probeDevice(path string) error {

@@ -10,15 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hvctl/hvctl/internal/eventfd"
+	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/internal/uring"
 )
 
 func newRing(t *testing.T, entries uint32) *uring.Ring {
 	t.Helper()
+	testenv.Require(t, testenv.URing)
 	r, err := uring.New(entries)
-	if errors.Is(err, uring.ErrUnavailable) {
-		t.Skip(err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
