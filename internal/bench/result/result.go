@@ -21,21 +21,18 @@ const maxBytes = 256 << 20
 
 // Result is a whole run.
 type Result struct {
-	Schema   int               `json:"schema"`
-	Kind     string            `json:"kind"` // "run" or "null"
-	Started  time.Time         `json:"started"`
-	TookS    float64           `json:"tookS"`
-	Mode     string            `json:"mode"` // hw, nested-hw, pvm, tcg, tcg-icount
-	Env      map[string]string `json:"env"`
-	Command  string            `json:"command"` // that made it
-	Seed     uint64            `json:"seed"`
-	Partial  string            `json:"partial,omitempty"` // why it is not whole
-	Plan     Plan              `json:"plan"`
-	Image    Image             `json:"image"`
-	Samples  []Sample          `json:"samples"`
-	Equal    []Equality        `json:"equivalence,omitempty"`
-	Controls []Control         `json:"control,omitempty"`
-	Density  []Density         `json:"density,omitempty"`
+	Schema  int               `json:"schema"`
+	Kind    string            `json:"kind"` // "run" or "null"
+	Started time.Time         `json:"started"`
+	TookS   float64           `json:"tookS"`
+	Mode    string            `json:"mode"` // hw, nested-hw, pvm, tcg, tcg-icount
+	Env     map[string]string `json:"env"`
+	Command string            `json:"command"` // that made it
+	Seed    uint64            `json:"seed"`
+	Partial string            `json:"partial,omitempty"` // why it is not whole
+	Plan    Plan              `json:"plan"`
+	Image   Image             `json:"image"`
+	Samples []Sample          `json:"samples"`
 }
 
 // Plan is what was asked.
@@ -48,7 +45,6 @@ type Plan struct {
 	CPUSet   []int    `json:"cpuSet"`
 	CPUs     float64  `json:"cpus"`
 	MemoryMB int      `json:"memoryMB"`
-	Workload []string `json:"workload,omitempty"` // of the user
 }
 
 // Image is what ran.
@@ -73,40 +69,9 @@ type Sample struct {
 	HostNs   int64     `json:"hostNs,omitempty"` // the same stretch by the host's clock
 	CPUNs    uint64    `json:"cpuNs,omitempty"`  // charged to the whole instance
 	// Exits are a VM's, by reason.
-	Exits   map[string]uint64 `json:"exits,omitempty"`
-	StealMs float64           `json:"stealMs,omitempty"`
-	Warmup  bool              `json:"warmup,omitempty"`
-	Error   string            `json:"error,omitempty"`
-}
-
-// Equality is one fact on one target, beside the base's.
-type Equality struct {
-	Fact    string `json:"fact"`
-	Target  string `json:"target"`
-	Base    string `json:"base"`
-	Value   string `json:"value"`
-	Same    bool   `json:"same"`
-	Allowed string `json:"allowed,omitempty"` // why it may differ
-}
-
-// Control is a limit that was asked for, and what came of it.
-type Control struct {
-	Name   string  `json:"name"`
-	Target string  `json:"target"`
-	Asked  float64 `json:"asked"`
-	Got    float64 `json:"got"`
-	Unit   string  `json:"unit"`
-	OK     bool    `json:"ok"`
-	Note   string  `json:"note,omitempty"`
-	Error  string  `json:"error,omitempty"`
-}
-
-// Density is the host's free memory with so many idle instances.
-type Density struct {
-	Target         string `json:"target"`
-	Instances      int    `json:"instances"`
-	AvailableBytes int64  `json:"availableBytes"`
-	Error          string `json:"error,omitempty"`
+	Exits  map[string]uint64 `json:"exits,omitempty"`
+	Warmup bool              `json:"warmup,omitempty"`
+	Error  string            `json:"error,omitempty"`
 }
 
 // ErrSchema means a file of another version.
