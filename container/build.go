@@ -50,6 +50,9 @@ func buildPlan(s *specs.Spec, rec *record) (*plan.Plan, error) {
 	}
 	if l := s.Linux; l != nil {
 		p.Masked, p.ReadOnly = l.MaskedPaths, l.ReadonlyPaths
+		if l.MountLabel != "" && hasSELinux() { // without it nothing has labels
+			p.MountLabel = l.MountLabel
+		}
 		p.Root.Propagation, _ = propagation(l.RootfsPropagation) // validated
 		if p.Root.Propagation&unix.MS_SHARED != 0 {
 			var err error

@@ -52,6 +52,7 @@ func (c *checker) linux(s *specs.Spec) {
 		c.add("linux.cgroupsPath", "%q leads upwards", l.CgroupsPath)
 	}
 	c.noNUL("linux.cgroupsPath", l.CgroupsPath)
+	c.noNUL("linux.mountLabel", l.MountLabel)
 	if len(l.TimeOffsets) > 0 {
 		if ns := namespaceOf(s, specs.TimeNamespace); ns == nil || ns.Path != "" {
 			c.add("linux.timeOffsets", "needs a new time namespace in linux.namespaces")

@@ -16,6 +16,7 @@ type Plan struct {
 	DevDefaults  bool // links and ptmx in /dev
 	Masked       []string
 	ReadOnly     []string
+	MountLabel   string // SELinux context of the file systems that are made; empty: the policy's
 	Sysctl       []Pair
 	Hostname     string
 	Domainname   string

@@ -1,6 +1,8 @@
 package program
 
 import (
+	"slices"
+
 	"github.com/hvctl/hvctl/container/plan"
 	"github.com/hvctl/hvctl/container/steps"
 	"golang.org/x/sys/unix"
@@ -40,6 +42,30 @@ func (b *builder) writeProc(proc steps.Ref, what, name, value string, missing *s
 	b.about = ""
 }
 
+// withContext adds linux.mountLabel to a new file system's options, unless they
+// say it themselves. The kernel's own (proc, sysfs, cgroup2) keep what the
+// policy gives them; a message queue's exists already with its namespace, and
+// takes no option (labelRoot).
+func (c *creator) withContext(kind string, opts []plan.Pair) []plan.Pair {
+	switch kind {
+	case "proc", "sysfs", "cgroup2", "mqueue":
+		return opts
+	}
+	if c.Plan.MountLabel == "" || slices.ContainsFunc(opts, func(o plan.Pair) bool { return o.Key == "context" }) {
+		return opts
+	}
+	return append(slices.Clone(opts), plan.Pair{Key: "context", Value: c.Plan.MountLabel})
+}
+
+// labelRoot labels the root of a file system.
+func (c *creator) labelRoot(tree steps.Ref) {
+	root := c.Space(8)
+	c.on(tree, "open", unix.SYS_OPENAT, c.text("."), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC).Store(root)
+	label := c.Plan.MountLabel
+	c.on(root, "linux.mountLabel "+label, unix.SYS_FSETXATTR, c.text("security.selinux"), c.text(label), uint64(len(label)), 0)
+	c.close(root)
+}
+
 // labels sets the security label of the next execve.
 func (b *builder) labels(p *plan.Process) {
 	if p.AppArmor == "" && p.SELinux == "" {
@@ -48,10 +74,11 @@ func (b *builder) labels(p *plan.Process) {
 	proc := b.openProc()
 	if p.AppArmor != "" {
 		var older, done steps.Label
-		b.writeProc(proc, "process.apparmorProfile", "thread-self/attr/apparmor/exec", "exec "+p.AppArmor, &older)
+		what := "process.apparmorProfile " + p.AppArmor + " (the host has to have it loaded: apparmor_parser)"
+		b.writeProc(proc, what, "thread-self/attr/apparmor/exec", "exec "+p.AppArmor, &older)
 		b.Go(&done)
 		b.Here(&older) // before Linux 5.8
-		b.writeProc(proc, "process.apparmorProfile", "thread-self/attr/exec", "exec "+p.AppArmor, nil)
+		b.writeProc(proc, what, "thread-self/attr/exec", "exec "+p.AppArmor, nil)
 		b.Here(&done)
 	}
 	if p.SELinux != "" {

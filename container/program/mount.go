@@ -38,7 +38,7 @@ func (c *creator) makeFS(kind string, attr uint64, opts []plan.Pair, tree steps.
 		return s
 	}
 	may(c.call(what+"fsopen", unix.SYS_FSOPEN, c.text(kind), unix.FSOPEN_CLOEXEC)).Store(fs)
-	for _, o := range opts {
+	for _, o := range c.withContext(kind, opts) {
 		if o.Value == "" && o.Key != "source" {
 			may(c.on(fs, what+"option "+o.Key, unix.SYS_FSCONFIG, unix.FSCONFIG_SET_FLAG, c.text(o.Key), 0, 0))
 		} else {
@@ -74,6 +74,9 @@ func (c *creator) mountFS(m *plan.Mount) {
 	tree := c.newFS(m.Type, set, opts...)
 	if m.Type == "tmpfs" && !hasMode {
 		c.likeTarget(tree, target)
+	}
+	if m.Type == "mqueue" && c.Plan.MountLabel != "" {
+		c.labelRoot(tree)
 	}
 	if m.CopyUp {
 		c.sendTo("copy up", c.Sync, target)

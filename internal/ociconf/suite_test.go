@@ -50,6 +50,25 @@ func TestConformance(t *testing.T) {
 	t.Logf("%d of %d programs pass on %s", (&Runtime{Programs: got}).Passed(), len(ours.Programs), mode)
 }
 
+// TestAppArmorProgramPassesWithAppArmor: the suite's own program for profiles,
+// where there is what it asks for.
+func TestAppArmorProgramPassesWithAppArmor(t *testing.T) {
+	testenv.Require(t, testenv.Root, testenv.Cgroup, testenv.OCISuite, testenv.AppArmor)
+	testenv.LoadAppArmorProfile(t, "acme_secure_profile")
+	suite, err := Open(testenv.OCISuiteDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const program = "linux_process_apparmor_profile"
+	got, err := suite.Run(t.Context(), filepath.Join(os.Getenv("HVCTL_BIN"), Ours), Host, []string{program})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got[program].Passed {
+		t.Errorf("%+v", got[program])
+	}
+}
+
 // TestSuiteSeesABrokenRuntime: a runtime that says yes to everything does not
 // pass.
 func TestSuiteSeesABrokenRuntime(t *testing.T) {

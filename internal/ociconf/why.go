@@ -28,7 +28,7 @@ var reasons = []struct{ program, mode, why string }{
 	{"start", "", "its last test wants start to succeed where the text above it says that start MUST fail (no process set)"},
 	{"misc_props", "", "its own mistake: it runs /runtimetest, which it has not put into the bundle"},
 	{"process_rlimits", "", "its own mistake: runtimetest is a Go program, whose start raises the soft limit that it then compares (320 of 321 tests pass)"},
-	{"linux_process_apparmor_profile", "", "no AppArmor on this machine, and a profile that cannot be set is an error, not something to pass over"},
+	{"linux_process_apparmor_profile", "", "no AppArmor where the suite runs, and a profile that cannot be set is an error, not something to pass over; with AppArmor on and the profile loaded it passes (internal/ociconf, TestAppArmorProgramPassesWithAppArmor)"},
 	{"process_capabilities", v1, "the machine's root lacks CAP_SYS_RESOURCE, which the program asks for; it passes in the test host"},
 	{"linux_cgroups_memory", v1, "the kernel memory limit it sets is gone from the kernel (48 of 54 tests pass, the rest cannot)"},
 	{"linux_cgroups_relative_memory", v1, "the kernel memory limit it sets is gone from the kernel (8 of 9 tests pass)"},

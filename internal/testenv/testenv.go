@@ -62,6 +62,11 @@ const (
 	GDB Need = "gdb"
 	// URing is a kernel that has io_uring and lets us use it.
 	URing Need = "io_uring"
+	// AppArmor is that security module, enabled, and apparmor_parser.
+	AppArmor Need = "apparmor"
+	// SELinux is that security module, enabled, without a policy so far, and the
+	// compiler secilc.
+	SELinux Need = "selinux"
 	// CRIU is the program criu, on a kernel that it works on (`criu check`).
 	CRIU Need = "criu"
 	// Containerd is the daemon containerd with its client ctr.
@@ -154,6 +159,18 @@ func probe(n Need) error {
 		return probeURing()
 	case CNIPlugins:
 		return probePrograms("/usr/lib/cni/bridge", "/usr/lib/cni/portmap", "/usr/lib/cni/host-local", "iptables-save")
+	case AppArmor:
+		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
+		if err != nil || !strings.HasPrefix(string(b), "Y") {
+			return fmt.Errorf("AppArmor is not enabled here (%q, %v)", b, err)
+		}
+		return probePrograms("apparmor_parser")
+	case SELinux:
+		b, err := os.ReadFile("/proc/filesystems")
+		if err != nil || !strings.Contains(string(b), "selinuxfs") {
+			return fmt.Errorf("SELinux is not enabled here (no selinuxfs, %v)", err)
+		}
+		return probePrograms("secilc")
 	case CRIU:
 		if out, err := exec.Command("criu", "check").CombinedOutput(); err != nil {
 			return fmt.Errorf("criu check: %w: %.200s", err, out)

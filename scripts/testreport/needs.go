@@ -99,7 +99,7 @@ func readTestFile(path string, into map[string]*function) error {
 			case *ast.SelectorExpr:
 				if x, ok := n.X.(*ast.Ident); ok && x.Name == "testenv" && ast.IsExported(n.Sel.Name) {
 					switch n.Sel.Name {
-					case "Require", "Need", "TestKernels", "TestStore", "OCISuiteDir":
+					case "Require", "Need", "TestKernels", "TestStore", "OCISuiteDir", "LoadAppArmorProfile":
 					default:
 						f.needs[n.Sel.Name] = true
 					}
@@ -141,32 +141,49 @@ func wantsMachine(needs map[string]bool) bool {
 	return needs["KVM"] || needs["Root"] || needs["Linux"] || needs["VhostVsock"]
 }
 
-// printNeeds writes the packages that have tests for the test host.
+// bootNeeds are those that a machine has to be booted for: a kernel runs with
+// one of them at most, or with none.
+var bootNeeds = []string{"", "AppArmor", "SELinux"}
+
+// printNeeds writes the packages that have tests for the test host, once for
+// each way that the machine has to be booted.
 func printNeeds(w io.Writer, root string) error {
 	all, err := findNeeds(root)
 	if err != nil {
 		return err
 	}
 	for _, pkg := range sortedKeys(all) {
-		needs, tests := map[string]bool{}, []string{}
-		for _, test := range sortedKeys(all[pkg]) {
-			if !wantsMachine(all[pkg][test]) {
+		for _, boot := range bootNeeds {
+			needs, tests := map[string]bool{}, []string{}
+			for _, test := range sortedKeys(all[pkg]) {
+				if !wantsMachine(all[pkg][test]) || bootNeed(all[pkg][test]) != boot {
+					continue
+				}
+				tests = append(tests, test)
+				for n := range all[pkg][test] {
+					needs[n] = true
+				}
+			}
+			if len(tests) == 0 {
 				continue
 			}
-			tests = append(tests, test)
-			for n := range all[pkg][test] {
-				needs[n] = true
+			dir := "." + strings.TrimPrefix(pkg, modulePath)
+			if _, err := fmt.Fprintf(w, "%s\t%s\t%s\n", dir, strings.Join(sortedKeys(needs), ","), strings.Join(tests, "|")); err != nil {
+				return err
 			}
-		}
-		if len(tests) == 0 {
-			continue
-		}
-		dir := "." + strings.TrimPrefix(pkg, modulePath)
-		if _, err := fmt.Fprintf(w, "%s\t%s\t%s\n", dir, strings.Join(sortedKeys(needs), ","), strings.Join(tests, "|")); err != nil {
-			return err
 		}
 	}
 	return nil
+}
+
+// bootNeed is the one of bootNeeds that is among needs.
+func bootNeed(needs map[string]bool) string {
+	for _, n := range bootNeeds {
+		if needs[n] {
+			return n
+		}
+	}
+	return ""
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -155,6 +155,7 @@ func TestDirect(t *testing.T) { testenv.Require(t, testenv.Root, testenv.IASL) }
 func TestDeep(t *testing.T) { start(t) }
 func TestTool(t *testing.T) { testenv.Require(t, testenv.IASL) }
 func TestNone(t *testing.T) {}
+func TestLabelled(t *testing.T) { testenv.Require(t, testenv.Root, testenv.AppArmor) }
 func ExampleX() { helper(nil) }
 `
 	if err := os.MkdirAll(filepath.Join(dir, "p"), 0o755); err != nil {
@@ -167,7 +168,7 @@ func ExampleX() { helper(nil) }
 	if err := printNeeds(&out, dir); err != nil {
 		t.Fatal(err)
 	}
-	if want := "./p\tIASL,KVM,Root\tExampleX|TestDeep|TestDirect\n"; out.String() != want {
+	if want := "./p\tIASL,KVM,Root\tExampleX|TestDeep|TestDirect\n./p\tAppArmor,Root\tTestLabelled\n"; out.String() != want {
 		t.Errorf("got %q, want %q", out.String(), want)
 	}
 }
