@@ -62,7 +62,8 @@ type Sample struct {
 	Block    int       `json:"block"` // 0 is the warm-up
 	Pos      int       `json:"pos"`   // in the block
 	Instance string    `json:"instance"`
-	Value    float64   `json:"value"` // ns of one operation
+	Value    float64   `json:"value"`          // ns of one operation, or what Unit says
+	Unit     string    `json:"unit,omitempty"` // of Value; empty: Nanoseconds
 	BatchNs  []float64 `json:"batchNs,omitempty"`
 	Ops      int       `json:"ops,omitempty"` // all that were done while the figures below were counted
 	InsideNs int64     `json:"insideNs,omitempty"`
@@ -73,6 +74,12 @@ type Sample struct {
 	Warmup bool              `json:"warmup,omitempty"`
 	Error  string            `json:"error,omitempty"`
 }
+
+// The units of values. All are costs: more is worse.
+const (
+	Nanoseconds = ""
+	Bytes       = "B"
+)
 
 // ErrSchema means a file of another version.
 var ErrSchema = errors.New("not a result that this version reads")
