@@ -101,10 +101,15 @@ func New(o Options) (*Guest, error) {
 	if !o.HugePages { // without a reservation a short hugetlb pool is a SIGBUS later
 		flags |= unix.MAP_NORESERVE
 	}
-	mem, err := unix.Mmap(fd, 0, int(total), unix.PROT_READ|unix.PROT_WRITE, flags)
+	mem, err := reserve(total)
 	if err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("map %d MiB of guest RAM: %w", total>>20, os.NewSyscallError("mmap", err))
+		return nil, err
+	}
+	if err := mapAt(mem, fd, 0, flags); err != nil {
+		_ = unmap(mem)
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("map %d MiB of guest RAM: %w", total>>20, err)
 	}
 	if o.THP && !o.HugePages {
 		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // advice: a kernel without THP refuses it
@@ -245,7 +250,7 @@ func (g *Guest) Close() error {
 	if g.mem == nil {
 		return nil
 	}
-	err := unix.Munmap(g.mem)
+	err := unmap(g.mem)
 	g.mem, g.regions = nil, nil
 	if g.fd < 0 {
 		return err

@@ -275,3 +275,35 @@ func TestHVAIsWhereTheBytesAre(t *testing.T) {
 		t.Errorf("HVA past the end: %v", err)
 	}
 }
+
+func TestHugePagesKeepWhatIsThere(t *testing.T) {
+	g := newGuest(t, memory.Options{Size: 8 << 20})
+	want := []byte("here before")
+	if err := g.WriteAt(want, 2<<20+12345); err != nil {
+		t.Fatal(err)
+	}
+	err := g.MakeHuge(2 << 20)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOMEM) {
+		t.Skipf("this host gives no huge page: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := g.Regions()[0].Bytes[2<<20 : 4<<20]
+	if !bytes.Equal(all[12345:12345+len(want)], want) {
+		t.Error("what was written before is gone")
+	}
+	clear(all[12345 : 12345+len(want)])
+	if !bytes.Equal(all, make([]byte, 2<<20)) {
+		t.Error("what was not there does not read as zeroes")
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(g.FD(), &st); err != nil || st.Blocks*512 != 2<<20 {
+		t.Errorf("the RAM has %d bytes (%v), want one huge page", st.Blocks*512, err)
+	}
+	for _, a := range []memory.GPA{4096, 8 << 20, 7 << 20} {
+		if g.MakeHuge(a) == nil {
+			t.Errorf("MakeHuge(%v) did not fail", a)
+		}
+	}
+}

@@ -13,7 +13,8 @@ import (
 )
 
 // data receives one stream's memory until the connection ends.
-func (s *session) data(c *wire.Conn, stream int) error {
+func (s *session) data(c *wire.Conn, h hello) error {
+	stream := h.Stream
 	s.mu.Lock()
 	if stream >= len(s.streams) || s.ctl == nil || s.streams[stream] != nil || int(c.Channel()) != stream+1 {
 		s.mu.Unlock()
@@ -28,7 +29,7 @@ func (s *session) data(c *wire.Conn, stream int) error {
 		s.mu.Unlock()
 		s.handlers.Done()
 	}()
-	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion}); err != nil {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
 		return err
 	}
 	runs := make([]wire.Run, 0, wire.MaxRuns)
@@ -73,9 +74,8 @@ func (s *session) apply(stream int, payload []byte, runs []wire.Run) ([]wire.Run
 		return nil, fmt.Errorf("%w: PAGES after the last round", ErrProtocol)
 	}
 	for _, r := range runs {
-		stripe := s.stripes[r.Region] + r.Page/wire.StripePages
-		if stripe%uint64(len(s.applied)) != uint64(stream) {
-			return nil, fmt.Errorf("%w: a page of stripe %d on stream %d", ErrProtocol, stripe, stream)
+		if n := s.stripe(r); n%uint64(len(s.applied)) != uint64(stream) {
+			return nil, fmt.Errorf("%w: a page of stripe %d on stream %d", ErrProtocol, n, stream)
 		}
 		n := 0
 		if !r.Zero {
@@ -93,13 +93,14 @@ func (s *session) apply(stream int, payload []byte, runs []wire.Run) ([]wire.Run
 func (s *session) put(r wire.Run, data []byte) error {
 	have := s.have[r.Region]
 	at, size := r.Page*pageSize, uint64(r.Count)*pageSize
-	fresh := true
+	fresh := true // no page of the run exists
 	for p := r.Page; p < r.Page+uint64(r.Count); p++ {
 		fresh = fresh && have[p/64]>>(p%64)&1 == 0
 	}
 	if r.Zero && fresh {
 		return nil
 	}
+	s.enlarge(r)
 	sparse.SetRun(have, r.Page, r.Page+uint64(r.Count))
 	if int(r.Region) >= len(s.regions) {
 		return s.volumes[int(r.Region)-len(s.regions)].put(at, size, data)
@@ -109,7 +110,7 @@ func (s *session) put(r wire.Run, data []byte) error {
 		s.zero(g, at, size)
 		return nil
 	}
-	if fresh && s.fd >= 0 {
+	if fresh && s.fd >= 0 && !s.isHuge(r) {
 		// Pages that do not exist yet cost two thirds when the kernel makes and fills
 		// them in one go, instead of our touching them one by one.
 		_, err := unix.Pwrite(s.fd, data, int64(g.Offset+at))
@@ -120,6 +121,34 @@ func (s *session) put(r wire.Run, data []byte) error {
 	copy(g.Bytes[at:at+size], data)
 	return nil
 }
+
+// enlarge puts a huge page behind the stripe of r, the first run of a dense one,
+// if that can be done here.
+func (s *session) enlarge(r wire.Run) {
+	d, ok := s.dest.(HugePager)
+	if !ok || !r.Dense || int(r.Region) >= len(s.regions) || s.small.Load() || s.isHuge(r) {
+		return
+	}
+	first := r.Page &^ (wire.StripePages - 1)
+	from, to := first/64, (first+wire.StripePages)/64
+	if have := s.have[r.Region]; to > uint64(len(have)) || count(have[from:to]) > 0 {
+		return
+	}
+	err := d.MakeHuge(s.regions[r.Region].GPA + memory.GPA(first*pageSize))
+	if err != nil {
+		if !errors.Is(err, unix.EAGAIN) && !errors.Is(err, memory.ErrLayout) { // the next will not succeed either
+			s.small.Store(true)
+			s.r.o.Log.Info("no huge pages for the RAM that comes", "err", err)
+		}
+		return
+	}
+	s.huge[s.stripe(r)] = true
+}
+
+// stripe returns the number of the stripe of r, counted through all areas.
+func (s *session) stripe(r wire.Run) uint64 { return s.stripes[r.Region] + r.Page/wire.StripePages }
+
+func (s *session) isHuge(r wire.Run) bool { return s.huge[s.stripe(r)] }
 
 // put writes size bytes at offset at, zeroes when data is nil. What is beyond
 // the end of the disk is left out.

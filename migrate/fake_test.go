@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -108,6 +109,7 @@ type machine struct {
 	logging bool
 	percent int
 	dropped bool
+	huge    []memory.GPA
 	failure map[string]error // method name to what it returns
 }
 
@@ -131,6 +133,23 @@ func makeMachine(w *world, name string, size uint64) (*machine, error) {
 
 func (m *machine) Regions() []memory.Region { return m.g.Regions() }
 func (m *machine) MemoryFD() int            { return m.g.FD() }
+func (m *machine) MakeHuge(a memory.GPA) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.huge = append(m.huge, a)
+	if err := m.failure["MakeHuge"]; err != nil {
+		return err
+	}
+	return m.g.MakeHuge(a)
+}
+
+// enlarged returns where huge pages were asked for.
+func (m *machine) enlarged() []memory.GPA {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.huge)
+}
+
 func (m *machine) Discard(a memory.GPA, n uint64) error {
 	return m.g.Discard(a, n)
 }

@@ -119,7 +119,7 @@ func TestFirstWordsOfAnEnemy(t *testing.T) {
 		{"no JSON", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, []byte("hello")) }, `"protocol"`},
 		{"unknown field", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, hello("control", dict{"x": 1})) }, "unknown field"},
 		{"two values", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, []byte(`{}{}`)) }, "bytes after the value"},
-		{"newer version only", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, hello("control", dict{"min": 2, "max": 3})) }, "protocol versions 2 to 3"},
+		{"newer version only", func(e *enemy, c *wire.Conn) { say(c, wire.Hello, hello("control", dict{"min": 3, "max": 4})) }, "protocol versions 3 to 4"},
 		{"path as session", func(e *enemy, c *wire.Conn) {
 			say(c, wire.Hello, hello("query", dict{"session": "../../../../../../etc/passwd/abcd"}))
 		}, "32 lower-case"},

@@ -19,7 +19,7 @@ func Inquire(ctx context.Context, dial Dial, question json.RawMessage, o SendOpt
 		return nil, fmt.Errorf("a question of %d bytes, at most %d are sent", len(question), maxFacts)
 	}
 	o = o.withDefaults()
-	h := hello{Min: max(ProtocolVersion-1, 1), Max: ProtocolVersion, Role: roleFacts, Session: newSessionID(), VM: o.VM, Build: o.Build}
+	h := hello{Min: minVersion, Max: ProtocolVersion, Role: roleFacts, Session: newSessionID(), VM: o.VM, Build: o.Build}
 	d := &dialer{dial: dial, hello: h, epoch: 1, o: o}
 	c, _, _, err := d.greet(ctx, 0, h)
 	if err != nil {
@@ -44,11 +44,11 @@ func Inquire(ctx context.Context, dial Dial, question json.RawMessage, o SendOpt
 }
 
 // facts answers an inquiry.
-func (r *Receiver) facts(ctx context.Context, c *wire.Conn) error {
+func (r *Receiver) facts(ctx context.Context, c *wire.Conn, h hello) error {
 	if r.o.Facts == nil {
 		return refuse("facts", "nothing is told about this host")
 	}
-	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion}); err != nil {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
 		return err
 	}
 	t, p, err := c.Recv(r.o.Stall)

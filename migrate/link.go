@@ -79,8 +79,8 @@ func (d *dialer) welcome(c *wire.Conn, h hello) (w welcome, err error) {
 	if err := decodeJSON(t, p, &w); err != nil {
 		return w, err
 	}
-	if w.Version != ProtocolVersion {
-		return w, fmt.Errorf("%w: the destination chose version %d", ErrProtocol, w.Version)
+	if w.Version < h.Min || w.Version > h.Max {
+		return w, fmt.Errorf("%w: the destination chose version %d of %d to %d", ErrProtocol, w.Version, h.Min, h.Max)
 	}
 	return w, nil
 }
@@ -109,6 +109,7 @@ func (d *dialer) fill(ctx context.Context, l *link, resume bool) (applied []uint
 	if l.control, w, l.rtt, err = d.greet(ctx, 0, h); err != nil {
 		return nil, err
 	}
+	d.hello.Min, d.hello.Max = w.Version, w.Version // of the whole session
 	if resume && len(w.Applied) != d.offer.Streams {
 		return nil, fmt.Errorf("%w: WELCOME tells of %d streams, there are %d", ErrProtocol, len(w.Applied), d.offer.Streams)
 	}
@@ -118,7 +119,7 @@ func (d *dialer) fill(ctx context.Context, l *link, resume bool) (applied []uint
 		}
 	}
 	l.wg.Go(func() { ping(l.ctx, l.control, d.o.Keepalive) })
-	h = hello{Min: h.Min, Max: h.Max, Role: roleData, Session: h.Session}
+	h = hello{Min: w.Version, Max: w.Version, Role: roleData, Session: h.Session}
 	for i := range d.offer.Streams {
 		h.Stream = i
 		c, _, _, err := d.greet(ctx, uint16(i+1), h)

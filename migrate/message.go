@@ -14,7 +14,9 @@ import (
 
 // ProtocolVersion is the version that this build speaks, with the one before
 // it, if there is one.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
+
+const minVersion = ProtocolVersion - 1
 
 const (
 	maxStreams     = 16
@@ -50,8 +52,8 @@ type hello struct {
 // check judges a hello; the error's text is what the peer is told.
 func (h hello) check() error {
 	switch {
-	case h.Min > ProtocolVersion || h.Max+1 < ProtocolVersion || h.Max < h.Min:
-		return fmt.Errorf("protocol versions %d to %d, this build speaks %d to %d", h.Min, h.Max, max(ProtocolVersion-1, 1), ProtocolVersion)
+	case h.Min > ProtocolVersion || h.Max < minVersion || h.Max < h.Min:
+		return fmt.Errorf("protocol versions %d to %d, this build speaks %d to %d", h.Min, h.Max, minVersion, ProtocolVersion)
 	case !validSession(h.Session):
 		return errors.New("a session is 32 lower-case hexadecimal digits")
 	case h.Stream < 0 || h.Stream >= maxStreams:
@@ -74,6 +76,9 @@ func validSession(s string) bool {
 	}
 	return true
 }
+
+// version returns the version to speak with the peer, whose hello is checked.
+func (h hello) version() uint32 { return min(h.Max, ProtocolVersion) }
 
 // welcome is the payload of WELCOME.
 type welcome struct {

@@ -30,7 +30,7 @@ func newOwner(src Source, dial Dial, j commit.Journal, r commit.Record, s commit
 	w := &owner{src: src, journal: j, record: r, o: o}
 	w.dialer = &dialer{
 		dial: dial, epoch: r.Epoch, o: o,
-		hello: hello{Min: ProtocolVersion, Max: ProtocolVersion, Session: r.Session, VM: o.VM, Build: o.Build},
+		hello: hello{Min: minVersion, Max: ProtocolVersion, Session: r.Session, VM: o.VM, Build: o.Build},
 	}
 	w.machine = commit.NewMachine(commit.Source, s, w.do)
 	return w

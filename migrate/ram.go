@@ -37,6 +37,32 @@ func (a *area) page(p uint64, buf []byte) ([]byte, error) {
 	return buf, nil
 }
 
+// denseShare is how many of a stripe's pages have to come for the destination to
+// put a huge page behind them: it may then have an eighth more RAM in use than
+// the source.
+const denseShare = wire.StripePages * 7 / 8
+
+// dense reports whether nearly all of a stripe of RAM is about to be sent for
+// the first time.
+func (a *area) dense(st stripe, todo, sent []uint64) bool {
+	if a.ram == nil || st.pages != wire.StripePages {
+		return false
+	}
+	from, to := st.page/64, (st.page+st.pages)/64
+	if count(todo[from:to]) < denseShare || count(sent[from:to]) > 0 {
+		return false
+	}
+	zero := 0
+	for p := st.page; p < st.page+st.pages; p++ {
+		if sparse.IsZero(a.ram[p*pageSize : (p+1)*pageSize]) {
+			if zero++; zero > wire.StripePages-denseShare {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 // areasOf lists what src has to send.
 func areasOf(src Source) (areas []area) {
 	fd := -1
@@ -159,6 +185,7 @@ type flight struct {
 // stream sends one share of the memory. One goroutine at a time uses it.
 type stream struct {
 	index   int
+	version uint32 // of the protocol
 	frames  uint64 // of pages, sent since the session began
 	flights []flight
 	runs    []wire.Run
@@ -211,6 +238,7 @@ func (s *stream) share(ctx context.Context, m *ram, streams int, c *wire.Conn, l
 
 func (s *stream) stripe(ctx context.Context, m *ram, st stripe, c *wire.Conn, l *limiter) error {
 	todo, sent, from := m.todo[st.area], m.sent[st.area], &m.areas[st.area]
+	run := wire.Run{Region: uint16(st.area), Dense: s.version >= 2 && from.dense(st, todo, sent)}
 	for w := st.page / 64; w < (st.page+st.pages+63)/64; w++ {
 		for todo[w] != 0 {
 			bit := todo[w] & -todo[w]
@@ -219,20 +247,20 @@ func (s *stream) stripe(ctx context.Context, m *ram, st stripe, c *wire.Conn, l 
 			if err != nil {
 				return err
 			}
-			zero := sparse.IsZero(page)
-			if zero && sent[w]&bit == 0 {
+			run.Page, run.Zero = p, sparse.IsZero(page)
+			if run.Zero && sent[w]&bit == 0 {
 				s.stats.Skipped++
 				todo[w] &^= bit
 				continue
 			}
-			if !s.room(uint16(st.area), p, zero) {
+			if !s.room(run) {
 				if err := s.flush(ctx, c, l); err != nil {
 					return err
 				}
 			}
-			s.add(uint16(st.area), p, zero, page)
+			s.add(run, page)
 			todo[w] &^= bit
-			if zero {
+			if run.Zero {
 				sent[w] &^= bit
 				continue
 			}
@@ -245,27 +273,29 @@ func (s *stream) stripe(ctx context.Context, m *ram, st stripe, c *wire.Conn, l 
 	return nil
 }
 
-// extends reports whether page p goes on where the last run ends.
-func (s *stream) extends(region uint16, p uint64, zero bool) bool {
+// extends reports whether the first page of r goes on where the last run ends.
+func (s *stream) extends(r wire.Run) bool {
 	if len(s.runs) == 0 {
 		return false
 	}
-	r := s.runs[len(s.runs)-1]
-	return r.Region == region && r.Zero == zero && r.Page+uint64(r.Count) == p && p%wire.StripePages != 0
+	last := s.runs[len(s.runs)-1]
+	return last.Region == r.Region && last.Zero == r.Zero && last.Page+uint64(last.Count) == r.Page && r.Page%wire.StripePages != 0
 }
 
-// room reports whether the frame being made can take the page.
-func (s *stream) room(region uint16, p uint64, zero bool) bool {
-	return (zero || s.data < wire.MaxDataPages) && (len(s.runs) < wire.MaxRuns || s.extends(region, p, zero))
+// room reports whether the frame being made can take the first page of r.
+func (s *stream) room(r wire.Run) bool {
+	return (r.Zero || s.data < wire.MaxDataPages) && (len(s.runs) < wire.MaxRuns || s.extends(r))
 }
 
-func (s *stream) add(region uint16, p uint64, zero bool, page []byte) {
-	if s.extends(region, p, zero) {
+// add adds the first page of r to the frame being made.
+func (s *stream) add(r wire.Run, page []byte) {
+	if s.extends(r) {
 		s.runs[len(s.runs)-1].Count++
 	} else {
-		s.runs = append(s.runs, wire.Run{Region: region, Page: p, Count: 1, Zero: zero})
+		r.Count = 1
+		s.runs = append(s.runs, r)
 	}
-	if zero {
+	if r.Zero {
 		s.stats.Zero++
 		return
 	}

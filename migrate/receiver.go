@@ -212,11 +212,11 @@ func (r *Receiver) serve(ctx context.Context, nc net.Conn) (err error) {
 		if err != nil {
 			return err
 		}
-		return s.data(c, h.Stream)
+		return s.data(c, h)
 	case roleQuery:
 		return r.query(c, h)
 	case roleFacts:
-		return r.facts(ctx, c)
+		return r.facts(ctx, c, h)
 	}
 	return refuse("hello", "unknown role %q", h.Role)
 }
@@ -266,7 +266,7 @@ func (r *Receiver) prepare(ctx context.Context, c *wire.Conn, h hello) (*session
 	if _, err := r.records.Session(h.Session).Load(); !errors.Is(err, commit.ErrNoRecord) {
 		return nil, refuse("session", "this session was decided before")
 	}
-	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion}); err != nil {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
 		return nil, err
 	}
 	t, p, err := c.Recv(r.o.Stall)
@@ -348,7 +348,7 @@ func (r *Receiver) resume(_ context.Context, c *wire.Conn, h hello) error {
 	if err != nil {
 		return err
 	}
-	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion, Applied: applied}); err != nil {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version(), Applied: applied}); err != nil {
 		s.lost(c)
 		return err
 	}
@@ -357,7 +357,7 @@ func (r *Receiver) resume(_ context.Context, c *wire.Conn, h hello) error {
 
 // query answers a source that wants to know what became of a session.
 func (r *Receiver) query(c *wire.Conn, h hello) error {
-	if err := sendJSON(c, wire.Welcome, welcome{Version: ProtocolVersion}); err != nil {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
 		return err
 	}
 	t, _, err := c.Recv(r.o.Stall)

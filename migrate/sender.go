@@ -145,6 +145,9 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 		return err
 	}
 	s.owner.link = s.link
+	for _, st := range s.streams {
+		st.version = s.dialer.hello.Max
+	}
 	s.report.RTT = s.link.rtt
 	begin := time.Now()
 	if err := s.stage(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hvctl/hvctl/memory"
@@ -33,6 +34,8 @@ type session struct {
 	// have says which pages may hold something else than zeroes. A stripe's words
 	// belong to the goroutine of its stream.
 	have   [][]uint64
+	huge   []bool      // per stripe: a huge page is behind it; belongs to its stream, too
+	small  atomic.Bool // huge pages cannot be had
 	events chan event
 	staged time.Duration // what it took to write a record
 	done   chan struct{} // closed when run has ended
@@ -90,6 +93,7 @@ func newSession(r *Receiver, c *wire.Conn, o Offer, streams int, d Destination) 
 		s.have = append(s.have, make([]uint64, (n+63)/64))
 		first += (n + wire.StripePages - 1) / wire.StripePages
 	}
+	s.huge = make([]bool, first)
 	s.machine = commit.NewMachine(commit.Destination, commit.Receiving, s.do)
 	begin := time.Now()
 	if s.owner, err = r.records.Session(o.Session).Stage(s.record(commit.OwnerRecord)); err != nil {

@@ -81,6 +81,14 @@ type Discarder interface {
 	Discard(a memory.GPA, n uint64) error
 }
 
+// HugePager is a Destination that can put a huge page behind RAM that is about to
+// be filled, and was not touched before.
+type HugePager interface {
+	// MakeHuge does so for the memory.HugePageSize bytes at a. An error changes
+	// nothing.
+	MakeHuge(a memory.GPA) error
+}
+
 // Rehearser is a Destination that can go through the motions of LoadState before
 // there is a state: what that makes ready, and tells of the time that loading will
 // take, is then not paid while the guest stands still.

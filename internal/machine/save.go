@@ -247,5 +247,8 @@ func (m *Machine) Regions() []memory.Region { return m.mem.Regions() }
 // MemoryFD returns the file behind the RAM, or -1; see memory.Guest.FD.
 func (m *Machine) MemoryFD() int { return m.mem.FD() }
 
+// MakeHuge puts a huge page behind RAM; see memory.Guest.MakeHuge.
+func (m *Machine) MakeHuge(a memory.GPA) error { return m.mem.MakeHuge(a) }
+
 // Discard gives pages of RAM back to the host; see memory.Guest.Discard.
 func (m *Machine) Discard(a memory.GPA, n uint64) error { return m.mem.Discard(a, n) }

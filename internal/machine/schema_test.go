@@ -20,6 +20,7 @@ var (
 	_ migrate.Throttler    = (*Machine)(nil)
 	_ migrate.Discarder    = (*Machine)(nil)
 	_ migrate.Rehearser    = (*Machine)(nil)
+	_ migrate.HugePager    = (*Machine)(nil)
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")

@@ -114,16 +114,16 @@ func TestDecodePagesRefusesRunsThatAreNotThere(t *testing.T) {
 		data int // pages of bytes
 		want string
 	}{
-		{"good", []wire.Run{{0, 2, false, 510}, {1, 8, true, 0}, {0, 1, false, 999}}, 3, ""},
+		{"good", []wire.Run{{Region: 0, Count: 2, Page: 510}, {Region: 1, Count: 8, Zero: true, Dense: true}, {Region: 0, Count: 1, Page: 999}}, 3, ""},
 		{"none", nil, 0, "with 0 runs"},
 		{"too many", make([]wire.Run, wire.MaxRuns+1), 0, "65 runs"},
-		{"no such region", []wire.Run{{2, 1, true, 0}}, 0, "region 2"},
-		{"empty run", []wire.Run{{0, 0, true, 0}}, 0, "0 pages"},
-		{"over a stripe's end", []wire.Run{{0, 3, true, 510}}, 0, "leaves its stripe"},
-		{"over the region's end", []wire.Run{{1, 2, true, 7}}, 0, "leaves region 1"},
-		{"beyond the region", []wire.Run{{0, 1, true, 1 << 63}}, 0, "leaves region 0"},
-		{"missing bytes", []wire.Run{{0, 2, false, 0}}, 1, "4096 bytes of 2 pages"},
-		{"bytes of a zero run", []wire.Run{{0, 1, true, 0}}, 1, "4096 bytes of 0 pages"},
+		{"no such region", []wire.Run{{Region: 2, Count: 1, Zero: true}}, 0, "region 2"},
+		{"empty run", []wire.Run{{Region: 0, Count: 0, Zero: true}}, 0, "0 pages"},
+		{"over a stripe's end", []wire.Run{{Region: 0, Count: 3, Zero: true, Page: 510}}, 0, "leaves its stripe"},
+		{"over the region's end", []wire.Run{{Region: 1, Count: 2, Zero: true, Page: 7}}, 0, "leaves region 1"},
+		{"beyond the region", []wire.Run{{Region: 0, Count: 1, Zero: true, Page: 1 << 63}}, 0, "leaves region 0"},
+		{"missing bytes", []wire.Run{{Region: 0, Count: 2}}, 1, "4096 bytes of 2 pages"},
+		{"bytes of a zero run", []wire.Run{{Region: 0, Count: 1, Zero: true}}, 1, "4096 bytes of 0 pages"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := append(wire.AppendRuns(nil, tc.runs), make([]byte, tc.data*memory.PageSize)...)
@@ -156,7 +156,7 @@ func FuzzStream(f *testing.F) {
 }
 
 func FuzzPages(f *testing.F) {
-	f.Add(append(wire.AppendRuns(nil, []wire.Run{{0, 1, false, 3}, {1, 4, true, 0}}), make([]byte, memory.PageSize)...))
+	f.Add(append(wire.AppendRuns(nil, []wire.Run{{Region: 0, Count: 1, Page: 3}, {Region: 1, Count: 4, Zero: true, Dense: true}}), make([]byte, memory.PageSize)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		pages := []uint64{600, 8}
 		runs, data, err := wire.DecodePages(b, pages, nil)

@@ -16,8 +16,9 @@ const (
 	// StripePages is the number of pages that go over one stream together: 2 MiB.
 	StripePages = 512
 
-	runSize  = 2 + 8 + 2
-	zeroFlag = 1 << 15
+	runSize   = 2 + 8 + 2
+	zeroFlag  = 1 << 15
+	denseFlag = 1 << 14
 )
 
 // Run is a number of neighbouring pages of one region, inside one stripe.
@@ -25,6 +26,7 @@ type Run struct {
 	Region uint16
 	Count  uint16 // 1 to StripePages
 	Zero   bool   // the pages are all zero: their bytes are not in the frame
+	Dense  bool   // nearly all pages of the stripe come, none came before (version 2)
 	Page   uint64 // the first, counted from the region's begin
 }
 
@@ -37,6 +39,9 @@ func AppendRuns(b []byte, runs []Run) []byte {
 		n := r.Count
 		if r.Zero {
 			n |= zeroFlag
+		}
+		if r.Dense {
+			n |= denseFlag
 		}
 		b = le.AppendUint16(b, r.Region)
 		b = le.AppendUint64(b, r.Page)
@@ -64,7 +69,7 @@ func DecodePages(payload []byte, pages []uint64, runs []Run) ([]Run, []byte, err
 		if c.Err() != nil {
 			break
 		}
-		r.Zero, r.Count = r.Count&zeroFlag != 0, r.Count&^zeroFlag
+		r.Zero, r.Dense, r.Count = r.Count&zeroFlag != 0, r.Count&denseFlag != 0, r.Count&^(zeroFlag|denseFlag)
 		switch {
 		case int(r.Region) >= len(pages):
 			c.Fail("a run of region %d, there are %d", r.Region, len(pages))

@@ -2,8 +2,6 @@ package memory
 
 import (
 	"fmt"
-	"os"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -14,19 +12,16 @@ func newPrivate(o Options, spans []Span, total uint64) (*Guest, error) {
 	if err := o.From.check(o, spans); err != nil {
 		return nil, err
 	}
-	mem, err := unix.Mmap(-1, 0, int(total), unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_NORESERVE)
+	mem, err := reserve(total)
 	if err != nil {
-		return nil, fmt.Errorf("reserve %d MiB for guest RAM: %w", total>>20, os.NewSyscallError("mmap", err))
+		return nil, err
 	}
 	var off uint64
 	for i, s := range spans {
-		// SAFETY: [off, off+s.Size) lies in mem, which is ours alone, and which
-		// the new mapping replaces; spans and offsets are page aligned (check).
-		_, err := unix.MmapPtr(int(o.From.File.Fd()), int64(o.From.Offsets[i]), unsafe.Pointer(&mem[off]), uintptr(s.Size),
-			unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_FIXED|unix.MAP_NORESERVE)
+		err := mapAt(mem[off:off+s.Size], int(o.From.File.Fd()), int64(o.From.Offsets[i]), unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 		if err != nil {
-			_ = unix.Munmap(mem)
-			return nil, fmt.Errorf("map guest RAM from %s: %w", o.From.File.Name(), os.NewSyscallError("mmap", err))
+			_ = unmap(mem)
+			return nil, fmt.Errorf("map guest RAM from %s: %w", o.From.File.Name(), err)
 		}
 		off += s.Size
 	}
