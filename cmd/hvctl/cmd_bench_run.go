@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -193,22 +194,37 @@ func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, target
 	return out, nil
 }
 
-// writeReport leaves report.md and shows it.
+// writeReport leaves report.md, report.html and its pictures, and shows the first.
 func (p *program) writeReport(r *result.Result, dir string) error {
-	f, err := os.Create(filepath.Join(dir, "report.md"))
+	pictures, err := report.Pictures(r)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(report.Markdown(f, r), f.Close()); err != nil {
+	for name, svg := range pictures {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(svg), 0o644); err != nil { //nolint:gosec // results for everybody
+			return err
+		}
+	}
+	for name, write := range map[string]func(io.Writer, *result.Result) error{"report.md": report.Markdown, "report.html": report.HTML} {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(write(f, r), f.Close()); err != nil {
+			return err
+		}
+	}
+	if err := report.Markdown(p.stdout, r); err != nil {
 		return err
 	}
-	return report.Markdown(p.stdout, r)
+	_, err = fmt.Fprintf(p.stderr, "the report: %s\n", filepath.Join(dir, "report.html"))
+	return err
 }
 
 func (p *program) cmdBenchReport() *cli.Command {
 	return &cli.Command{
 		Name:      "report",
-		Usage:     "write report.md of a run's samples, and show it",
+		Usage:     "write report.html, report.md and pictures of a run's samples",
 		ArgsUsage: "DIR",
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {

@@ -71,6 +71,8 @@ const (
 	CRIU Need = "criu"
 	// Containerd is the daemon containerd with its client ctr.
 	Containerd Need = "containerd"
+	// Chromium is that browser, for what is made to be looked at.
+	Chromium Need = "chromium"
 	// OCISuite is the validation programs of OCI runtime-tools
 	// (HVCTL_OCI_SUITE, made by scripts/conformance-tools) and our runtime to
 	// judge (hvctl-oci in HVCTL_BIN).
@@ -153,6 +155,8 @@ func probe(n Need) error {
 		return probePrograms("podman", "conmon", "iptables", "/usr/lib/podman/netavark")
 	case NewUIDMap:
 		return probePrograms("newuidmap", "newgidmap")
+	case Chromium:
+		return probePrograms("chromium")
 	case GDB:
 		return probePrograms("gdb")
 	case URing:

@@ -29,7 +29,11 @@ func made(factor float64) *result.Result {
 
 func TestPlantedSlowdownIsFoundAndNothingElse(t *testing.T) {
 	for factor, want := range map[float64]stats.Verdict{1.05: stats.Slower, 1: stats.Equal, 0.95: stats.Faster} {
-		for _, row := range report.Rows(made(factor)) {
+		rows, err := report.Rows(made(factor))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range rows {
 			if row.Target == "vm" && row.Verdict != want || row.Target == "host'" && row.Verdict != stats.Equal {
 				t.Errorf("%v: %s %s %+v", factor, row.Target, row.Verdict, row.Estimate)
 			}

@@ -3,6 +3,7 @@ package report
 import (
 	"math"
 
+	"github.com/hvctl/hvctl/internal/bench/plot"
 	"github.com/hvctl/hvctl/internal/bench/result"
 	"github.com/hvctl/hvctl/internal/bench/stats"
 )
@@ -11,7 +12,8 @@ import (
 type Row struct {
 	Key          result.Key
 	Target       string
-	Base, Value  stats.Summary // ns of one operation
+	Unit         plot.Unit     // of Base and Value
+	Base, Value  stats.Summary // cost of one operation
 	Estimate     stats.Estimate
 	Delta        float64
 	Verdict      stats.Verdict
@@ -41,32 +43,38 @@ func values(s []result.Sample) (v []float64) {
 	return v
 }
 
-// Rows are all probes on all targets but the base, its copy first.
-func Rows(r *result.Result) (rows []Row) {
-	for _, k := range r.Probes() {
-		if k.Probe == "instance" { // an instance that failed as a whole
+// Rows are all probes on all targets but the base, its copy first. A result that
+// is too much for a report is an error.
+func Rows(r *result.Result) ([]Row, error) {
+	x, err := newIndex(r)
+	if err != nil {
+		return nil, err
+	}
+	return x.rows(), nil
+}
+
+func (x *index) rows() (rows []Row) {
+	r := x.r
+	for _, k := range x.keys {
+		if k.Probe == result.Instance { // one that failed as a whole
 			continue
 		}
-		base := r.Good(k, r.Base())
-		x, y := paired(base, r.Good(k, r.Plan.Copy))
-		delta := stats.Noise(stats.Ratio(x, y, r.Seed))
+		base := x.of(k, r.Base())
+		a, b := paired(base, x.of(k, r.Plan.Copy))
+		delta := stats.Noise(stats.Ratio(a, b, r.Seed))
 		for _, target := range append([]string{r.Plan.Copy}, r.Plan.Targets[1:]...) {
-			good := r.Good(k, target)
-			x, y := paired(base, good)
+			good := x.of(k, target)
+			a, b := paired(base, good)
 			row := Row{
-				Key: k, Target: target, Base: stats.Summarize(values(base)), Value: stats.Summarize(values(good)),
-				Estimate: stats.Ratio(x, y, r.Seed), Delta: delta, ExitsPerOp: math.NaN(), CPUPerOpNs: math.NaN(), Wide: stats.Outliers(values(good)),
+				Key: k, Target: target, Unit: plotUnit(x.unit(k)), Base: stats.Summarize(values(base)), Value: stats.Summarize(values(good)),
+				Estimate: stats.Ratio(a, b, r.Seed), Delta: delta, ExitsPerOp: math.NaN(), CPUPerOpNs: math.NaN(), Wide: stats.Outliers(values(good)),
+				Failed: x.failed[cell{k, target}],
 			}
 			if target == r.Plan.Copy { // its own noise would excuse whatever it does
 				row.Delta = stats.MinDelta
 			}
 			row.Verdict = stats.Judge(row.Estimate, row.Delta)
 			row.cost(good)
-			for _, s := range r.Failed(target) {
-				if s.Probe == k.Probe {
-					row.Failed++
-				}
-			}
 			rows = append(rows, row)
 		}
 	}
@@ -89,4 +97,11 @@ func (row *Row) cost(good []result.Sample) {
 			row.ExitsPerOp = exits / ops
 		}
 	}
+}
+
+func plotUnit(u string) plot.Unit {
+	if u == result.Bytes {
+		return plot.Bytes
+	}
+	return plot.Nanoseconds
 }

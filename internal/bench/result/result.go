@@ -75,6 +75,9 @@ type Sample struct {
 	Error  string            `json:"error,omitempty"`
 }
 
+// Instance is the probe of a sample that is an instance that failed as a whole.
+const Instance = "instance"
+
 // The units of values. All are costs: more is worse.
 const (
 	Nanoseconds = ""
