@@ -4,12 +4,19 @@
 //	hvbench probes [-chapters A,B] [-counts P=N,...] [-batches N] [-time D] [-step] [-slow PERCENT] [-dir DIR]
 //	hvbench list
 //	hvbench see [DIR]        what the program sees of its world
+//	hvbench say BYTES        the same bytes each time
+//	hvbench echo             what it is told
 //	hvbench exit CODE        ends with it
-//	hvbench die SIGNAL       ends by it
+//	hvbench die SIGNAL       ends by it, or with 99 when it survives that
 //	hvbench catch            says that it is ready, and ends with 3 at SIGTERM
 //	hvbench idle             says that it is ready, and waits for the end of its input
+//	hvbench beat             counts every 2 ms, until SIGTERM
+//
+// These say that they are ready, and begin when they are told a byte:
+//
 //	hvbench spin TIME        computes for so long
 //	hvbench latency TIME     a small operation every 2 ms
+//	hvbench storm KIND TIME  cpu, memory, fork or sync, as fast as it goes
 //	hvbench eat MIB          touches memory
 //	hvbench crowd N          makes processes
 package main
@@ -22,6 +29,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +37,9 @@ import (
 	"github.com/hvctl/hvctl/internal/bench/probe"
 	"golang.org/x/sys/unix"
 )
+
+// The first thread is the one that a promise of processor time is kept to.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
@@ -39,7 +50,7 @@ func main() {
 
 func run(args []string) error {
 	if len(args) == 0 {
-		return errors.New("no command: probes, list, see, exit, die, catch, idle, spin, latency, eat or crowd")
+		return errors.New("no command: probes, list, see, say, echo, exit, die, catch, idle, beat, spin, latency, storm, eat or crowd")
 	}
 	arg := ""
 	if len(args) > 1 {
@@ -55,48 +66,89 @@ func run(args []string) error {
 		}
 		return nil
 	case "see":
-		if arg == "" {
-			arg = "/tmp"
+		dir := "/tmp"
+		if arg != "" && arg != planted {
+			dir = arg
 		}
-		return out.Encode(probe.See(arg))
-	case "exit":
-		code, err := strconv.Atoi(arg)
-		if err != nil {
-			return err
-		}
-		os.Exit(code)
-	case "die":
+		return out.Encode(probe.See(dir, args[len(args)-1] == planted))
+	case "echo":
+		_, err := io.Copy(os.Stdout, os.Stdin)
+		return err
+	case "catch", "idle":
+		return wait(args[0] == "catch")
+	case "beat":
+		quit := make(chan struct{})
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, unix.SIGTERM)
+		go func() { <-c; close(quit) }()
+		return probe.Beat(os.Stdout, quit)
+	case "say", "exit", "die", "eat", "crowd":
 		n, err := strconv.Atoi(arg)
 		if err != nil {
 			return err
 		}
-		signal.Reset(unix.Signal(n))
-		if err := unix.Kill(os.Getpid(), unix.Signal(n)); err != nil {
-			return err
-		}
-		select {} // a first process of a name space does not die by its own signal
-	case "catch", "idle":
-		return wait(args[0] == "catch")
+		return counted(args[0], n, out)
 	case "spin", "latency":
 		d, err := time.ParseDuration(arg)
 		if err != nil {
+			return err
+		}
+		if err := toldToBegin(); err != nil {
 			return err
 		}
 		if args[0] == "spin" {
 			return out.Encode(probe.Spin(d))
 		}
 		return out.Encode(probe.Latency(d))
-	case "eat", "crowd":
-		n, err := strconv.Atoi(arg)
+	case "storm":
+		if len(args) != 3 {
+			return errors.New("storm: want KIND TIME")
+		}
+		d, err := time.ParseDuration(args[2])
 		if err != nil {
 			return err
 		}
-		if args[0] == "crowd" {
-			return out.Encode(probe.Crowd(n))
+		if err := toldToBegin(); err != nil {
+			return err
 		}
-		return probe.Eat(n, func(w probe.Work) error { return out.Encode(w) })
+		w, err := probe.Storm(arg, "/tmp", d)
+		return errors.Join(err, out.Encode(w))
 	}
 	return fmt.Errorf("%s: no such command", args[0])
+}
+
+// planted asks see for a wrong digest.
+const planted = "-planted"
+
+// counted are the commands that take a number.
+func counted(command string, n int, out *json.Encoder) error {
+	switch command {
+	case "say":
+		return probe.Say(os.Stdout, n)
+	case "exit":
+		os.Exit(n)
+	case "die":
+		if err := probe.Die(n); err != nil {
+			return err
+		}
+		os.Exit(probe.Survived)
+	}
+	if err := toldToBegin(); err != nil {
+		return err
+	}
+	if command == "crowd" {
+		return out.Encode(probe.Crowd(n))
+	}
+	return probe.Eat(n, func(w probe.Work) error { return out.Encode(w) })
+}
+
+// toldToBegin says that it is ready, and waits for a byte.
+func toldToBegin() error {
+	fmt.Println(`{"ready":"begin"}`)
+	if _, err := io.ReadFull(os.Stdin, make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait for the word to begin: %w", err)
+	}
+	return nil
 }
 
 // wait says that it is ready.

@@ -162,13 +162,20 @@ func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, target
 		return nil, err
 	}
 	r.Image = result.Image{Ref: im.Ref, Digest: im.Digest.String(), Probes: hex.EncodeToString(sum[:])}
-	config := func(argv []string) (*workload.Config, error) {
-		spec, err := workload.NewSpec(workload.SpecOptions{Args: argv, Env: []string{"PATH=" + workload.DefaultPath}, Hostname: "bench"})
+	config := func(j run.Job) (*workload.Config, error) {
+		spec, err := workload.NewSpec(workload.SpecOptions{Args: j.Argv, Env: []string{"PATH=" + workload.DefaultPath}, Hostname: "bench", User: j.User, Cwd: j.Cwd})
+		res := j.Res
+		if res.CPUs == 0 {
+			res.CPUs = 1
+		}
+		if res.MemoryBytes == 0 {
+			res.MemoryBytes = uint64(c.Int("memory")) << 20
+		}
 		return &workload.Config{
 			ID: instance.NewID(), Spec: spec, StopTimeoutSeconds: defaultStopTimeout,
 			Image: workload.Image{Ref: im.Ref, Digest: im.Digest.String()}, Rootfs: workload.Rootfs{ImagePath: fs.Path, FSType: fs.Format},
 			Net: workload.Network{Mode: workload.NetNone}, Log: workload.Log{Off: true}, VM: workload.VM{KernelRef: c.String("kernel")},
-			Res: workload.Resources{CPUs: 1, MemoryBytes: uint64(c.Int("memory")) << 20},
+			Res: res,
 		}, err
 	}
 	instances, err := p.instances(c)

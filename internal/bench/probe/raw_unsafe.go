@@ -150,3 +150,18 @@ func tell(w *uint32, v uint32) {
 	atomic.StoreUint32(w, v)
 	futexWake(w)
 }
+
+// defaultAction has the kernel do with a signal what it does to a program that
+// never heard of it; package os/signal's Reset gives it to Go's runtime.
+func defaultAction(sig unix.Signal) error {
+	if sig == unix.SIGKILL || sig == unix.SIGSTOP {
+		return nil // cannot be anything else
+	}
+	var act struct{ handler, flags, restorer, mask uint64 } // struct sigaction of x86-64; SIG_DFL is 0
+	// SAFETY: the kernel reads act, which has the size of its own, and is given
+	// no place for the old one.
+	if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(&act)), 0, 8, 0, 0); e != 0 {
+		return os.NewSyscallError("rt_sigaction", e)
+	}
+	return nil
+}

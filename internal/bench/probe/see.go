@@ -7,9 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,8 +30,9 @@ var rlimits = []struct {
 }{{"nofile", unix.RLIMIT_NOFILE}, {"nproc", unix.RLIMIT_NPROC}, {"core", unix.RLIMIT_CORE}, {"stack", unix.RLIMIT_STACK}, {"memlock", unix.RLIMIT_MEMLOCK}}
 
 // See writes files below dir, computes, and tells what it sees. Facts that it
-// cannot find out say why.
-func See(dir string) []Fact {
+// cannot find out say why. With plant one of the digests is another one, for
+// tests of the benchmark.
+func See(dir string, plant bool) []Fact {
 	var facts []Fact
 	add := func(name string, v any, err error) {
 		s := fmt.Sprint(v)
@@ -64,7 +68,17 @@ func See(dir string) []Fact {
 	add("machine", unix.ByteSliceToString(u.Machine[:]), err)
 	add("cpus", runtime.NumCPU(), nil)
 	add("pid", os.Getpid(), nil)
+	for fd := range 3 {
+		_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+		add(fmt.Sprintf("terminal %d", fd), err == nil, nil)
+	}
+	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGKILL, unix.SIGSEGV, unix.SIGPIPE, unix.SIGTERM} {
+		add(fmt.Sprintf("child ended by %d", int(sig)), childEndedBy(sig), nil)
+	}
 	digest, err := compute()
+	if plant {
+		digest = strings.Repeat("0", len(digest))
+	}
 	add("computed", digest, err)
 	add("written", writeTree(filepath.Join(dir, "tree")), nil)
 	digest, err = treeDigest(filepath.Join(dir, "tree"))
@@ -74,6 +88,20 @@ func See(dir string) []Fact {
 		add("tree "+d, digest, err)
 	}
 	return facts
+}
+
+// childEndedBy is how the end of a child by a signal looks to its parent.
+func childEndedBy(sig unix.Signal) string {
+	c := exec.Command("/proc/self/exe", "die", strconv.Itoa(int(sig)))
+	c.Env = []string{}
+	if err := c.Run(); c.ProcessState == nil {
+		return "error: " + err.Error()
+	}
+	ws := c.ProcessState.Sys().(syscall.WaitStatus) //nolint:errcheck // on Linux it is one
+	if ws.Signaled() {
+		return fmt.Sprintf("signal %d", int(ws.Signal()))
+	}
+	return fmt.Sprintf("exit status %d", ws.ExitStatus())
 }
 
 // status are lines of /proc/self/status.

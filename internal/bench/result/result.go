@@ -33,6 +33,13 @@ type Result struct {
 	Plan    Plan              `json:"plan"`
 	Image   Image             `json:"image"`
 	Samples []Sample          `json:"samples"`
+	// The chapters that are no matter of ratios.
+	Facts    []Fact    `json:"facts,omitempty"`
+	Controls []Control `json:"controls,omitempty"`
+	Density  []Crowd   `json:"density,omitempty"`
+	Moves    []Move    `json:"moves,omitempty"`
+	// Machine is what else the host did meanwhile.
+	Machine []Pressure `json:"machine,omitempty"`
 }
 
 // Plan is what was asked.

@@ -13,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,16 +22,16 @@ import (
 type Host struct {
 	Tree   string // the image's files, a directory
 	Dir    string // for mounts
-	Config func(argv []string) (*workload.Config, error)
+	Config func(Job) (*workload.Config, error)
 }
 
 // Name implements World.
 func (h *Host) Name() string { return "host" }
 
 // Start implements World.
-func (h *Host) Start(_ context.Context, argv []string) (_ *Living, err error) {
+func (h *Host) Start(_ context.Context, j Job) (_ *Living, err error) {
 	l := &Living{begin: time.Now(), ID: instance.NewID()}
-	cfg, err := h.Config(argv)
+	cfg, err := h.Config(j)
 	if err != nil {
 		return nil, err
 	}
@@ -52,11 +53,13 @@ func (h *Host) Start(_ context.Context, argv []string) (_ *Living, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if group, err = cgroup.Create(cgroup.Options{Path: workload.DefaultCgroupParent + "/host-" + l.ID, Resources: cgroup.Limits{CPUs: cfg.Res.CPUs, Tasks: cfg.Res.PIDs}.Resources()}); err != nil {
+	if group, err = cgroup.Create(cgroup.Options{Path: workload.DefaultCgroupParent + "/host-" + l.ID, Resources: hostLimits(cfg.Res)}); err != nil {
 		return nil, fmt.Errorf("host: %w", err)
 	}
 	p := cfg.Spec.Process
-	cmd := &exec.Cmd{Path: p.Args[0], Args: p.Args, Env: p.Env, Dir: p.Cwd, SysProcAttr: &syscall.SysProcAttr{Chroot: root, Setsid: true}}
+	cmd := &exec.Cmd{Path: p.Args[0], Args: p.Args, Env: p.Env, Dir: p.Cwd, SysProcAttr: &syscall.SysProcAttr{
+		Chroot: root, Setsid: true, Credential: &syscall.Credential{Uid: p.User.UID, Gid: p.User.GID, Groups: p.User.AdditionalGids},
+	}}
 	if f, ferr := group.File(); ferr == nil {
 		defer f.Close()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(f.Fd())
@@ -79,13 +82,21 @@ func (h *Host) Start(_ context.Context, argv []string) (_ *Living, err error) {
 			return nil, err
 		}
 	}
+	if d := cfg.Res.Deadline; d != nil {
+		attr := unix.SchedAttr{Policy: unix.SCHED_DEADLINE, Flags: unix.SCHED_FLAG_RESET_ON_FORK, Runtime: uint64(d.Runtime), Deadline: uint64(d.Deadline), Period: uint64(d.Period)}
+		if err := unix.SchedSetAttr(cmd.Process.Pid, &attr, 0); err != nil {
+			return nil, d.Explain(err)
+		}
+	}
 	l.running = time.Now()
 	l.StartNs = l.running.Sub(l.begin).Nanoseconds() - l.CreateNs
 	l.Out = outR
 	l.usage = func(context.Context) (Usage, error) {
 		st, err := group.Stats()
-		return Usage{CPUNs: uint64(st.CPU.Usage.Nanoseconds())}, err
+		return Usage{CPUNs: uint64(st.CPU.Usage.Nanoseconds()), MemoryBytes: st.Memory.Usage, OOMKills: st.Memory.OOMKill}, err
 	}
+	l.signal = func(_ context.Context, sig unix.Signal) error { return unix.Kill(cmd.Process.Pid, sig) }
+	l.pids = func() []int { return family(cmd.Process.Pid) }
 	l.wait = func() (workload.Exit, error) {
 		_ = outR.Close()
 		err := cmd.Wait()
@@ -101,6 +112,16 @@ func (h *Host) Start(_ context.Context, argv []string) (_ *Living, err error) {
 	}
 	l.remove = free
 	return l, nil
+}
+
+// hostLimits are limits with the meaning that they have for a container.
+func hostLimits(r workload.Resources) *specs.LinuxResources {
+	out := cgroup.Limits{CPUs: r.CPUs, Weight: r.CPUWeight, Tasks: r.PIDs}.Resources()
+	if r.MemoryBytes > 0 {
+		limit := int64(r.MemoryBytes)
+		out.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &limit}
+	}
+	return out
 }
 
 // makeMounts mounts what a container has: an overlay whose upper layer is in

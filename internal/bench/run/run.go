@@ -54,6 +54,7 @@ func Run(ctx context.Context, o Options, r *result.Result) error {
 	all, done := (r.Plan.Blocks+1)*len(turns), 0
 	measured := time.Now()
 	for block := range r.Plan.Blocks + 1 {
+		before := readPressure()
 		for pos, t := range turns {
 			var left time.Duration
 			if done > 0 {
@@ -72,6 +73,7 @@ func Run(ctx context.Context, o Options, r *result.Result) error {
 			}
 			done++
 		}
+		r.Machine = append(r.Machine, before.until(readPressure(), "probes", block))
 		slices.Reverse(turns)
 		if err := o.Save(); err != nil {
 			return err
@@ -163,7 +165,7 @@ func (m *meter) charge(s *result.Sample) {
 func drive(ctx context.Context, w World, argv []string, m *meter, each func(probe.Line)) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, instanceTimeout)
 	defer cancel()
-	l, err := w.Start(ctx, argv)
+	l, err := w.Start(ctx, Job{Argv: argv})
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ type fake struct {
 
 func (f *fake) Name() string { return f.name }
 
-func (f *fake) Start(_ context.Context, argv []string) (*Living, error) {
+func (f *fake) Start(_ context.Context, j Job) (*Living, error) {
 	f.starts++
 	if f.onStart != nil {
 		f.onStart(f.starts)
@@ -38,7 +38,7 @@ func (f *fake) Start(_ context.Context, argv []string) (*Living, error) {
 	inR, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	o := probe.Options{Dir: f.t.TempDir(), Batches: 1, BatchTime: time.Microsecond}
-	if strings.Contains(strings.Join(argv, " "), "-step") {
+	if strings.Contains(strings.Join(j.Argv, " "), "-step") {
 		o.Step = inR
 	}
 	f.living.Add(1)

@@ -10,13 +10,23 @@ import (
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/supervisor/launch"
 	"github.com/hvctl/hvctl/internal/workload"
+	"golang.org/x/sys/unix"
 )
 
 // World is a target: a place where instances are made.
 type World interface {
 	Name() string
 	// Start runs a program in a fresh instance of the image.
-	Start(ctx context.Context, argv []string) (*Living, error)
+	Start(ctx context.Context, j Job) (*Living, error)
+}
+
+// Job is a program in an instance, and what the instance is to be.
+type Job struct {
+	Argv []string
+	User string // UID:GID; empty: root
+	Cwd  string // empty: /
+	// Res has limits in place of the run's own; zero fields are the run's.
+	Res workload.Resources
 }
 
 // Living is an instance whose program was started.
@@ -27,35 +37,46 @@ type Living struct {
 	In             io.WriteCloser
 	Out            io.Reader // of the program, both its outputs
 	usage          func(ctx context.Context) (Usage, error)
+	signal         func(ctx context.Context, sig unix.Signal) error
+	pids           func() []int                  // processes on the host that are the instance and its owner
 	wait           func() (workload.Exit, error) // after Out has ended
 	remove         func(ctx context.Context) error
 	begin, running time.Time
+	handle         *launch.Handle // of a Backend's
 }
 
 // Usage is what the instance has cost so far.
 type Usage struct {
-	CPUNs uint64
-	Exits map[string]uint64 // of a VM, by reason
+	CPUNs       uint64
+	MemoryBytes uint64 // charged to its group
+	OOMKills    uint64
+	Exits       map[string]uint64 // of a VM, by reason
 }
 
 // Backend is a World whose instances are a workload.Backend's.
 type Backend struct {
 	Backend   workload.Backend
 	Instances *instance.Store
-	// Config makes the configuration of a new instance that runs argv.
-	Config func(argv []string) (*workload.Config, error)
+	// Config makes the configuration of a new instance.
+	Config func(Job) (*workload.Config, error)
 }
 
 // Name implements World.
 func (b *Backend) Name() string { return b.Backend.Name() }
 
 // Start implements World.
-func (b *Backend) Start(ctx context.Context, argv []string) (*Living, error) {
-	l := &Living{begin: time.Now()}
-	cfg, err := b.Config(argv)
+func (b *Backend) Start(ctx context.Context, j Job) (*Living, error) {
+	begin := time.Now()
+	cfg, err := b.Config(j)
 	if err != nil {
 		return nil, err
 	}
+	return b.launch(ctx, cfg, begin)
+}
+
+// launch makes an instance of cfg and starts it.
+func (b *Backend) launch(ctx context.Context, cfg *workload.Config, begin time.Time) (*Living, error) {
+	l := &Living{begin: begin}
 	cfg.Backend, cfg.OpenStdin = b.Backend.Name(), true
 	if err := b.Backend.Prepare(ctx, cfg); err != nil {
 		return nil, err
@@ -96,7 +117,7 @@ func (b *Backend) Start(ctx context.Context, argv []string) (*Living, error) {
 		}
 		u := Usage{CPUNs: st.CPUNanoseconds, Exits: map[string]uint64{}}
 		if st.Cgroup != nil {
-			u.CPUNs = st.Cgroup.CPUNanoseconds
+			u.CPUNs, u.MemoryBytes, u.OOMKills = st.Cgroup.CPUNanoseconds, st.Cgroup.MemoryBytes, st.Cgroup.OOMKills
 		}
 		for _, reason := range []string{"pio", "mmio", "intr", "other"} {
 			if n, ok := st.Counters["exit_"+reason+"_total"]; ok {
@@ -111,5 +132,14 @@ func (b *Backend) Start(ctx context.Context, argv []string) (*Living, error) {
 		return e.exit, e.err
 	}
 	l.remove = h.ForceDelete
+	l.signal = h.Signal
+	l.handle = h
+	l.pids = func() []int {
+		st, err := h.Instance.State()
+		if err != nil || st.PID == 0 {
+			return nil
+		}
+		return family(st.PID)
+	}
 	return l, nil
 }

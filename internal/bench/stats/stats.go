@@ -15,14 +15,22 @@ const Resamples = 10000
 // MinPairs are the fewest that a verdict can be had from.
 const MinPairs = 4
 
+// Family is how many comparisons a verdict of a difference is made as one of:
+// about as many as a run has probes. It is the same for every run, so that a
+// probe's verdict does not depend on what else was measured.
+const Family = 50
+
 // Estimate is a geometric mean of ratios with its 95 % interval.
 type Estimate struct {
 	Ratio, Low, High float64
-	Pairs            int // 0: there is none, and all else is NaN
+	// SureLow and SureHigh hold the truth of all Family comparisons at once with
+	// 95 %. They are never inside Low and High.
+	SureLow, SureHigh float64
+	Pairs             int // 0: there is none, and all else is NaN
 }
 
 // None is the estimate of nothing.
-var None = Estimate{Ratio: math.NaN(), Low: math.NaN(), High: math.NaN()}
+var None = Estimate{Ratio: math.NaN(), Low: math.NaN(), High: math.NaN(), SureLow: math.NaN(), SureHigh: math.NaN()}
 
 // Ratio estimates b over a, pair by pair. Pairs with a value that is not above
 // zero have no logarithm and do not count. The same seed gives the same interval.
@@ -41,6 +49,7 @@ func Ratio(a, b []float64, seed uint64) Estimate {
 	e := Estimate{Ratio: math.Exp(mean), Low: math.Exp(mean), High: math.Exp(mean), Pairs: n}
 	if n == 1 {
 		e.Low, e.High = 0, math.Inf(1) // one pair says nothing of its error
+		e.SureLow, e.SureHigh = e.Low, e.High
 		return e
 	}
 	r := rand.New(rand.NewPCG(seed, uint64(n)))
@@ -56,6 +65,10 @@ func Ratio(a, b []float64, seed uint64) Estimate {
 	p := tail(n)
 	e.Low = math.Exp(stat.Quantile(p, stat.Empirical, means, nil))
 	e.High = math.Exp(stat.Quantile(1-p, stat.Empirical, means, nil))
+	// Means of few pairs cannot be resampled farther than the pairs themselves
+	// are apart, and n pairs are all on one side of the truth in 2 of 2^n times.
+	half := distuv.StudentsT{Mu: 0, Sigma: 1, Nu: float64(n - 1)}.Quantile(1-0.025/Family) * stat.StdErr(stat.StdDev(logs, nil), float64(n))
+	e.SureLow, e.SureHigh = min(e.Low, math.Exp(mean-half)), max(e.High, math.Exp(mean+half))
 	return e
 }
 
@@ -100,9 +113,9 @@ func Judge(e Estimate, delta float64) Verdict {
 		return NotMeasured
 	case e.Pairs < MinPairs:
 		return Inconclusive
-	case e.Low > 1+delta:
+	case e.SureLow > 1+delta:
 		return Slower
-	case e.High < 1-delta:
+	case e.SureHigh < 1-delta:
 		return Faster
 	case e.Low >= 1-min(delta, MaxEqual) && e.High <= 1+min(delta, MaxEqual):
 		return Equal

@@ -55,6 +55,32 @@ func TestIntervalsHoldWhatTheySay(t *testing.T) {
 	}
 }
 
+// Whole runs of nothing against nothing, as hvctl bench null makes them: judged
+// with the least δ alone, hardly any calls a single one of its probes different.
+func TestNullRunsCallNothingDifferent(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 3))
+	const runs, probes, blocks = 25, 33, 6
+	wrong := 0
+	for range runs {
+		called := false
+		for range probes {
+			sigma := 0.002 * math.Exp(4*r.Float64()) // quiet ones and loud ones
+			a, b := noisy(r, blocks, 100, sigma), noisy(r, blocks, 100, sigma)
+			if r.IntN(4) == 0 {
+				b[r.IntN(blocks)] *= 1.5 // now and then something else happens
+			}
+			v := stats.Judge(stats.Ratio(a, b, r.Uint64()), stats.MinDelta)
+			called = called || v == stats.Slower || v == stats.Faster
+		}
+		if called {
+			wrong++
+		}
+	}
+	if wrong > 2 {
+		t.Errorf("%d of %d runs call something different", wrong, runs)
+	}
+}
+
 func TestVerdicts(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -62,13 +88,14 @@ func TestVerdicts(t *testing.T) {
 		delta float64
 		want  stats.Verdict
 	}{
-		{"beyond", stats.Estimate{Ratio: 1.05, Low: 1.03, High: 1.07, Pairs: 8}, 0.02, stats.Slower},
-		{"below", stats.Estimate{Ratio: 0.9, Low: 0.89, High: 0.91, Pairs: 8}, 0.02, stats.Faster},
-		{"within", stats.Estimate{Ratio: 1, Low: 0.99, High: 1.01, Pairs: 8}, 0.02, stats.Equal},
-		{"wide", stats.Estimate{Ratio: 1.05, Low: 0.95, High: 1.2, Pairs: 8}, 0.02, stats.Inconclusive},
-		{"less than the noise", stats.Estimate{Ratio: 1.05, Low: 1.03, High: 1.07, Pairs: 8}, 0.06, stats.Inconclusive},
-		{"within a large noise", stats.Estimate{Ratio: 1, Low: 0.8, High: 1.2, Pairs: 8}, 0.5, stats.Inconclusive},
-		{"few pairs", stats.Estimate{Ratio: 2, Low: 1.9, High: 2.1, Pairs: 3}, 0.02, stats.Inconclusive},
+		{"beyond", stats.Estimate{Ratio: 1.05, Low: 1.03, High: 1.07, SureLow: 1.03, SureHigh: 1.07, Pairs: 8}, 0.02, stats.Slower},
+		{"below", stats.Estimate{Ratio: 0.9, Low: 0.89, High: 0.91, SureLow: 0.89, SureHigh: 0.91, Pairs: 8}, 0.02, stats.Faster},
+		{"within", stats.Estimate{Ratio: 1, Low: 0.99, High: 1.01, SureLow: 0.99, SureHigh: 1.01, Pairs: 8}, 0.02, stats.Equal},
+		{"wide", stats.Estimate{Ratio: 1.05, Low: 0.95, High: 1.2, SureLow: 0.95, SureHigh: 1.2, Pairs: 8}, 0.02, stats.Inconclusive},
+		{"less than the noise", stats.Estimate{Ratio: 1.05, Low: 1.03, High: 1.07, SureLow: 1.03, SureHigh: 1.07, Pairs: 8}, 0.06, stats.Inconclusive},
+		{"within a large noise", stats.Estimate{Ratio: 1, Low: 0.8, High: 1.2, SureLow: 0.8, SureHigh: 1.2, Pairs: 8}, 0.5, stats.Inconclusive},
+		{"beyond for one, not for all", stats.Estimate{Ratio: 1.05, Low: 1.03, High: 1.07, SureLow: 0.9, SureHigh: 1.2, Pairs: 8}, 0.02, stats.Inconclusive},
+		{"few pairs", stats.Estimate{Ratio: 2, Low: 1.9, High: 2.1, SureLow: 1.9, SureHigh: 2.1, Pairs: 3}, 0.02, stats.Inconclusive},
 		{"none", stats.None, 0.02, stats.NotMeasured},
 	} {
 		t.Run(c.name, func(t *testing.T) {
