@@ -13,11 +13,11 @@ export FUZZTIME
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
-build: $(PROGS:%=build-%) bin/hvctl-oci-vm build-criu ## build every program below cmd/ into bin/
+build: $(PROGS:%=build-%) bin/hvctl-oci-vm build-full ## build every program below cmd/ into bin/
 bin/hvctl-oci-vm: # by this name, bundles run as microVMs
 	ln -sf hvctl-oci $@
-build-criu: # hvctl-oci with what drives CRIU, which would make every start of hvctl-oci slower
-	$(BUILD) -tags criu -o bin/hvctl-oci-criu ./cmd/hvctl-oci
+build-full: # hvctl-oci with what speaks to CRIU and systemd, which would make every start of hvctl-oci slower
+	$(BUILD) -tags full -o bin/hvctl-oci-full ./cmd/hvctl-oci
 build-%:
 	$(BUILD) -o bin/$* ./cmd/$*
 

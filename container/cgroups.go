@@ -28,6 +28,8 @@ type Cgroup interface {
 	// Doors are the files by which a process enters what File does not lead
 	// into, or with all everything, by writing "0".
 	Doors(all bool) ([]*os.File, error)
+	// Settle is called when the first process is in it.
+	Settle(warn func(string)) error
 	// Child is a group below it, which has to exist.
 	Child(name string) (Cgroup, error)
 	Set(res *specs.LinuxResources, warn func(string)) error
@@ -67,6 +69,9 @@ func (h hostCgroups) Open(path string) (Cgroup, error) { return wrapGroup(h.sys.
 
 // hostGroup is a Cgroup; only its children have to be of the same type.
 type hostGroup struct{ *cgroup.Group }
+
+// Settle implements Cgroup: a directory stays by itself.
+func (hostGroup) Settle(func(string)) error { return nil }
 
 func wrapGroup(g *cgroup.Group, err error) (Cgroup, error) {
 	if err != nil {

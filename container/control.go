@@ -17,7 +17,11 @@ func (r *Runtime) groupFor(id string, s step) (*dir, Cgroup, error) {
 	}
 	var g Cgroup
 	if err = s.check(id, r.status(d, rec)); err == nil {
-		g, err = r.cgroup(rec)
+		find := r.cgroup
+		if s == stepUpdate {
+			find = r.ownGroup
+		}
+		g, err = find(rec)
 	}
 	if err == nil && g == nil {
 		err = fmt.Errorf("cannot %s container %q: %w", s, id, ErrNoCgroup)

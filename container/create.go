@@ -13,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/container/plan"
 	"github.com/hvctl/hvctl/container/program"
 	"github.com/hvctl/hvctl/container/steps"
+	"github.com/hvctl/hvctl/internal/systemd"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -101,6 +102,7 @@ type creation struct {
 	prog  program.Container
 	ns    *nsPlan
 	group Cgroup
+	scope systemd.Scope  // what group is to be; empty: a directory
 	run   *steps.Started // the process, until it is the user's program
 	sync  *os.File       // to it
 	pidfd *os.File
@@ -187,6 +189,9 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 			return nil, errors.New("cannot use console socket if runc will not detach or allocate tty: process.terminal is not set")
 		}
 	}
+	if c.scope, err = r.scope(c.spec, o.ID); err != nil {
+		return nil, err
+	}
 	if c.dir, err = r.newDir(o.ID); err != nil {
 		return nil, err
 	}
@@ -198,7 +203,7 @@ func (r *Runtime) begin(o *CreateOptions) (*creation, error) {
 	if !o.NoNewKeyring {
 		c.rec.Keyring = "_ses." + o.ID
 	}
-	if r.Cgroups != nil {
+	if c.rec.Unit = c.scope.Unit; r.Cgroups != nil && c.rec.Unit == "" {
 		c.rec.CgroupPath = cgroupPath(c.spec, o.ID)
 	}
 	if err = c.dir.save(c.rec, true); err == nil {

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,16 +37,33 @@ func (c *creation) makeGroup() <-chan grouped {
 	if c.spec.Linux != nil && c.spec.Linux.Resources != nil {
 		*res = *c.spec.Linux.Resources
 	}
-	if len(res.Devices) > 0 || userns.IsHost() {
-		// In a user namespace there is no right to it, and no device to be kept from.
+	if len(res.Devices) > 0 || userns.IsHost() && !unprivileged() {
+		// Others have no right to it, and can make no device to be kept from.
 		res.Devices = withDefaultDevices(res.Devices)
 	}
 	path, warn := c.rec.CgroupPath, c.r.warning()
 	go func() {
+		if c.scope.Unit != "" {
+			out <- c.makeScope(res, warn)
+			return
+		}
 		g, err := c.r.Cgroups.Create(path, res, warn)
 		out <- grouped{g, err}
 	}()
 	return out
+}
+
+// makeScope has systemd make the group.
+func (c *creation) makeScope(res *specs.LinuxResources, warn func(string)) grouped {
+	s, err := c.r.systemdScopes()
+	if err != nil {
+		return grouped{err: err}
+	}
+	g, err := s.create(context.Background(), c.scope, res, warn)
+	if err != nil {
+		return grouped{err: err}
+	}
+	return grouped{g: g}
 }
 
 func (r *Runtime) warning() func(string) {
@@ -249,6 +267,11 @@ func (c *creation) spawn() error {
 	if c.rec.PID = c.run.PID; c.prog.UserNS != plan.None || c.prog.PIDNS != plan.None {
 		if err := c.adoptClone(); err != nil {
 			return fmt.Errorf("start the container's first process: %w", err)
+		}
+	}
+	if c.group != nil {
+		if err := c.group.Settle(c.r.warning()); err != nil {
+			return err
 		}
 	}
 	fd, err := unix.PidfdOpen(c.rec.PID, 0) // our child: it is not reaped before we do

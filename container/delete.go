@@ -51,7 +51,7 @@ func (r *Runtime) Delete(ctx context.Context, id string, force bool) error {
 
 // end kills what is left of a container and removes its group.
 func (r *Runtime) end(ctx context.Context, rec *record) error {
-	g, err := r.cgroup(rec)
+	g, err := r.ownGroup(rec)
 	if err != nil && !isGone(err) {
 		return err
 	}

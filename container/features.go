@@ -27,7 +27,7 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:   namespaces,
 			Capabilities: slices.Clone(capability.Names[:]),
-			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: no, SystemdUser: no, Rdma: yes},
+			Cgroup:       &features.Cgroup{V1: yes, V2: yes, Systemd: yes, SystemdUser: yes, Rdma: yes},
 			Seccomp: &features.Seccomp{
 				Enabled: yes,
 				Actions: []string{

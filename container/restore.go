@@ -262,14 +262,18 @@ func (re *restoring) sendTerminal(fd *os.File) error {
 	return nil
 }
 
-// inGroup makes sure that CRIU put the processes where their limits are.
+// inGroup makes sure that CRIU put the processes where their limits are, and
+// settles the group.
 func (re *restoring) inGroup() error {
 	if re.group == nil {
 		return nil
 	}
 	pids, err := re.group.Procs()
 	if err == nil && !slices.Contains(pids, re.rec.PID) {
-		err = fmt.Errorf("criu did not put the processes into the container's cgroup %s: restore it with the linux.cgroupsPath that it had", re.rec.CgroupPath)
+		err = fmt.Errorf("criu did not put the processes into the container's cgroup %s: restore it with the linux.cgroupsPath that it had", re.rec.CgroupPath+re.rec.Unit)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return re.group.Settle(re.r.warning())
 }

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/internal/criu"
+	"github.com/hvctl/hvctl/internal/systemd"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -19,11 +21,18 @@ type Runtime struct {
 	Log  *slog.Logger
 	// Cgroups makes and finds the containers' groups; nil: they have none.
 	Cgroups Cgroups
+	// Systemd makes the groups of containers with a scope, and for that needs
+	// Cgroups to be the host's; nil: there are no such containers.
+	Systemd systemd.Manager
+	// Scopes has systemd make the groups of new containers.
+	Scopes bool
 	// CRIU is what saves and restores containers; nil: nothing does.
 	CRIU criu.Driver
 }
 
-// cgroup finds a container's group; nil without error when it has none.
+// cgroup finds a container's group; nil without error when it has none. One
+// that systemd made is like all others but for who changes and deletes it
+// (ownGroup).
 func (r *Runtime) cgroup(rec *record) (Cgroup, error) {
 	switch {
 	case r.Cgroups == nil:
@@ -36,6 +45,37 @@ func (r *Runtime) cgroup(rec *record) (Cgroup, error) {
 	return nil, nil
 }
 
+// ownGroup is cgroup for whoever changes or deletes the group.
+func (r *Runtime) ownGroup(rec *record) (Cgroup, error) {
+	if rec.Unit == "" || r.Cgroups == nil {
+		return r.cgroup(rec)
+	}
+	s, err := r.systemdScopes()
+	if err != nil {
+		return nil, err
+	}
+	if len(rec.Cgroup) == 0 { // died between making the scope and saying so
+		return s.find(context.Background(), rec.Unit)
+	}
+	g, err := s.sys.Load(rec.Cgroup)
+	if err != nil {
+		return nil, err
+	}
+	return &scopeGroup{hostGroup: hostGroup{g}, scopes: s, unit: rec.Unit}, nil
+}
+
+// HasScope says whether systemd made the group of a container. One that does not
+// exist has none.
+func (r *Runtime) HasScope(id string) bool {
+	d, err := r.openDir(id)
+	if err != nil {
+		return false
+	}
+	defer d.close()
+	rec, err := d.load()
+	return err == nil && rec != nil && rec.Unit != ""
+}
+
 func (r *Runtime) paused(rec *record) bool {
 	g, err := r.cgroup(rec)
 	if err != nil || g == nil {
@@ -45,13 +85,28 @@ func (r *Runtime) paused(rec *record) bool {
 	return err == nil && frozen
 }
 
-// cgroupPath is where a container's group lives when its configuration does
-// not say: one level below the root, so that all of ours are found.
+// cgroupPath is where a container's group lives; when its configuration does
+// not say, one level below the root, so that all of ours are found.
 func cgroupPath(s *specs.Spec, id string) string {
 	if s.Linux != nil && s.Linux.CgroupsPath != "" {
 		return s.Linux.CgroupsPath
 	}
 	return "/hvctl-oci/" + id
+}
+
+// scope is a new container's, and nothing without Scopes.
+func (r *Runtime) scope(s *specs.Spec, id string) (systemd.Scope, error) {
+	if !r.Scopes {
+		return systemd.Scope{}, nil
+	}
+	if _, err := r.systemdScopes(); err != nil {
+		return systemd.Scope{}, err
+	}
+	path := systemd.DefaultPath(id)
+	if s.Linux != nil && s.Linux.CgroupsPath != "" {
+		path = s.Linux.CgroupsPath
+	}
+	return systemd.ParsePath(path, r.Systemd.User())
 }
 
 // rootfs is a bundle's root file system, without symbolic links.

@@ -83,6 +83,7 @@ type record struct {
 	PIDStart   uint64            `json:"pidStart,omitzero"` // its start time, so that a PID used again is noticed
 	Annot      map[string]string `json:"annotations,omitempty"`
 	CgroupPath string            `json:"cgroupPath,omitempty"`
+	Unit       string            `json:"unit,omitempty"`   // systemd's, that the cgroup is of
 	Cgroup     map[string]string `json:"cgroup,omitempty"` // directories by controller
 	UserNS     bool              `json:"userns,omitempty"`
 	Keyring    string            `json:"keyring,omitempty"` // session keyring's name

@@ -34,7 +34,7 @@ func (a *app) globalFlags() flagSet {
 	s.text(&a.logFile, "log", "", "file to append messages to (standard error)")
 	s.text(&a.logFormat, "log-format", "", "text or json")
 	s.onOff(&a.debug, "debug", "", "log more")
-	s.onOff(&a.systemd, "systemd-cgroup", "", "have systemd make the cgroups (not supported)")
+	s.onOff(&a.systemd, "systemd-cgroup", "", "have systemd make the cgroups of new containers")
 	if a.vm {
 		s.text(&a.store, "store", "", "folder with the guest kernels (hvctl's own default)")
 	}
@@ -107,9 +107,6 @@ func (a *app) fail(err error) {
 
 // runtime is the library, for this host.
 func (a *app) runtime() (*container.Runtime, error) {
-	if a.systemd {
-		return nil, errors.New("--systemd-cgroup: systemd's cgroup driver is not supported, only cgroupfs; podman: --cgroup-manager cgroupfs, containerd: SystemdCgroup = false")
-	}
 	root, err := filepath.Abs(a.root)
 	if err != nil {
 		return nil, err
@@ -122,6 +119,26 @@ func (a *app) runtime() (*container.Runtime, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// maker is the library for commands that make a container.
+func (a *app) maker() (*container.Runtime, error) {
+	r, err := a.runtime()
+	if err == nil && a.systemd {
+		r.Scopes = true
+		r.Systemd, err = manager()
+	}
+	return r, err
+}
+
+// changer is the library for commands that change or delete a container's
+// cgroup.
+func (a *app) changer(id string) (*container.Runtime, error) {
+	r, err := a.runtime()
+	if err == nil && r.HasScope(id) {
+		r.Systemd, err = manager()
+	}
+	return r, err
 }
 
 // versionLike is the runc whose command line and output this follows:

@@ -41,10 +41,11 @@ func TestAnswersWithoutContainers(t *testing.T) {
 		{"delete --force nope", 0, "", "", ""},
 		{"create ../x", 1, "", "invalid container ID format", ""},
 		{"kill x NOPE", 1, "", "unknown signal", ""},
-		{"checkpoint --lazy-pages y", 1, "", "hvctl-oci-criu", ""}, // is not beside the test's program
+		{"checkpoint --lazy-pages y", 1, "", "hvctl-oci-full", ""}, // is not beside the test's program
 		{"restore --lsm-mount-context", 1, "", "flag needs an argument: -lsm-mount-context", ""},
 		{"--log-format xml state x", 1, "", "neither text nor json", ""},
-		{"--systemd-cgroup state x", 1, "", "--cgroup-manager cgroupfs", ""},
+		{"--systemd-cgroup create x", 1, "", "hvctl-oci-full", ""}, // the same
+		{"--systemd-cgroup state x", 1, "", "container does not exist", ""},
 		{"update --memory 5x y", 1, "", "not a number", ""},
 		{"list", 0, "ID ", "", ""},
 		{"list --format json", 0, "[]", "", ""},

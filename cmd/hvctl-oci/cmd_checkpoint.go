@@ -33,7 +33,7 @@ func (a *app) saver() (*container.Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := a.runtime()
+	r, err := a.maker()
 	if err == nil {
 		r.CRIU = d
 	}

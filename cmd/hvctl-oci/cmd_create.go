@@ -58,7 +58,7 @@ func cmdCreate(a *app) (func([]string) (int, error), flagSet) {
 	var s flagSet
 	f.add(&s)
 	return func(args []string) (int, error) {
-		r, err := a.runtime()
+		r, err := a.maker()
 		if err != nil {
 			return 1, err
 		}

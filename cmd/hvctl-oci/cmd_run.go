@@ -16,7 +16,7 @@ func cmdRun(a *app) (func([]string) (int, error), flagSet) {
 	s.onOff(&keep, "keep", "", "do not delete the container when it has ended")
 	s.ignored("no-subreaper", "accepted for runc's sake", true)
 	return func(args []string) (int, error) {
-		r, err := a.runtime()
+		r, err := a.maker()
 		if err != nil {
 			return 1, err
 		}

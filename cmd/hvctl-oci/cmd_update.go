@@ -75,7 +75,7 @@ func cmdUpdate(a *app) (func([]string) (int, error), flagSet) {
 	s.ignored("kernel-memory", "ignored: the kernel has no such limit any more", false)
 	s.ignored("kernel-memory-tcp", "ignored: the kernel has no such limit any more", false)
 	return func(args []string) (int, error) {
-		r, err := a.runtime()
+		r, err := a.changer(args[0])
 		if err != nil {
 			return 1, err
 		}

@@ -62,6 +62,8 @@ const (
 	GDB Need = "gdb"
 	// URing is a kernel that has io_uring and lets us use it.
 	URing Need = "io_uring"
+	// Systemd is that program, to be run as PID 1 of a namespace.
+	Systemd Need = "systemd"
 	// AppArmor is that security module, enabled, and apparmor_parser.
 	AppArmor Need = "apparmor"
 	// SELinux is that security module, enabled, without a policy so far, and the
@@ -163,6 +165,8 @@ func probe(n Need) error {
 		return probeURing()
 	case CNIPlugins:
 		return probePrograms("/usr/lib/cni/bridge", "/usr/lib/cni/portmap", "/usr/lib/cni/host-local", "iptables-save")
+	case Systemd:
+		return probePrograms("/lib/systemd/systemd", "systemctl", "nsenter", "setpriv")
 	case AppArmor:
 		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 		if err != nil || !strings.HasPrefix(string(b), "Y") {
