@@ -33,10 +33,17 @@ func (s *session) data(c *wire.Conn, h hello) error {
 		return err
 	}
 	runs := make([]wire.Run, 0, wire.MaxRuns)
+	var unpacker wire.Unpacker
 	for {
 		t, p, err := c.Recv(0) // the control connection tells whether the source lives
 		if err != nil {
 			return err
+		}
+		if t == wire.Packed && h.version() >= 2 {
+			if p, err = unpacker.Unpack(p); err != nil {
+				return err
+			}
+			t = wire.Pages
 		}
 		switch t {
 		case wire.Pages:

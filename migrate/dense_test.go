@@ -76,7 +76,7 @@ func TestOldDestinationGetsOldFrames(t *testing.T) {
 	for p := range uint64(2048) {
 		_ = r.src.g.WriteAt([]byte{byte(p), 1}, memory.GPA(p*page))
 	}
-	r.send.Streams = 1
+	r.send.Streams, r.send.Compress = 1, migrate.CompressZstd
 	runs := make(chan []wire.Run, 1)
 	go func() { runs <- oldDestination(t, r) }()
 	_, err = migrate.Send(t.Context(), r.src, r.dial, r.journal, r.send)

@@ -35,6 +35,7 @@ type SendOptions struct {
 	Build       string          // this program, for the other side's messages
 
 	Streams   int           // data connections; min(4, processors)
+	Compress  Compress      // auto
 	Rate      uint64        // bytes per second; no limit
 	Downtime  time.Duration // blackout aimed at; 50 ms
 	Blackout  time.Duration // blackout at which the source takes the guest back; 10 * Downtime, at least 1 s, 60 s when forced
@@ -74,6 +75,9 @@ func (o SendOptions) withDefaults() SendOptions {
 	}
 	if o.OnTimeout == Slow {
 		o.Throttle = true
+	}
+	if o.Compress == "" {
+		o.Compress = CompressAuto
 	}
 	if o.Progress == nil {
 		o.Progress = func(Report) {}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/bits"
 	"os"
+	"time"
 
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/migrate/sparse"
@@ -192,6 +193,9 @@ type stream struct {
 	data    int // pages in buf
 	buf     []byte
 	page    [pageSize]byte // of a disk
+	packer  wire.Packer
+	packed  []byte // room for a frame; as long as its header
+	gauge   gauge
 	stats   RoundReport
 }
 
@@ -199,8 +203,8 @@ type stream struct {
 // for the longest table and the header.
 var dataStart = wire.HeaderSize + wire.TableSize(wire.MaxRuns)
 
-func newStream(i int) *stream {
-	return &stream{index: i, buf: make([]byte, dataStart+wire.MaxDataPages*pageSize)}
+func newStream(i int, mode Compress) *stream {
+	return &stream{index: i, gauge: newGauge(mode), buf: make([]byte, dataStart+wire.MaxDataPages*pageSize)}
 }
 
 // lost puts the pages of all frames from number applied on back into m; the
@@ -220,6 +224,7 @@ func (s *stream) lost(m *ram, applied uint64) (pages uint64) {
 // fails, the pages of no frame are lost: they are in flights or in todo.
 func (s *stream) share(ctx context.Context, m *ram, streams int, c *wire.Conn, l *limiter) (err error) {
 	defer func() {
+		s.gauge.pause()
 		if err != nil {
 			m.restore(s.runs)
 			s.runs, s.data = s.runs[:0], 0
@@ -311,8 +316,12 @@ func (s *stream) flush(ctx context.Context, c *wire.Conn, l *limiter) error {
 		return nil
 	}
 	start := dataStart - wire.TableSize(len(s.runs)) - wire.HeaderSize
-	frame := s.buf[start : dataStart+s.data*pageSize]
-	wire.AppendRuns(frame[wire.HeaderSize:wire.HeaderSize], s.runs)
+	raw := s.buf[start : dataStart+s.data*pageSize]
+	wire.AppendRuns(raw[wire.HeaderSize:wire.HeaderSize], s.runs)
+	typ, frame, err := s.pack(raw)
+	if err != nil {
+		return err
+	}
 	if err := l.wait(ctx, len(frame)); err != nil {
 		return err
 	}
@@ -320,5 +329,35 @@ func (s *stream) flush(ctx context.Context, c *wire.Conn, l *limiter) error {
 	s.frames++
 	s.runs, s.data = s.runs[:0], 0
 	s.stats.Bytes += uint64(len(frame))
-	return c.SendInPlace(wire.Pages, frame)
+	s.stats.Unpacked += uint64(len(raw))
+	if err := c.SendInPlace(typ, frame); err != nil {
+		return err
+	}
+	s.gauge.done(len(raw), len(frame), time.Now())
+	return nil
+}
+
+// pack returns the frame to send instead of a frame of pages, which may be that
+// frame itself.
+func (s *stream) pack(raw []byte) (wire.Type, []byte, error) {
+	if s.version < 2 || s.data == 0 {
+		return wire.Pages, raw, nil
+	}
+	begin := time.Now()
+	m := s.gauge.next(begin)
+	if m == plain {
+		return wire.Pages, raw, nil
+	}
+	if s.packed == nil {
+		s.packed = make([]byte, wire.HeaderSize, wire.HeaderSize+wire.PackedRoom(len(s.buf)))
+	}
+	frame, err := s.packer.Pack(s.packed, m, raw[wire.HeaderSize:])
+	if err != nil {
+		return 0, nil, err
+	}
+	s.gauge.packed(m, len(raw), len(frame), time.Since(begin))
+	if float64(len(frame)) > shrunk*float64(len(raw)) {
+		return wire.Pages, raw, nil
+	}
+	return wire.Packed, frame, nil
 }

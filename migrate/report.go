@@ -14,9 +14,10 @@ type RoundReport struct {
 	Zero      uint64        `json:"zero_pages"`      // sent as zero: they had other bytes before
 	Skipped   uint64        `json:"skipped_pages"`   // zero from the start: not sent
 	Bytes     uint64        `json:"bytes"`           // on the wire
+	Unpacked  uint64        `json:"unpacked_bytes"`  // the same before compression, headers included
 	Duration  time.Duration `json:"duration_ns"`
-	Bandwidth float64       `json:"bandwidth_bytes_per_s"`
-	Dirty     uint64        `json:"dirty_pages"` // that the guest wrote meanwhile
+	Bandwidth float64       `json:"bandwidth_bytes_per_s"` // of bytes before compression
+	Dirty     uint64        `json:"dirty_pages"`           // that the guest wrote meanwhile
 	Expected  time.Duration `json:"expected_blackout_ns"`
 	Throttle  int           `json:"throttle_percent,omitempty"`
 }
@@ -60,6 +61,7 @@ func (x *RoundReport) add(y RoundReport) {
 	x.Zero += y.Zero
 	x.Skipped += y.Skipped
 	x.Bytes += y.Bytes
+	x.Unpacked += y.Unpacked
 }
 
 // bytes returns what all rounds sent.
@@ -70,12 +72,20 @@ func (r *Report) bytes() (n uint64) {
 	return n + r.Final.Bytes + r.StateBytes
 }
 
+// unpacked returns the same before compression, headers included.
+func (r *Report) unpacked() (n uint64) {
+	for _, x := range r.Rounds {
+		n += x.Unpacked
+	}
+	return n + r.Final.Unpacked + r.StateBytes
+}
+
 // WriteTable prints the report for people.
 func (r *Report) WriteTable(w io.Writer) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "round\tpages\tagain\tzero\tbytes\ttime\tMiB/s\tdirtied\texpected blackout\t")
+	fmt.Fprintln(t, "round\tpages\tagain\tzero\tbytes\tunpacked\ttime\tMiB/s\tdirtied\texpected blackout\t")
 	row := func(name string, x RoundReport) {
-		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%v\t%.0f\t%d\t%v\t\n", name, x.Pages, x.Duplicate, x.Zero, x.Bytes,
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%d\t%v\t%.0f\t%d\t%v\t\n", name, x.Pages, x.Duplicate, x.Zero, x.Bytes, x.Unpacked,
 			x.Duration.Round(time.Microsecond), x.Bandwidth/(1<<20), x.Dirty, x.Expected.Round(time.Microsecond))
 	}
 	for i, x := range r.Rounds {
@@ -90,9 +100,9 @@ func (r *Report) WriteTable(w io.Writer) error {
 	us := time.Microsecond
 	b := r.Blackout
 	_, err := fmt.Fprintf(w, `outcome %s %s
-total %v (bound %v), %d bytes over %d streams, %d holes skipped, %d reconnects, %d pages sent again
+total %v (bound %v), %d bytes (%d before compression) over %d streams, %d holes skipped, %d reconnects, %d pages sent again
 blackout %v (bound %v): pause %v, pages %v, state %v, load %v, commit %v
-`, r.Outcome, r.Reason, r.Total.Round(us), r.BoundTotal.Round(us), r.bytes(), r.Streams, r.Holes, r.Reconnects, r.Again,
+`, r.Outcome, r.Reason, r.Total.Round(us), r.BoundTotal.Round(us), r.bytes(), r.unpacked(), r.Streams, r.Holes, r.Reconnects, r.Again,
 		b.Total.Round(us), r.BoundBlackout.Round(us), b.Pause.Round(us), b.Pages.Round(us), b.State.Round(us), b.Load.Round(us), b.Commit.Round(us))
 	return err
 }

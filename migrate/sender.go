@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/migrate/commit"
 	"github.com/hvctl/hvctl/migrate/wire"
 )
@@ -90,7 +89,7 @@ func newSender(src Source, dial Dial, j commit.Journal, o SendOptions, report *R
 	s.dialer.offer.Streams, s.dialer.offer.Description, s.dialer.offer.Plan = o.Streams, o.Description, o.Plan
 	report.Session = record.Session
 	for i := range o.Streams {
-		s.streams = append(s.streams, newStream(i))
+		s.streams = append(s.streams, newStream(i, o.Compress))
 	}
 	return s, nil
 }
@@ -369,8 +368,8 @@ func (s *sender) sendRound(ctx, hard context.Context) (r RoundReport, err error)
 // trip and not the bandwidth: they count only when there is nothing better.
 func (s *sender) measure(r *RoundReport) {
 	s.report.RTT = min(s.report.RTT, r.Duration)
-	r.Bandwidth = float64(r.Bytes) / max(r.Duration-s.report.RTT, r.Duration/2, time.Nanosecond).Seconds()
-	if r.Bytes >= 1<<20 || s.best == 0 && r.Bytes > 0 {
+	r.Bandwidth = float64(r.Unpacked) / max(r.Duration-s.report.RTT, r.Duration/2, time.Nanosecond).Seconds()
+	if r.Unpacked >= 1<<20 || s.best == 0 && r.Unpacked > 0 {
 		s.best = r.Bandwidth
 	}
 }
@@ -453,8 +452,8 @@ func (r *Report) bounds() {
 	sec := func(bytes uint64) time.Duration {
 		return time.Duration(float64(bytes) / best * float64(time.Second))
 	}
-	r.BoundTotal = sec(r.Rounds[0].Pages*memory.PageSize + r.StateBytes)
+	r.BoundTotal = sec(r.Rounds[0].Unpacked + r.StateBytes)
 	if r.Blackout.Total > 0 {
-		r.BoundBlackout = sec(r.Final.Bytes + r.StateBytes)
+		r.BoundBlackout = sec(r.Final.Unpacked + r.StateBytes)
 	}
 }

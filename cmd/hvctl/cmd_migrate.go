@@ -47,6 +47,7 @@ func (p *program) cmdMigrateSend() *cli.Command {
 			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force or throttle"},
 			&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
 			&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
+			&cli.StringFlag{Name: "compress", Value: string(migrate.CompressAuto), Usage: "pack memory by `METHOD` auto (while the link is slower than packing), none, s2 or zstd"},
 			&cli.StringFlag{Name: "timeline", TakesFile: true, Usage: "draw what happened into `FILE`, as SVG"},
 			jsonFlag(),
 		},
@@ -62,7 +63,10 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 	}
 	r := workload.MigrateRequest{
 		To: to, DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
-		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"), Binds: c.StringSlice("bind"),
+		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"), Binds: c.StringSlice("bind"), Compress: c.String("compress"),
+	}
+	if _, err := migrate.ParseCompress(r.Compress); err != nil {
+		return usagef(c, "--compress: %w", err)
 	}
 	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow {
 		return usagef(c, "--on-timeout %q: use cancel, force or throttle", r.OnTimeout)

@@ -61,7 +61,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 		options: migrate.SendOptions{
 			VM: v.cfg.Name, Peer: r.To.Address, Description: description, Plan: row,
 			Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
-			OnTimeout: migrate.OnTimeout(r.OnTimeout), Log: v.log,
+			OnTimeout: migrate.OnTimeout(r.OnTimeout), Compress: migrate.Compress(r.Compress), Log: v.log,
 		},
 	}
 	ctx, s := v.begin(ctx, r.To.Address)

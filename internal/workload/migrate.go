@@ -30,6 +30,7 @@ type MigrateRequest struct {
 	TimeoutNs  int64    `json:"timeoutNs,omitempty"`
 	Streams    int      `json:"streams,omitempty"`
 	Rate       uint64   `json:"rate,omitempty"`      // bytes per second
+	Compress   string   `json:"compress,omitempty"`  // auto, none, s2 or zstd
 	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel, force or throttle
 	Binds      []string `json:"binds,omitempty"`     // KIND:NAME=ACTION[:ARG], for the plan
 }

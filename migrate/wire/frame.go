@@ -15,7 +15,7 @@ import (
 // Type is the type of a frame.
 type Type uint16
 
-// The types of version 1 (docs/migration-protocol.md, section 2).
+// The types (docs/migration-protocol.md, section 2).
 const (
 	Hello    Type = 1
 	Welcome  Type = 2
@@ -35,6 +35,7 @@ const (
 	Query    Type = 16
 	Ask      Type = 17
 	Facts    Type = 18
+	Packed   Type = 19 // version 2
 	Ping     Type = Optional | 1
 
 	// Optional is the bit of types that a receiver may skip.
@@ -44,7 +45,7 @@ const (
 var typeNames = map[Type]string{
 	Hello: "HELLO", Welcome: "WELCOME", Refuse: "REFUSE", Offer: "OFFER", Prepared: "PREPARED", Pages: "PAGES", Round: "ROUND",
 	Applied: "APPLIED", State: "STATE", Final: "FINAL", Ready: "READY", Go: "GO", Running: "RUNNING", Revoked: "REVOKED",
-	Abort: "ABORT", Query: "QUERY", Ask: "ASK", Facts: "FACTS", Ping: "PING",
+	Abort: "ABORT", Query: "QUERY", Ask: "ASK", Facts: "FACTS", Packed: "PACKED", Ping: "PING",
 }
 
 // String returns the name in the specification.
