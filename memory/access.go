@@ -86,12 +86,7 @@ func (g *Guest) Discard(a GPA, n uint64) error {
 	if err != nil {
 		return err
 	}
-	unit := uint64(PageSize)
-	if g.huge {
-		unit = HugePageSize
-	}
-	start := (r.Offset + off + unit - 1) &^ (unit - 1)
-	end := (r.Offset + off + n) &^ (unit - 1)
+	start, end := g.wholePages(r.Offset+off, n)
 	if start >= end {
 		return nil
 	}
@@ -100,10 +95,47 @@ func (g *Guest) Discard(a GPA, n uint64) error {
 		g.dirty.setBytes(start, end-start)
 		return nil
 	}
-	err = unix.Fallocate(g.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start))
+	return g.giveBack(start, end)
+}
+
+// Release is Discard of pages whose content means nothing to the guest any
+// more: afterwards they read as zeroes, or, where RAM was made from an Image, as
+// that has them. It never makes a page.
+func (g *Guest) Release(a GPA, n uint64) error {
+	r, off, err := g.find(a, n)
 	if err != nil {
-		return fmt.Errorf("discard %v+%#x: %w", a, n, os.NewSyscallError("fallocate", err))
+		return err
 	}
-	g.dirty.setBytes(start, end-start) // zeroes are new content too
+	start, end := g.wholePages(r.Offset+off, n)
+	return g.giveBack(start, end)
+}
+
+// ReleasesZeroes tells whether what was released reads as zeroes.
+func (g *Guest) ReleasesZeroes() bool { return g.fd >= 0 }
+
+// wholePages returns the pages that lie inside n bytes at an offset in the
+// mapping; none when end is not above start.
+func (g *Guest) wholePages(off, n uint64) (start, end uint64) {
+	unit := uint64(PageSize)
+	if g.huge {
+		unit = HugePageSize
+	}
+	return (off + unit - 1) &^ (unit - 1), (off + n) &^ (unit - 1)
+}
+
+// giveBack frees the pages of a range of the mapping. What is there afterwards is
+// new content, so they are dirty, once it is there.
+func (g *Guest) giveBack(start, end uint64) error {
+	if start >= end {
+		return nil
+	}
+	if g.fd < 0 {
+		if err := unix.Madvise(g.mem[start:end], unix.MADV_DONTNEED); err != nil {
+			return fmt.Errorf("release %d bytes of guest RAM: %w", end-start, os.NewSyscallError("madvise", err))
+		}
+	} else if err := unix.Fallocate(g.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(start), int64(end-start)); err != nil {
+		return fmt.Errorf("discard %d bytes of guest RAM: %w", end-start, os.NewSyscallError("fallocate", err))
+	}
+	g.dirty.setBytes(start, end-start)
 	return nil
 }

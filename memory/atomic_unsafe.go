@@ -91,6 +91,24 @@ func (g *Guest) MarkVecDirty(v Vec, n int) {
 	}
 }
 
+// ReleaseVec is Release of every buffer of v, which must view RAM of g.
+func (g *Guest) ReleaseVec(v Vec) error {
+	base := uintptr(unsafe.Pointer(unsafe.SliceData(g.mem)))
+	for i := range v.bufs {
+		b := v.buffer(i)
+		// SAFETY: only the number is used, as in MarkVecDirty.
+		off := uint64(uintptr(unsafe.Pointer(unsafe.SliceData(b))) - base)
+		start, end := g.wholePages(off, uint64(len(b)))
+		if off > uint64(len(g.mem)) || end > uint64(len(g.mem)) {
+			return fmt.Errorf("%w: a buffer that is no guest RAM", ErrOutOfRange)
+		}
+		if err := g.giveBack(start, end); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // HVA returns the region's address in this process, for the kernel's memory
 // slots. It stays valid until the Guest is closed.
 func (r Region) HVA() uintptr {

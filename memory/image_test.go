@@ -70,6 +70,27 @@ func TestRAMFromAnImageIsACopyOnWrite(t *testing.T) {
 	}
 }
 
+func TestWhatIsReleasedReadsAsTheImageAgain(t *testing.T) {
+	o := memory.Options{Regions: imageRegions, From: &memory.Image{File: imageFile(t), Offsets: []uint64{16384, 4096}}}
+	g := newGuest(t, o)
+	if err := g.WriteAt([]byte("mine"), 0); err != nil {
+		t.Fatal(err)
+	}
+	b, err := g.Slice(0, 4096)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v memory.Vec
+	v.Append(b)
+	g.Dirty().Clear()
+	if err := g.ReleaseVec(v); err != nil || g.ReleasesZeroes() {
+		t.Fatal(err, g.ReleasesZeroes())
+	}
+	if string(b[:5]) != "first" || !g.Dirty().Has(0) {
+		t.Errorf("RAM holds %q, dirty: %v", b[:5], g.Dirty().Has(0))
+	}
+}
+
 func TestImagesThatDoNotFitAreRefused(t *testing.T) {
 	f := imageFile(t)
 	for name, o := range map[string]memory.Options{

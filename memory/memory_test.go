@@ -212,6 +212,44 @@ func TestDiscardGivesPagesBackAsZeroes(t *testing.T) {
 	}
 }
 
+func TestReleaseMakesHolesAndNoPages(t *testing.T) {
+	g := newGuest(t, memory.Options{Size: 1 << 20})
+	if err := g.WriteAt(bytes.Repeat([]byte{7}, 4*4096), 0); err != nil {
+		t.Fatal(err)
+	}
+	before := blocks(t, g)
+	var v memory.Vec
+	for _, s := range []memory.Span{{GPA: 100, Size: 2 * 4096}, {GPA: 3 * 4096, Size: 4096}} { // pages 1 and 3
+		b, err := g.Slice(s.GPA, s.Size)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.Append(b)
+	}
+	if err := g.ReleaseVec(v); err != nil || !g.ReleasesZeroes() {
+		t.Fatal(err, g.ReleasesZeroes())
+	}
+	if err := g.Release(512<<10, 512<<10); err != nil {
+		t.Fatal(err)
+	}
+	if after := blocks(t, g); after != before-16 {
+		t.Errorf("%d blocks of %d are left, want 16 less", after, before)
+	}
+	for p, want := range []byte{7, 0, 7, 0} {
+		if b, err := g.Slice(memory.GPA(p*4096+200), 1); err != nil || b[0] != want {
+			t.Errorf("page %d holds %v, want %d (%v)", p, b, want, err)
+		}
+	}
+	var foreign memory.Vec
+	foreign.Append(make([]byte, 3*4096))
+	if err := g.ReleaseVec(foreign); !errors.Is(err, memory.ErrOutOfRange) {
+		t.Errorf("memory that is not the guest's: %v", err)
+	}
+	if err := g.Release(1<<20-4096, 8192); !errors.Is(err, memory.ErrOutOfRange) {
+		t.Errorf("past the end = %v", err)
+	}
+}
+
 func blocks(t *testing.T, g *memory.Guest) int64 {
 	t.Helper()
 	var st unix.Stat_t

@@ -39,6 +39,7 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.StringFlag{Name: "gdb", Usage: "let gdb debug the guest at `ADDRESS`: unix:PATH or a port of this machine"},
 			&cli.BoolFlag{Name: "gdb-wait", Usage: "hold the guest at its first instruction until gdb lets it go"},
 			&cli.BoolFlag{Name: "hugepages", Usage: "back memory with huge pages"},
+			balloonFlag(""),
 			&cli.StringFlag{Name: "name", Usage: "call the VM `NAME`"},
 			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "boot in the background and print the ID"},
@@ -104,7 +105,7 @@ func (p *program) bootConfig(c *cli.Context) (*workload.Config, error) {
 		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{Terminal: true, Args: []string{"(console)"}, Cwd: "/"}},
 	}
 	var errs []error
-	errs = append(errs, debugger(c, cfg))
+	errs = append(errs, debugger(c, cfg), balloonOf(c, cfg))
 	if cfg.Name != "" {
 		errs = append(errs, instance.CheckName(cfg.Name))
 	}

@@ -17,6 +17,7 @@ func (p *program) cmdUpdate() *cli.Command {
 			&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M (containers)"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes (containers)"},
+			&cli.StringFlag{Name: "balloon", Usage: "take `SIZE` of its memory from a VM that was started with --balloon; 0 gives all back"},
 			&cli.StringFlag{Name: "disk", Usage: "a disk, `SERIAL[,size=SIZE|auto][,iops=N][,bps=SIZE]` (VMs); it can grow, not shrink"},
 		},
 		BashComplete: p.completeInstances(workload.Running, workload.Paused),
@@ -53,6 +54,13 @@ func updateOf(c *cli.Context) (workload.Update, error) {
 			return u, err
 		}
 		u.MemoryBytes = &n
+	}
+	if c.IsSet("balloon") {
+		n, err := parseSize(c.String("balloon"))
+		if err != nil {
+			return u, err
+		}
+		u.BalloonBytes = &n
 	}
 	if c.IsSet("disk") {
 		d, err := parseDiskUpdate(c.String("disk"))

@@ -69,6 +69,7 @@ func workloadFlags() []cli.Flag {
 		&cli.StringFlag{Name: "gdb", Usage: "VM: let gdb debug the guest at `ADDRESS`: unix:PATH or a port of this machine"},
 		&cli.BoolFlag{Name: "gdb-wait", Usage: "VM: hold the guest at its first instruction until gdb lets it go"},
 		&cli.BoolFlag{Name: "hugepages", Usage: "VM: back memory with huge pages"},
+		balloonFlag("VM: "),
 		&cli.BoolFlag{Name: "timeline", Hidden: true, Usage: "VM: leave timeline.json in the state directory (hvctl bench boot)"},
 		&cli.BoolFlag{Name: "no-log", Usage: "keep no log of the output"},
 		&cli.StringFlag{Name: "log-max-size", Usage: "rotate the log at `SIZE`", DefaultText: "10M"},
@@ -144,6 +145,7 @@ func (p *program) fromFlags(c *cli.Context) (*workload.Config, workload.SpecOpti
 	}
 	note(resources(c, cfg))
 	note(debugger(c, cfg))
+	note(balloonOf(c, cfg))
 	note(network(c, cfg))
 	var err error
 	cfg.Labels, err = parsePairs("label", c.StringSlice("label"))
@@ -393,7 +395,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		}
 		return nil
 	case "container":
-		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "timeline", "gdb", "gdb-wait")
+		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "balloon", "timeline", "gdb", "gdb-wait")
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ func Wanted() []Want {
 		{"ext4", false, "a writable layer on a disk"},
 		{"virtio_net", false, "the network"},
 		{"virtio_console", false, "the console hvc0"},
+		{"virtio_balloon", true, "memory given back"},
 		{"virtio_rng", false, "entropy from the host"},
 	}
 }

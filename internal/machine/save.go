@@ -244,6 +244,9 @@ func (s *cpuState) LoadState(d state.Decoder) error { return s.c.Load(d, s.load.
 // Regions returns the RAM in address order; see memory.Guest.Regions.
 func (m *Machine) Regions() []memory.Region { return m.mem.Regions() }
 
+// Size returns the amount of RAM in bytes.
+func (m *Machine) Size() uint64 { return m.mem.Size() }
+
 // MemoryFD returns the file behind the RAM, or -1; see memory.Guest.FD.
 func (m *Machine) MemoryFD() int { return m.mem.FD() }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/virtio"
+	"github.com/hvctl/hvctl/virtio/balloon"
 	"github.com/hvctl/hvctl/virtio/blk"
 	"github.com/hvctl/hvctl/virtio/fs"
 	"github.com/hvctl/hvctl/virtio/fs/hostdir"
@@ -108,6 +109,10 @@ func (v *VM) devices() ([]machine.Device, error) {
 		return nil, err
 	}
 	devs = append(devs, shares...)
+	if b := v.cfg.VM.Balloon; b != nil {
+		v.balloon = balloon.New(balloon.Options{Target: b.TargetBytes, NoOOM: b.NoOOM, NoReporting: b.NoReporting, Keep: v.filling})
+		devs = append(devs, machine.Device{Device: v.balloon, Args: virtio.Args{ID: "balloon"}})
+	}
 	return append(devs, machine.Device{Kind: "rng", Args: virtio.Args{ID: "rng0"}}), nil
 }
 

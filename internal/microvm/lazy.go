@@ -29,6 +29,7 @@ func (v *VM) fillLazily(s *snapshot.Snapshot) (err error) {
 	if errors.Is(err, uffd.ErrUnavailable) {
 		return fmt.Errorf("restore lazily: %w; or restore without --lazy", err)
 	}
+	v.fills.Store(v.filler)
 	return err
 }
 
@@ -48,6 +49,13 @@ func (v *VM) settle(ctx context.Context) error {
 		return nil
 	}
 	return v.filler.Complete(ctx)
+}
+
+// filling tells whether pages may still come from a snapshot, so that a hole in
+// the memory is no zeroes.
+func (v *VM) filling() bool {
+	f := v.fills.Load()
+	return f != nil && !f.Done()
 }
 
 // reason is why a machine was ended when it was nobody's wish; nil: it was.

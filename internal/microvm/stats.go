@@ -12,12 +12,21 @@ import (
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
+// balloonTimeout is how long the guest's kernel may take to tell what it uses its
+// memory for; what it told last is shown otherwise.
+const balloonTimeout = 100 * time.Millisecond
+
 // Stats reports what the VM costs the host, VMM included: CPU time and memory
 // of this process, which is the whole instance.
 func (v *VM) Stats(ctx context.Context) (workload.Stats, error) {
 	g, err := v.running()
 	if err != nil {
 		return workload.Stats{}, err
+	}
+	if v.balloon != nil {
+		rctx, cancel := context.WithTimeout(ctx, balloonTimeout)
+		v.balloon.Refresh(rctx)
+		cancel()
 	}
 	s := workload.Stats{At: time.Now(), MemoryLimitBytes: v.cfg.Res.MemoryBytes, Counters: g.machine.Counters()}
 	var ru unix.Rusage

@@ -60,3 +60,18 @@ func (v *VM) UpdateDisk(_ context.Context, u workload.DiskUpdate) error {
 	}
 	return disk.SetLimits(limits)
 }
+
+// UpdateBalloon implements workload.BalloonUpdater.
+func (v *VM) UpdateBalloon(_ context.Context, bytes uint64) error {
+	g, err := v.running()
+	switch {
+	case err != nil:
+		return err
+	case v.balloon == nil:
+		return fmt.Errorf("%w: the VM was started without --balloon", workload.ErrUnsupported)
+	case bytes >= g.machine.Size():
+		return fmt.Errorf("%w: --balloon: the VM has %d MiB of memory, which cannot all be taken from it", workload.ErrUnsupported, g.machine.Size()>>20)
+	}
+	v.balloon.SetTarget(bytes)
+	return nil
+}

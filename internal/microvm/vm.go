@@ -20,6 +20,7 @@ import (
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate/lazy"
+	"github.com/hvctl/hvctl/virtio/balloon"
 	"github.com/hvctl/hvctl/virtio/vsock"
 )
 
@@ -66,12 +67,14 @@ type VM struct {
 	serial  *relay       // nil when nobody is attached to the serial port
 	net     *hostnet.Attachment
 	vsock   *vsock.Device
+	balloon *balloon.Device    // nil: none
 	shared  []guestproto.Mount // of the host's directories
 	machine *machine.Machine
-	filler  *lazy.Filler // of its memory; nil: that was there from the start
-	begun   bool         // the workload was started
-	learnt  bool         // cfg came with the guest
-	heir    bool         // the guest was another owner's of this instance
+	filler  *lazy.Filler                // of its memory; nil: that was there from the start
+	fills   atomic.Pointer[lazy.Filler] // filler, for everybody
+	begun   bool                        // the workload was started
+	learnt  bool                        // cfg came with the guest
+	heir    bool                        // the guest was another owner's of this instance
 
 	inherited inheritance // what another owner has handed over; nil: nothing
 

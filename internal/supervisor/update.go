@@ -45,6 +45,13 @@ func (o *owner) update(ctx context.Context, u workload.Update) error {
 		}
 		return rt.UpdateDisk(ctx, *u.Disk)
 	}
+	if u.BalloonBytes != nil {
+		rt, ok := o.rt.(workload.BalloonUpdater)
+		if !ok {
+			return fmt.Errorf("%w: %s instances have no balloon", workload.ErrUnsupported, o.cfg.Backend)
+		}
+		return rt.UpdateBalloon(ctx, *u.BalloonBytes)
+	}
 	switch rt := o.rt.(type) {
 	case workload.Updater:
 		return rt.Update(ctx, u)

@@ -149,6 +149,8 @@ type VM struct {
 	Transport   string `json:"transport,omitempty"` // "pci" or "mmio"
 	Disks       []Disk `json:"disks,omitempty"`     // beside the root file system
 	HugePages   bool   `json:"hugePages,omitempty"`
+	// Balloon lets the guest give memory back; nil: it cannot.
+	Balloon *Balloon `json:"balloon,omitempty"`
 	// Vsock is the socket device of a Raw VM; without it the guest has one that
 	// nobody listens to. Other VMs have one for the agent.
 	Vsock *Vsock `json:"vsock,omitempty"`
@@ -169,6 +171,13 @@ type VM struct {
 	// Timeline asks the VMM to record when each stage of the start was
 	// reached (hvctl bench boot).
 	Timeline bool `json:"timeline,omitempty"`
+}
+
+// Balloon is the device by which a guest gives memory back.
+type Balloon struct {
+	TargetBytes uint64 `json:"targetBytes,omitempty"` // to take from it at first
+	NoOOM       bool   `json:"noOOM,omitempty"`       // not even a guest that is out of memory takes some of that back
+	NoReporting bool   `json:"noReporting,omitempty"` // it does not give back by itself what it has free
 }
 
 // Vsock backends.

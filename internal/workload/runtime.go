@@ -137,6 +137,8 @@ type Update struct {
 	PIDs        *int64   `json:"pids,omitempty"`
 	// Disk changes one disk of a VM, and comes alone.
 	Disk *DiskUpdate `json:"disk,omitempty"`
+	// BalloonBytes is what a VM's balloon is to take from the guest, and comes alone.
+	BalloonBytes *uint64 `json:"balloonBytes,omitempty"`
 }
 
 // DiskUpdate changes a disk; nil stays as it is.
@@ -152,6 +154,13 @@ type DiskUpdate struct {
 // DiskUpdater is a Runtime whose disks can be changed while it runs.
 type DiskUpdater interface {
 	UpdateDisk(ctx context.Context, u DiskUpdate) error
+}
+
+// BalloonUpdater is a Runtime whose memory can be taken while it runs.
+type BalloonUpdater interface {
+	// UpdateBalloon asks the guest to give up bytes of its memory, in all; it
+	// returns before that has.
+	UpdateBalloon(ctx context.Context, bytes uint64) error
 }
 
 // Apply is r with u's changes.
@@ -180,6 +189,8 @@ func (u Update) Check() error {
 		return errors.New("a disk and other limits at once: change one after the other")
 	case u.Disk != nil:
 		return u.Disk.check()
+	case u.BalloonBytes != nil && u != Update{BalloonBytes: u.BalloonBytes}:
+		return errors.New("a balloon and other limits at once: change one after the other")
 	case u.CPUs != nil && !(*u.CPUs > 0 && *u.CPUs <= 4096):
 		return fmt.Errorf("%v processors: want a number above 0", *u.CPUs)
 	case u.CPUWeight != nil && (*u.CPUWeight < 1 || *u.CPUWeight > 10000):

@@ -196,6 +196,16 @@ func (f *Filler) Complete(ctx context.Context) error {
 	}
 }
 
+// Done tells whether nothing is missing any more, nor will come.
+func (f *Filler) Done() bool {
+	select {
+	case <-f.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Handler is the process ID of the handler; 0 when there is none any more.
 func (f *Filler) Handler() int {
 	f.mu.Lock()

@@ -4,6 +4,7 @@ package devices
 
 import (
 	"github.com/hvctl/hvctl/virtio"
+	"github.com/hvctl/hvctl/virtio/balloon"
 	"github.com/hvctl/hvctl/virtio/blk"
 	"github.com/hvctl/hvctl/virtio/console"
 	"github.com/hvctl/hvctl/virtio/fs"
@@ -15,6 +16,7 @@ import (
 // Registry returns every device kind.
 func Registry() *virtio.Registry {
 	return virtio.NewRegistry(
+		balloon.Kind,
 		blk.Kind,
 		console.Kind,
 		fs.Kind,

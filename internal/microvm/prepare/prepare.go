@@ -122,6 +122,9 @@ func check(c *workload.Config) error {
 	if t := c.VM.Transport; t != "mmio" && t != "pci" {
 		errs = append(errs, fmt.Errorf("--transport %s: there are mmio and pci", t))
 	}
+	if b := c.VM.Balloon; b != nil && b.TargetBytes >= c.Res.MemoryBytes {
+		errs = append(errs, fmt.Errorf("--balloon: the VM has %d MiB of memory, which cannot all be taken from it", c.Res.MemoryBytes>>20))
+	}
 	errs = append(errs, refuse(c.Spec)...)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, err)
@@ -187,6 +190,8 @@ func needed(module string, c *workload.Config) bool {
 		return c.VM.Transport == "mmio"
 	case "virtio_console":
 		return false // the console is the serial port
+	case "virtio_balloon":
+		return c.VM.Balloon != nil
 	case "virtio_net":
 		return c.Net.Mode != workload.NetNone
 	case "virtiofs":
