@@ -106,7 +106,16 @@ func masked(s *specs.Spec) *specs.Spec {
 	return s
 }
 
-func TestCheckpointAndRestore(t *testing.T) {
+func TestCheckpointAndRestore(t *testing.T) { savedAndRestored(t) }
+
+// TestCheckpointAndRestoreOnCgroupV1 is the same where each controller has a
+// hierarchy of its own.
+func TestCheckpointAndRestoreOnCgroupV1(t *testing.T) {
+	testenv.Require(t, testenv.CgroupV1)
+	savedAndRestored(t)
+}
+
+func savedAndRestored(t *testing.T) {
 	h := savingHost(t)
 	dir := t.TempDir()
 	volume := filepath.Join(testDir(t), "volume")
@@ -162,6 +171,12 @@ func TestCheckpointAndRestore(t *testing.T) {
 	g, err := h.Cgroups.Open(s.Linux.CgroupsPath)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for controller, dir := range g.Paths() {
+		b, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+		if err != nil || !slices.Contains(strings.Fields(string(b)), strconv.Itoa(c.p.PID)) {
+			t.Errorf("%s (%s) has %q without %d, %v", dir, controller, b, c.p.PID, err)
+		}
 	}
 	if st, err := g.Stats(); err != nil || st.PIDs.Limit != 17 {
 		t.Errorf("its limit is %v, %v", st.PIDs.Limit, err)

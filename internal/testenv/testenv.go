@@ -38,6 +38,8 @@ const (
 	// CgroupV2 is a pure cgroup v2 tree with the cpu, io, memory and pids
 	// controllers, that lets us make groups.
 	CgroupV2 Need = "cgroup2"
+	// CgroupV1 is cgroup v1 hierarchies with the controllers, beside a v2 tree.
+	CgroupV1 Need = "cgroup1"
 	// NFTables is a kernel with nf_tables and the program nft.
 	NFTables Need = "nftables"
 	// MkfsErofs is the program mkfs.erofs.
@@ -142,6 +144,13 @@ func probe(n Need) error {
 	case Root:
 		if os.Geteuid() != 0 {
 			return fmt.Errorf("effective uid is %d, not 0", os.Geteuid())
+		}
+		return nil
+	case CgroupV1:
+		for _, dir := range []string{"cpu,cpuacct", "cpuset", "memory", "devices", "freezer", "pids", "unified"} {
+			if !exists("/sys/fs/cgroup/" + dir) {
+				return fmt.Errorf("there is no /sys/fs/cgroup/%s", dir)
+			}
 		}
 		return nil
 	case Cgroup, CgroupV2:

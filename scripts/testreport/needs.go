@@ -143,7 +143,7 @@ func wantsMachine(needs map[string]bool) bool {
 
 // bootNeeds are those that a machine has to be booted for: a kernel runs with
 // one of them at most, or with none.
-var bootNeeds = []string{"", "AppArmor", "SELinux"}
+var bootNeeds = []string{"", "AppArmor", "SELinux", "CgroupV1"}
 
 // printNeeds writes the packages that have tests for the test host, once for
 // each way that the machine has to be booted.
