@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/images"
+	"github.com/hvctl/hvctl/internal/bench/equiv"
 	"github.com/hvctl/hvctl/internal/bench/report"
 	"github.com/hvctl/hvctl/internal/bench/result"
 	"github.com/hvctl/hvctl/internal/bench/run"
@@ -23,12 +24,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// benchChapters are those that run as probes in an instance.
-var benchChapters = []string{"life", "micro", "mem", "io", "net", "cpu"}
+// benchChapters is what a run has by default.
+var benchChapters = strings.Join(run.Chapters(), ",")
 
 func runFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "suite", Value: strings.Join(benchChapters, ","), Usage: "run the probes of these chapters: `LIST`"},
+		&cli.StringFlag{Name: "suite", Value: benchChapters, Usage: "measure these chapters: `LIST`"},
 		&cli.IntFlag{Name: "blocks", Value: 5, Usage: "measure every target `NUMBER` times, after a warm-up"},
 		&cli.IntFlag{Name: "batches", Value: 5, Usage: "repeat each probe `NUMBER` times in an instance"},
 		&cli.DurationFlag{Name: "batch-time", Value: 5 * time.Millisecond, Usage: "what a batch takes on the first target"},
@@ -37,6 +38,7 @@ func runFlags() []cli.Flag {
 		&cli.IntFlag{Name: "cpu", Usage: "run everything on processor `NUMBER`"},
 		&cli.Uint64Flag{Name: "seed", Value: 1, Usage: "order and intervals follow from this `NUMBER`"},
 		&cli.StringFlag{Name: "plant", Hidden: true, Usage: "slow `TARGET` down by 5 %, for tests"},
+		&cli.StringFlag{Name: "plant-output", Hidden: true, Usage: "let `TARGET` see something wrong, for tests"},
 		&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
 		&cli.StringFlag{Name: "out", Usage: "keep samples and report in `DIR`", Required: true},
 	}
@@ -64,8 +66,8 @@ func (p *program) cmdBenchNull() *cli.Command {
 func (p *program) benchRun(c *cli.Context, kind string, targets []string) error {
 	chapters := strings.Split(c.String("suite"), ",")
 	for _, ch := range chapters {
-		if !slices.Contains(benchChapters, ch) {
-			return usagef(c, "--suite %s: there are %s", ch, strings.Join(benchChapters, ", "))
+		if !slices.Contains(run.Chapters(), ch) {
+			return usagef(c, "--suite %s: there are %s", ch, strings.Join(run.Chapters(), ", "))
 		}
 	}
 	if c.Int("blocks") < 1 || c.Int("batches") < 1 {
@@ -97,15 +99,21 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 		return err
 	}
 	err = run.Run(ctx, run.Options{
-		Worlds: worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), Save: func() error { return r.Save(out) },
+		Worlds: worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), PlantOutput: c.String("plant-output"), Save: func() error { return r.Save(out) },
 		Progress: func(done, all int, target string, left time.Duration) {
 			fmt.Fprintf(p.stderr, "%d of %d: %s, %v left\n", done+1, all, target, left.Round(time.Second))
 		},
 	}, r)
-	if len(r.Samples) == 0 {
+	if len(r.Samples) == 0 && len(r.Facts) == 0 {
 		return err
 	}
-	return errors.Join(err, r.Save(out), p.writeReport(r, out))
+	if err := errors.Join(err, r.Save(out), p.writeReport(r, out)); err != nil {
+		return err
+	}
+	if n := equiv.Count(equiv.Judge(r.Facts, targets)); n[equiv.Unexpected]+n[equiv.Failed] > 0 {
+		return fmt.Errorf("the targets are not equivalent: %d facts differ that must not, %d tests failed; see the report", n[equiv.Unexpected], n[equiv.Failed])
+	}
+	return nil
 }
 
 // pinAll binds every thread of this process; those it starts inherit it.
@@ -163,7 +171,7 @@ func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, target
 	}
 	r.Image = result.Image{Ref: im.Ref, Digest: im.Digest.String(), Probes: hex.EncodeToString(sum[:])}
 	config := func(j run.Job) (*workload.Config, error) {
-		spec, err := workload.NewSpec(workload.SpecOptions{Args: j.Argv, Env: []string{"PATH=" + workload.DefaultPath}, Hostname: "bench", User: j.User, Cwd: j.Cwd})
+		spec, err := workload.NewSpec(workload.SpecOptions{Args: j.Argv, Env: []string{"PATH=" + workload.DefaultPath, "HOME=/", "HOSTNAME=bench"}, Hostname: "bench", User: j.User, Cwd: j.Cwd})
 		res := j.Res
 		if res.CPUs == 0 {
 			res.CPUs = 1

@@ -131,8 +131,9 @@ var layers = map[string]string{
 	"internal/bench/probe":    "",
 	"internal/bench/stats":    "",
 	"internal/bench/result":   "",
-	"internal/bench/run":      "images internal/bench/probe internal/bench/result internal/bench/stats internal/cgroup internal/instance internal/supervisor/launch internal/workload",
-	"internal/bench/report":   "internal/bench/plot internal/bench/result internal/bench/stats",
+	"internal/bench/equiv":    "internal/bench/result",
+	"internal/bench/run":      "images internal/bench/equiv internal/bench/probe internal/bench/result internal/bench/stats internal/cgroup internal/instance internal/supervisor/launch internal/workload",
+	"internal/bench/report":   "internal/bench/equiv internal/bench/plot internal/bench/result internal/bench/stats",
 	"internal/bench/plot":     "",
 
 	"internal/bench/migrate":      "internal/bench/migrate/beat internal/boot internal/initrd internal/machine migrate migrate/commit migrate/sparse migrate/transport virtio",

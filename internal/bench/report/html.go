@@ -84,6 +84,7 @@ type page struct {
 	LossesLeft, WinsLeft          int
 	Summary                       [][]tallyPart // by chapter
 	Chapters                      []chapterPart
+	Tables                        []table
 	Lecture                       *lecturePart
 	BaseName, CopyName            string
 	Key                           []tallyCell
@@ -166,6 +167,7 @@ func (p *pages) page() *page {
 			out.Chapters = append(out.Chapters, part)
 		}
 	}
+	out.Tables = tables(r)
 	out.Lecture = p.lecture()
 	return out
 }

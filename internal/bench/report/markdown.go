@@ -47,6 +47,9 @@ func Markdown(w io.Writer, r *result.Result) error {
 		}
 		fmt.Fprintln(&b)
 	}
+	for _, t := range tables(r) {
+		t.markdown(&b)
+	}
 	fmt.Fprintln(&b, "## Environment")
 	fmt.Fprintln(&b)
 	for _, k := range slices.Sorted(maps.Keys(r.Env)) {

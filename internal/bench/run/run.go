@@ -20,7 +20,9 @@ import (
 type Options struct {
 	Worlds    []World       // the first is the base, which runs twice in each block
 	BatchTime time.Duration // on the base; elsewhere the number of operations is the same
-	Plant     string        // slow this target down by 5 per cent: for tests of the benchmark
+	// For tests of the benchmark: a target to slow down by 5 per cent, and one
+	// whose program sees something wrong.
+	Plant, PlantOutput string
 	// Progress is told of each instance before it starts, and what may be left.
 	Progress func(done, all int, target string, left time.Duration)
 	// Save is called after each block.
@@ -33,11 +35,67 @@ const Program = "/hvbench"
 // instanceTimeout bounds one instance's life.
 const instanceTimeout = 15 * time.Minute
 
+// phase is a part of a run, with a loop of its own.
+type phase struct {
+	chapter string // that it belongs to; empty: those of the probes
+	run     func(context.Context, Options, *result.Result) error
+}
+
+var phases = []phase{{"equiv", equivalence}, {"", probes}}
+
+// Chapters are all that there are, in the order in which they run.
+func Chapters() (names []string) {
+	for _, p := range phases {
+		if p.chapter != "" {
+			names = append(names, p.chapter)
+			continue
+		}
+		for _, pr := range probe.All() {
+			if !slices.Contains(names, pr.Chapter) {
+				names = append(names, pr.Chapter)
+			}
+		}
+	}
+	return names
+}
+
 // Run fills r, whose Plan and Seed are set. What was measured stays in r,
 // whatever the error; a cancelled ctx marks it as partial.
 func Run(ctx context.Context, o Options, r *result.Result) error {
 	began := time.Now()
 	defer func() { r.TookS = time.Since(began).Seconds() }()
+	for _, w := range o.Worlds {
+		// The first instance of a kind loads modules and makes caches. Whether it
+		// works is seen, and told, where it counts.
+		if s, err := open(ctx, w, Job{Argv: []string{Program, "exit", "0"}}); err == nil {
+			_, _ = s.rest()
+			_ = s.close()
+		}
+	}
+	for _, p := range phases {
+		switch {
+		case p.chapter != "" && !slices.Contains(r.Plan.Chapters, p.chapter):
+			continue
+		case p.chapter == "" && len(probe.Select(r.Plan.Chapters)) == 0:
+			continue
+		}
+		err := p.run(ctx, o, r)
+		if ctx.Err() != nil {
+			if r.Partial == "" {
+				r.Partial = "interrupted in the chapter " + p.chapter
+			}
+			return errors.Join(context.Cause(ctx), o.Save())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// probes are the chapters of small operations, and the stages of the instances
+// that they run in.
+func probes(ctx context.Context, o Options, r *result.Result) error {
 	counts, err := calibrate(ctx, o, r)
 	if err != nil {
 		return fmt.Errorf("calibrate on %s: %w", o.Worlds[0].Name(), err)
@@ -69,7 +127,7 @@ func Run(ctx context.Context, o Options, r *result.Result) error {
 			r.Samples = append(r.Samples, measure(ctx, t.w, argv, at)...)
 			if ctx.Err() != nil {
 				r.Partial = fmt.Sprintf("interrupted after %d of %d instances", done, all)
-				return errors.Join(context.Cause(ctx), o.Save())
+				return context.Cause(ctx)
 			}
 			done++
 		}

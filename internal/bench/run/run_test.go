@@ -76,7 +76,7 @@ func TestEveryTargetRunsInEveryBlockAndIsRemoved(t *testing.T) {
 	if err := Run(t.Context(), options(host, vm), r); err != nil {
 		t.Fatal(err)
 	}
-	if host.living.Load() != 0 || vm.living.Load() != 0 || vm.starts != 3 || host.starts != 7 { // one to calibrate
+	if host.living.Load() != 0 || vm.living.Load() != 0 || vm.starts != 4 || host.starts != 8 { // one to warm up, one to calibrate
 		t.Errorf("host %+v, vm %+v", host, vm)
 	}
 	k := result.Key{Chapter: "cpu", Probe: "sha256"}
@@ -88,7 +88,7 @@ func TestEveryTargetRunsInEveryBlockAndIsRemoved(t *testing.T) {
 }
 
 func TestFailedInstanceIsReported(t *testing.T) {
-	vm := &fake{t: t, name: "vm", failAt: 2}
+	vm := &fake{t: t, name: "vm", failAt: 3}
 	r := plan("host", "vm")
 	if err := Run(t.Context(), options(&fake{t: t, name: "host"}, vm), r); err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestInterruptedRunKeepsItsSamples(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	vm := &fake{t: t, name: "vm", onStart: func(n int) {
-		if n == 2 {
+		if n == 3 {
 			cancel()
 		}
 	}}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/probe"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -23,12 +22,9 @@ type session struct {
 	free func() error
 }
 
-// sessionTimeout bounds the life of a session's instance.
-const sessionTimeout = 3 * time.Minute
-
 // open starts an instance. It is removed when ctx ends, and by close.
 func open(ctx context.Context, w World, j Job) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, sessionTimeout)
+	ctx, cancel := context.WithTimeout(ctx, instanceTimeout)
 	l, err := w.Start(ctx, j)
 	if err != nil {
 		cancel()
