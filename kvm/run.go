@@ -51,6 +51,8 @@ func (r *runPage) control() *uint32 {
 // caller handles what it was kicked for, and runs again. An error means that
 // the vCPU cannot go on; it is an *os.SyscallError.
 //
+// What ServeCauses has told it to serve does not bring it back.
+//
 // With immediate exit set, Run completes a pending exit and returns ExitIntr
 // without entering the guest: that is how to get at clean register state.
 func (v *VCPU) Run() (ExitReason, error) {
@@ -58,10 +60,7 @@ func (v *VCPU) Run() (ExitReason, error) {
 	if err != nil {
 		return ExitUnknown, err
 	}
-	// So that a memory fault, which comes with an errno, can be told from a
-	// stale exit reason.
-	v.run.exitReason = uint32(ExitUnknown)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(n), reqRun.num, 0)
+	errno := unix.Errno(enter(uintptr(n), v.run, v.causes))
 	reason := ExitReason(v.run.exitReason)
 	v.fd.release()
 	switch errno {

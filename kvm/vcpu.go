@@ -17,6 +17,8 @@ type VCPU struct {
 	id  int
 	mem []byte   // the mapping of the vCPU: kvm_run, then the PIO data page
 	run *runPage // the start of mem
+
+	causes *causes // what Run serves itself; may be nil
 }
 
 // CreateVCPU makes the vCPU with the given id, which is also its initial APIC

@@ -61,11 +61,11 @@ func TestTracerSeesExits(t *testing.T) {
 		0x66, 0xef, // out dx, ax
 		0xec,       // in al, dx
 		0xeb, 0xfe) // jmp to itself
-	g.SetTracer(func(e vcpu.Exit) {
+	g.ok(g.SetTracer(func(e vcpu.Exit) {
 		if e.Reason == kvm.ExitIO {
 			seen <- e
 		}
-	})
+	}))
 	g.ok(g.Resume())
 	if e := <-seen; e.Addr != 0x80 || e.Size != 2 || e.Count != 1 || !e.Write || e.Value != 0x1234 || e.At.IsZero() {
 		t.Errorf("out: %+v", e)
@@ -73,5 +73,5 @@ func TestTracerSeesExits(t *testing.T) {
 	if e := <-seen; e.Addr != 0x80 || e.Size != 1 || e.Write || e.Value != 0 {
 		t.Errorf("in: %+v", e)
 	}
-	g.SetTracer(nil)
+	g.ok(g.SetTracer(nil))
 }

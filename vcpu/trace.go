@@ -27,13 +27,20 @@ type Exit struct {
 type Tracer func(Exit)
 
 // SetTracer says who is told of exits from now on; nil: nobody. It may be called
-// at any time. Without a tracer an exit costs one load more.
-func (v *VCPU) SetTracer(t Tracer) {
+// at any time. Without a tracer an exit costs one load more; with one there are
+// exits for Options.Causes, too. The error is ErrStopped.
+func (v *VCPU) SetTracer(t Tracer) error {
+	causes := v.o.Causes
 	if t == nil {
 		v.tracer.Store(nil)
-		return
+	} else {
+		v.tracer.Store(&t)
+		causes = nil
 	}
-	v.tracer.Store(&t)
+	return v.Do(func(c *kvm.VCPU) error {
+		c.ServeCauses(causes, &v.counters.Causes)
+		return nil
+	})
 }
 
 // trace describes the exit that is about to be served.

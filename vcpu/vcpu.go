@@ -48,6 +48,8 @@ const (
 type Options struct {
 	Index     int // also the APIC id
 	PIO, MMIO Bus // neither may be nil
+	// Causes are registers that need no Bus; see kvm.VCPU.ServeCauses. May be nil.
+	Causes *kvm.CauseRegisters
 	// Thread runs first of all on the vCPU's thread, which only ever runs this
 	// vCPU: it may say how the host schedules it. nil is fine.
 	Thread func() error
@@ -133,6 +135,7 @@ func (v *VCPU) thread(vm *kvm.VM, ready chan<- error) {
 		ready <- fmt.Errorf("vCPU %d: %w", v.o.Index, err)
 		return
 	}
+	v.cpu.ServeCauses(v.o.Causes, &v.counters.Causes)
 	ready <- nil
 	for st := parked; st != stopped; {
 		if st == running && v.pending.Load() == 0 {

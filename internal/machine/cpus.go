@@ -18,8 +18,9 @@ func (m *Machine) startCPUs(entry *boot.Entry) error {
 		return err
 	}
 	supported := policyCPUID(raw)
+	causes := m.causes()
 	for i := range m.cfg.CPUs {
-		o := vcpu.Options{Index: i, PIO: &m.pio, MMIO: &m.mmio, Thread: m.cfg.CPUThread, Debug: m.debugExit, Event: m.event}
+		o := vcpu.Options{Index: i, PIO: &m.pio, MMIO: &m.mmio, Causes: causes, Thread: m.cfg.CPUThread, Debug: m.debugExit, Event: m.event}
 		if entry != nil {
 			o.CPUID = func(c *kvm.VCPU) ([]kvm.CPUIDEntry, error) {
 				entries, err := m.offer(c, supported)

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/bits"
 	"slices"
 
 	"github.com/hvctl/hvctl/internal/acpi"
 	"github.com/hvctl/hvctl/internal/boot"
 	"github.com/hvctl/hvctl/internal/bus"
 	"github.com/hvctl/hvctl/internal/legacy"
+	"github.com/hvctl/hvctl/kvm"
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/virtio"
 	"github.com/hvctl/hvctl/virtio/devices"
@@ -116,6 +118,22 @@ func (m *Machine) attach(dev virtio.Device, id string) error {
 	m.devices = append(m.devices, attached{Transport: t, id: id, core: t.Core()})
 	m.platform.VirtioMMIO = append(m.platform.VirtioMMIO, acpi.VirtioMMIO{Base: base, Size: virtioMMIOStep, GSI: line.GSI()})
 	return m.mmio.Add(bus.Range{Base: uint64(base), Size: mmio.Size, Name: id, Handler: t})
+}
+
+// causes are the registers of all devices that the vCPUs' threads serve without
+// coming back to us; nil for none.
+func (m *Machine) causes() *kvm.CauseRegisters {
+	c := &kvm.CauseRegisters{
+		Base: uint64(virtioMMIOBase), Shift: uint8(bits.TrailingZeros(virtioMMIOStep)), Status: mmio.InterruptStatus, ACK: mmio.InterruptACK,
+	}
+	for _, d := range m.devices {
+		t, ok := d.Transport.(*mmio.Transport)
+		if !ok {
+			return nil
+		}
+		c.Words = append(c.Words, t.Causes())
+	}
+	return c
 }
 
 // drop closes a device that has no transport to do so.

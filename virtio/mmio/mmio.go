@@ -73,6 +73,16 @@ func New(o Options) (*Transport, error) {
 // Core returns the device behind the registers, for metrics and inspection.
 func (t *Transport) Core() *virtio.Core { return t.core }
 
+// The registers that whoever runs the vCPUs may serve itself, as reads of Causes
+// and as clearing bits in it (§4.2.2).
+const (
+	InterruptStatus = regInterruptStatus
+	InterruptACK    = regInterruptACK
+)
+
+// Causes are why the driver is interrupted, and has not acknowledged yet.
+func (t *Transport) Causes() *atomic.Uint32 { return &t.interrupts }
+
 // Notify does what a write of QueueNotify does.
 func (t *Transport) Notify(queue int) { t.core.Notify(queue) }
 

@@ -9,4 +9,7 @@ const (
 	MinMemory = 16 << 20
 	// MaxCPUs is what the APIC tables and KVM's limits were tested with.
 	MaxCPUs = 64
+	// MaxNetQueues is how many pairs of queues a network device has at most: one for
+	// each processor.
+	MaxNetQueues = MaxCPUs
 )
