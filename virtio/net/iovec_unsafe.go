@@ -43,7 +43,7 @@ func (f *fdFrames) call(nr uintptr, bufs [][]byte) (int, error) {
 		// SAFETY: f.iov is on the heap and has len(f.iov) elements; each Base
 		// points to memory that bufs keeps alive until the call returns, and is
 		// a real pointer in the Iovec, so the collector sees it.
-		n, _, errno := unix.Syscall(nr, f.fd, uintptr(unsafe.Pointer(unsafe.SliceData(f.iov))), uintptr(len(f.iov)))
+		n, _, errno := unix.RawSyscall(nr, f.fd, uintptr(unsafe.Pointer(unsafe.SliceData(f.iov))), uintptr(len(f.iov)))
 		switch errno {
 		case 0:
 			return int(n), nil

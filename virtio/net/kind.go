@@ -10,8 +10,8 @@ import (
 )
 
 // Kind is the network device. Its backend is Args.Files["tap"]: a tap with a
-// 12-byte header, or a socket that keeps frames apart; more queue pairs are
-// "tap1", "tap2" and so on. Or it is Args.Files["socket"], whose peer takes no
+// 12-byte header, or a socket that keeps frames apart; more queue pairs have the
+// names of QueueFile. Or it is Args.Files["socket"], whose peer takes no
 // segments (NewSocket).
 var Kind = virtio.Kind{
 	Name: "net",
@@ -22,6 +22,14 @@ var Kind = virtio.Kind{
 		{Key: "link", Help: "off starts with the cable pulled out"},
 	},
 	New: fromArgs,
+}
+
+// QueueFile is the name in Args.Files of the i-th queue pair's tap.
+func QueueFile(i int) string {
+	if i == 0 {
+		return "tap"
+	}
+	return fmt.Sprintf("tap%d", i)
 }
 
 func fromArgs(a virtio.Args) (virtio.Device, error) {
@@ -50,8 +58,8 @@ func fromArgs(a virtio.Args) (virtio.Device, error) {
 	}
 	o.LinkDown = !up
 	var files []*os.File
-	for name := "tap"; a.Files[name] != nil; name = fmt.Sprintf("tap%d", len(files)) {
-		files = append(files, a.Files[name])
+	for f := a.Files[QueueFile(0)]; f != nil; f = a.Files[QueueFile(len(files))] {
+		files = append(files, f)
 	}
 	if f := a.Files["socket"]; f != nil && len(files) == 0 {
 		b, err := NewSocket(f)

@@ -24,9 +24,13 @@ var errLost = errors.New("the network backend is gone")
 //
 // Without MRG_RXBUF a frame takes one chain. With it a frame takes as many as
 // it needs, and how many is known only when it has been read: the receiver
-// holds chains for the largest frame, reads into all of them at once, pushes
-// those that were touched and keeps the others for the next frame. What it
-// holds goes back (Unpop) before it returns.
+// holds chains for the largest frame, reads into them, pushes those that were
+// touched and keeps the others for the next frame. What it holds goes back
+// (Unpop) before it returns.
+//
+// The kernel looks at every buffer it is offered, so it is offered as many as
+// frames took of late and one more; what does not fit there comes by the bounce
+// buffer.
 type receiver struct {
 	d       *Device
 	b       Backend
@@ -35,13 +39,15 @@ type receiver struct {
 	need    int         // largest frame to expect, header included; for direct reads
 
 	// While serve runs:
-	ctx  context.Context
-	q    *virtio.Queue
-	err  error
-	run  func(Frames) bool // r.drain, bound once
-	held []virtio.Chain
-	room int      // bytes in held
-	bufs [][]byte // the bytes of held, or of its first chain without merge
+	ctx    context.Context
+	q      *virtio.Queue
+	err    error
+	run    func(Frames) bool // r.drain, bound once
+	held   []virtio.Chain
+	room   int      // bytes in held
+	bufs   [][]byte // the bytes of held, or of its first chain without merge
+	expect int      // how many of bufs the next frame may take
+	into   [][]byte // what the kernel is offered
 
 	bounce []byte    // for frames when held is too small; made when needed
 	stash  int       // bytes of a frame in bounce that waits for buffers
@@ -99,6 +105,7 @@ func (r *receiver) serve(ctx context.Context, q *virtio.Queue) error {
 	}
 	clear(r.held)
 	clear(r.bufs)
+	clear(r.into)
 	r.held, r.bufs, r.room = r.held[:0], r.bufs[:0], 0
 	switch {
 	case unpop != nil:
@@ -144,11 +151,15 @@ func (r *receiver) drain(fr Frames) (done bool) {
 			return true
 		}
 		direct := r.room >= r.need && len(r.bufs) <= maxIovecs
-		into := r.bufs
-		if !direct {
-			into = [][]byte{r.bounceBuf()}
+		near := 0 // of bufs
+		if direct {
+			near = min(r.expect+1, len(r.bufs))
 		}
-		n, err := fr.Readv(into)
+		r.into = append(r.into[:0], r.bufs[:near]...)
+		if near < len(r.bufs) {
+			r.into = append(r.into, r.bounceBuf())
+		}
+		n, err := fr.Readv(r.into)
 		switch {
 		case errors.Is(err, unix.EAGAIN):
 			return false
@@ -165,11 +176,33 @@ func (r *receiver) drain(fr Frames) (done bool) {
 			if !r.fromBounce(n) {
 				return true
 			}
-		} else if r.err = r.deliver(n); r.err != nil {
+			continue
+		}
+		r.spread(n, near)
+		if r.err = r.deliver(n); r.err != nil {
 			return true
 		}
 	}
 	return true
+}
+
+// spread brings what a frame of n bytes has beyond the first near buffers from
+// the bounce buffer to the others.
+func (r *receiver) spread(n, near int) {
+	took := 0
+	for _, b := range r.bufs[:near] {
+		if n <= 0 {
+			break
+		}
+		n -= len(b)
+		took++
+	}
+	for rest := r.bounce; n > 0; took++ {
+		m := copy(r.bufs[took], rest[:n])
+		n, rest = n-m, rest[m:]
+	}
+	// At once for more, slowly for less: large frames come with small ones between.
+	r.expect = max(took, r.expect-(r.expect-took+7)/8)
 }
 
 // lost reports whether err says that the host's end of the link is gone.
