@@ -33,7 +33,7 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Value: "512M", Usage: "memory: `SIZE`"},
 			&cli.StringFlag{Name: "transport", Usage: "attach devices by `BUS` pci or mmio"},
 			&cli.StringFlag{Name: "vsock", Usage: "a socket device, `cid=N[,backend=user|vhost][,path=SOCKET]`"},
-			&cli.StringFlag{Name: "network", Value: workload.NetNone, Usage: "`MODE` none, bridge or user"},
+			&cli.StringFlag{Name: "network", Value: workload.NetNone, Usage: "`MODE` none, bridge, user or tap:NAME, with options as of hvctl run"},
 			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
 			&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`"},
 			&cli.StringFlag{Name: "gdb", Usage: "let gdb debug the guest at `ADDRESS`: unix:PATH or a port of this machine"},

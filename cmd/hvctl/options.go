@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -42,7 +41,7 @@ func workloadFlags() []cli.Flag {
 		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
 		&cli.StringFlag{Name: "cgroup-parent", Usage: "make the instance's cgroup below `PATH`", DefaultText: "/hvctl"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
-		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: "`MODE` none, bridge, user[:host=on], cni:NAME or host (containers only)", DefaultText: "bridge for root, else user"},
+		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: networkUsage, DefaultText: "bridge for root, else user"},
 		&cli.StringFlag{Name: "cni-conf", EnvVars: []string{"HVCTL_CNI_CONF"}, Value: "/etc/cni/net.d", Usage: "CNI: the networks are configured in `DIR`"},
 		&cli.StringFlag{Name: "cni-plugins", EnvVars: []string{"CNI_PATH"}, Value: "/opt/cni/bin:/usr/lib/cni", Usage: "CNI: plugins are in `DIR[:DIR...]`"},
 		&cli.StringFlag{Name: "mac-address", Usage: "Ethernet address `MAC`", DefaultText: "made from the ID"},
@@ -222,96 +221,6 @@ func resources(c *cli.Context, cfg *workload.Config) error {
 	return errors.Join(errs...)
 }
 
-// networkMode reads --network.
-func networkMode(s string, n *workload.Network) error {
-	if s == "" {
-		s = workload.DefaultNetwork(os.Geteuid())
-	}
-	mode, opt, more := strings.Cut(s, ":")
-	n.Mode = mode
-	switch mode {
-	case workload.NetUser:
-		switch {
-		case !more || opt == "host=off":
-		case opt == "host=on":
-			n.ReachHost = true
-		default:
-			return fmt.Errorf("network %q: a user-mode network takes host=on or host=off, not %q", s, opt)
-		}
-		return nil
-	case workload.NetCNI:
-		if opt == "" {
-			return errors.New("network cni: name one of the host's CNI networks, cni:NAME")
-		}
-		n.CNI = &workload.CNI{Network: opt}
-		return nil
-	case workload.NetNone, workload.NetBridge, workload.NetHost:
-		if !more {
-			return nil
-		}
-	}
-	return fmt.Errorf("network %q: use none, bridge, user, cni:NAME or host", s)
-}
-
-func absolute(flag string, dirs ...string) error {
-	for _, d := range dirs {
-		if !filepath.IsAbs(d) {
-			return fmt.Errorf("%s %q: want absolute paths", flag, d)
-		}
-	}
-	return nil
-}
-
-func network(c *cli.Context, cfg *workload.Config) error {
-	var errs []error
-	n := &cfg.Net
-	errs = append(errs, networkMode(c.String("network"), n))
-	if n.CNI != nil {
-		n.CNI.ConfDir, n.CNI.Plugins = c.String("cni-conf"), filepath.SplitList(c.String("cni-plugins"))
-		errs = append(errs, absolute("--cni-conf", n.CNI.ConfDir), absolute("--cni-plugins", n.CNI.Plugins...))
-	}
-	for _, s := range c.StringSlice("publish") {
-		p, err := parsePort(s)
-		errs = append(errs, err)
-		n.Publish = append(n.Publish, p)
-	}
-	if len(n.Publish) > 0 && !n.Attached() {
-		errs = append(errs, fmt.Errorf("--publish needs --network bridge, user or cni, not %s", n.Mode))
-	}
-	for _, f := range []string{"ip", "mac-address"} {
-		if c.IsSet(f) && !n.Attached() {
-			errs = append(errs, fmt.Errorf("--%s needs --network bridge, user or cni, not %s", f, n.Mode))
-		}
-	}
-	if s := c.String("mac-address"); s != "" {
-		m, err := parseMAC(s)
-		errs = append(errs, err)
-		n.MAC = m
-	}
-	if s := c.String("ip"); s != "" {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			err = fmt.Errorf("--ip %q: no IP address", s)
-		}
-		errs = append(errs, err)
-		n.IP = a
-	}
-	for _, s := range c.StringSlice("dns") {
-		a, err := netip.ParseAddr(s)
-		if err != nil {
-			err = fmt.Errorf("--dns %q: no IP address", s)
-		}
-		errs = append(errs, err)
-		n.DNS = append(n.DNS, a)
-	}
-	for _, s := range c.StringSlice("add-host") {
-		h, err := parseHost(s)
-		errs = append(errs, err)
-		n.Hosts = append(n.Hosts, h)
-	}
-	return errors.Join(errs...)
-}
-
 func (p *program) specOptions(c *cli.Context, cfg *workload.Config) (workload.SpecOptions, error) {
 	o := workload.SpecOptions{
 		Cwd: c.String("workdir"), User: c.String("user"), Hostname: c.String("hostname"), Terminal: c.Bool("tty"),
@@ -395,6 +304,9 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		}
 		return nil
 	case "container":
+		if cfg.Net.Queues != 0 || cfg.Net.Tap != nil {
+			return fmt.Errorf("container: --network %s: %w; a container's interface is no tap", c.String("network"), workload.ErrUnsupported)
+		}
 		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "balloon", "timeline", "gdb", "gdb-wait")
 	}
 	return nil

@@ -216,10 +216,18 @@ func (b *bridge) plug(name string) (mtu int, err error) {
 	if mtu == 0 {
 		mtu = b.link.Attrs().MTU
 	}
+	if mtu > b.link.Attrs().MTU {
+		if err := b.h.LinkSetMTU(b.link, mtu); err != nil {
+			return 0, wrap(fmt.Sprintf("give bridge %s the MTU %d", b.o.Bridge, mtu), err)
+		}
+	}
 	if link.Attrs().MTU != mtu {
 		if err := b.h.LinkSetMTU(link, mtu); err != nil {
 			return 0, wrap(fmt.Sprintf("give interface %s the MTU %d", name, mtu), err)
 		}
+	}
+	if err := b.o.Limit.apply(b.h, link); err != nil {
+		return 0, err
 	}
 	if err := b.h.LinkSetMaster(link, b.link); err != nil {
 		return 0, wrap(fmt.Sprintf("put interface %s on bridge %s", name, b.o.Bridge), err)

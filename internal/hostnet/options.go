@@ -42,6 +42,8 @@ type Options struct {
 	MTU int
 	// Queues is the number of tap queues; 0 means 1.
 	Queues int
+	// Limit bounds the traffic.
+	Limit Limit
 	// NetNS is the network namespace of a container: it gets an interface called
 	// eth0 with address and route, and there is no tap. The caller keeps it open
 	// until Attach returns.
@@ -136,6 +138,9 @@ func (o *Options) fill() error {
 		if !s.Addr().Is4() || s.Bits() < 8 || s.Bits() > 29 || s != s.Masked() {
 			return bad("network %s must be IPv4, /8 to /29, with no host bits set", s)
 		}
+	}
+	if err := o.Limit.check(); err != nil {
+		return err
 	}
 	for _, d := range o.DNS {
 		if !d.IsValid() || d.IsUnspecified() || d.IsMulticast() {

@@ -62,6 +62,15 @@ func anew(f *os.File) (int, error) {
 
 // makeTap makes the i-th queue of a tap of an opened tun device, which it owns.
 func makeTap(fd int, name string, i int, multi bool) (*os.File, error) {
+	flags := uint16(0)
+	if i == 0 {
+		flags = unix.IFF_TUN_EXCL // never join somebody's persistent tap
+	}
+	return setTap(fd, name, multi, flags)
+}
+
+// setTap makes an opened device, which it owns, a queue of the tap called name.
+func setTap(fd int, name string, multi bool, flags uint16) (*os.File, error) {
 	fail := func(what string, err error) (*os.File, error) {
 		unix.Close(fd)
 		return nil, wrap(fmt.Sprintf("%s %s", what, name), os.NewSyscallError("ioctl", err))
@@ -70,12 +79,9 @@ func makeTap(fd int, name string, i int, multi bool) (*os.File, error) {
 	if err != nil {
 		return fail("name the tap", err)
 	}
-	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	flags |= unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR
 	if multi {
 		flags |= unix.IFF_MULTI_QUEUE
-	}
-	if i == 0 {
-		flags |= unix.IFF_TUN_EXCL // never join somebody's persistent tap
 	}
 	ifr.SetUint16(flags)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr); err != nil {

@@ -111,5 +111,8 @@ func (a *Attachment) Traffic() (rx, tx uint64, err error) {
 	if s == nil {
 		return 0, 0, nil
 	}
+	if link.Type() == "macvtap" { // this end is the instance's
+		return s.RxBytes, s.TxBytes, nil
+	}
 	return s.TxBytes, s.RxBytes, nil
 }

@@ -33,6 +33,9 @@ func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error 
 	if cfg.Net.Mode == workload.NetCNI || cfg.Net.CNI != nil { // it names programs to run
 		return fmt.Errorf("%w: CNI network of the source's host; only none, bridge and user are received", workload.ErrUnsupported)
 	}
+	if cfg.Net.Mode == workload.NetTap || cfg.Net.Tap != nil {
+		return fmt.Errorf("%w: an interface of the source's host; only none, bridge and user are received", workload.ErrUnsupported)
+	}
 	cfg.Net.ReachHost = false // what listens on our loopback is not for whoever sends VMs
 	return checkRootfs(cfg, rootfs)
 }

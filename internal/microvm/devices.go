@@ -17,6 +17,7 @@ import (
 	"github.com/hvctl/hvctl/virtio/blk"
 	"github.com/hvctl/hvctl/virtio/fs"
 	"github.com/hvctl/hvctl/virtio/fs/hostdir"
+	virtionet "github.com/hvctl/hvctl/virtio/net"
 	"github.com/hvctl/hvctl/virtio/vsock"
 )
 
@@ -48,7 +49,7 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 	switch n.Mode {
 	case workload.NetBridge:
 		o := v.bridgeOptions()
-		o.MAC, o.Publish = mac, ports
+		o.MAC, o.Publish, o.MTU, o.Queues, o.Limit = mac, ports, n.MTU, n.Queues, hostnet.Limit(n.Limit)
 		v.net, err = hostnet.Attach(ctx, o)
 	case workload.NetUser:
 		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, ReachHost: n.ReachHost, Log: v.log})
@@ -60,8 +61,16 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 			Root: v.root(), ID: v.cfg.ID, Network: n.CNI.Network, ConfDir: n.CNI.ConfDir, Plugins: n.CNI.Plugins,
 			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Log: v.log,
 		})
+	case workload.NetTap:
+		if n.Tap == nil {
+			return errors.New("network tap: the configuration names no interface")
+		}
+		v.net, err = hostnet.AttachTap(hostnet.TapOptions{
+			Interface: n.Tap.Interface, Address: n.Tap.Address, Gateway: n.Tap.Gateway, DNS: n.DNS, MAC: mac, MTU: n.MTU, Queues: n.Queues,
+			ID: v.cfg.ID, Log: v.log,
+		})
 	default:
-		err = fmt.Errorf("%w: network %q for a VM; there are none, bridge, user and cni", workload.ErrUnsupported, n.Mode)
+		err = fmt.Errorf("%w: network %q for a VM; there are none, bridge, user, cni and tap", workload.ErrUnsupported, n.Mode)
 	}
 	return err
 }
@@ -94,7 +103,10 @@ func (v *VM) devices() ([]machine.Device, error) {
 		devs = append(devs, disk(serialOf(i, d), d))
 	}
 	if v.net != nil {
-		frames := map[string]*os.File{"tap": v.net.Tap}
+		frames := map[string]*os.File{}
+		for i, q := range v.net.Queues {
+			frames[virtionet.QueueFile(i)] = q
+		}
 		if v.net.Socket != nil {
 			frames = map[string]*os.File{"socket": v.net.Socket}
 		}

@@ -37,7 +37,10 @@ func (v *VM) NetworkStatus() (ip string, published []workload.Port) {
 	for _, p := range v.net.Ports {
 		published = append(published, workload.Port(p))
 	}
-	return v.net.IP.Addr().String(), published
+	if v.net.IP.IsValid() {
+		ip = v.net.IP.Addr().String()
+	}
+	return ip, published
 }
 
 // root is the state root that the instance's directory lies in.

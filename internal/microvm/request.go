@@ -98,7 +98,9 @@ func (v *VM) network() *guestproto.Network {
 	n, dns := &guestproto.Network{}, v.cfg.Net.DNS
 	if v.net != nil {
 		n.MAC, n.MTU = v.net.MAC.String(), v.net.MTU
-		n.Addresses = []string{v.net.IP.String()}
+		if v.net.IP.IsValid() {
+			n.Addresses = []string{v.net.IP.String()}
+		}
 		if v.net.Gateway.IsValid() {
 			n.Routes = []guestproto.Route{{Gateway: v.net.Gateway.String()}}
 		}

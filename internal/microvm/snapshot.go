@@ -182,7 +182,10 @@ func (v *VM) describe() (workload.Description, error) {
 	cfg.VM.Restore, cfg.VM.Receive = nil, nil
 	d := workload.Description{Created: time.Now().UTC(), Config: &cfg}
 	if v.net != nil {
-		d.IP, d.MAC = v.net.IP.Addr().String(), v.net.MAC.String()
+		d.MAC = v.net.MAC.String()
+		if v.net.IP.IsValid() {
+			d.IP = v.net.IP.Addr().String()
+		}
 	}
 	for i, disk := range cfg.VM.Disks {
 		d.Disks = append(d.Disks, workload.SnapshotDisk{Name: diskCopy(i, disk)})

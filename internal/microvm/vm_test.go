@@ -67,7 +67,7 @@ func TestAStartThatFailsIsOneLineAndLeavesNothing(t *testing.T) {
 		{"no kernel file", func(c *workload.Config) { c.VM.Kernel = "/none/vmlinuz" }, "/none/vmlinuz"},
 		{"not a kernel", func(c *workload.Config) { c.VM.Kernel = "/proc/self/exe" }, ""},
 		{"image gone", func(c *workload.Config) { c.Rootfs.ImagePath, c.VM.Kernel = "/none/root.erofs", "/none/vmlinuz" }, "/none/"},
-		{"host network", func(c *workload.Config) { c.Net.Mode = workload.NetHost }, "none, bridge, user and cni"},
+		{"host network", func(c *workload.Config) { c.Net.Mode = workload.NetHost }, "none, bridge, user, cni and tap"},
 	} {
 		for _, raw := range []bool{false, true} {
 			t.Run(tc.name, func(t *testing.T) {

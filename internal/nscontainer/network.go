@@ -50,7 +50,8 @@ func (c *Container) attachNetwork(ctx context.Context, pid int) error {
 		return err
 	}
 	c.net, err = hostnet.Attach(ctx, hostnet.Options{
-		Root: filepath.Dir(c.dir), ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NetNS: ns, Log: c.log,
+		Root: filepath.Dir(c.dir), ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, NetNS: ns,
+		MTU: n.MTU, Limit: hostnet.Limit(n.Limit), Log: c.log,
 	})
 	return err
 }

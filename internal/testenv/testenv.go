@@ -53,6 +53,9 @@ const (
 	CNIPlugins Need = "cni-plugins"
 	// VhostVsock is a /dev/vhost-vsock that opens (module vhost_vsock, root).
 	VhostVsock Need = "vhost-vsock"
+	// NetModules is a kernel with a distribution's modules for networks: macvtap
+	// and act_police.
+	NetModules Need = "net-modules"
 	// IASL is ACPICA's compiler iasl, and its interpreter acpiexec with it.
 	IASL Need = "iasl"
 	// OCI is our OCI runtime (hvctl-oci in HVCTL_BIN), or the one to test in its
@@ -121,6 +124,11 @@ func probe(n Need) error {
 		return probeDevice("/dev/kvm")
 	case VhostVsock:
 		return probeDevice("/dev/vhost-vsock")
+	case NetModules:
+		if out, err := exec.Command("modprobe", "-a", "macvtap", "act_police").CombinedOutput(); err != nil {
+			return fmt.Errorf("modprobe: %w: %.200s", err, out)
+		}
+		return nil
 	case Linux:
 		if TestKernels() == "" {
 			return fmt.Errorf("HVCTL_TEST_KERNELS is not set: run it with scripts/testhost")

@@ -93,6 +93,7 @@ const (
 	NetBridge = "bridge" // an address on hvctl's bridge, NAT to the outside
 	NetUser   = "user"   // a TCP/IP stack in a process: no privileges needed
 	NetCNI    = "cni"    // a network of the host's CNI configuration
+	NetTap    = "tap"    // an interface that somebody has made; VMs only
 	NetHost   = "host"   // the host's own network; containers only
 )
 
@@ -106,6 +107,25 @@ type Network struct {
 	Hosts     []string     `json:"hosts,omitempty"`
 	ReachHost bool         `json:"reachHost,omitempty"` // NetUser: the gateway leads to the host
 	CNI       *CNI         `json:"cni,omitempty"`       // with NetCNI
+	Tap       *Tap         `json:"tap,omitempty"`       // with NetTap
+	MTU       int          `json:"mtu,omitempty"`       // NetBridge and NetTap; 0: the network's
+	Queues    int          `json:"queues,omitempty"`    // VMs with NetBridge or NetTap: pairs of queues; 0: one
+	Limit     NetLimit     `json:"limit,omitzero"`      // NetBridge
+}
+
+// NetLimit bounds what an instance receives and sends, in bytes a second; 0 does
+// not.
+type NetLimit struct {
+	Rx uint64 `json:"rx,omitempty"`
+	Tx uint64 `json:"tx,omitempty"`
+}
+
+// Tap names an interface of the host, a tap or a macvtap, and the guest's place in
+// the network behind it.
+type Tap struct {
+	Interface string       `json:"interface"`
+	Address   netip.Prefix `json:"address,omitzero"` // zero: the guest is told none
+	Gateway   netip.Addr   `json:"gateway,omitzero"`
 }
 
 // CNI names a network that plugins make (https://www.cni.dev).

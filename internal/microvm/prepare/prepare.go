@@ -119,6 +119,9 @@ func check(c *workload.Config) error {
 	if c.Net.Mode == workload.NetHost {
 		errs = append(errs, errors.New("--network host: a VM cannot share the host's network; use bridge, user or none"))
 	}
+	if n := c.Net.Queues; n < 0 || n > limits.MaxNetQueues {
+		errs = append(errs, fmt.Errorf("--network queues=%d: a VM has 1 to %d", n, limits.MaxNetQueues))
+	}
 	if t := c.VM.Transport; t != "mmio" && t != "pci" {
 		errs = append(errs, fmt.Errorf("--transport %s: there are mmio and pci", t))
 	}
