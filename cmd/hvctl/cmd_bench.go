@@ -19,7 +19,7 @@ func (p *program) cmdBench() *cli.Command {
 	return &cli.Command{
 		Name:        "bench",
 		Usage:       "measure, and compare with other programs on the same input",
-		Subcommands: []*cli.Command{p.cmdBenchRun(), p.cmdBenchNull(), p.cmdBenchCompare(), p.cmdBenchReport(), p.cmdBenchBoot(), p.cmdBenchIO(), p.cmdBenchStart(), p.cmdBenchSnapshot(), p.cmdBenchMigrate(), p.cmdBenchUpgrade(), p.cmdBenchVMM()},
+		Subcommands: []*cli.Command{p.cmdBenchRun(), p.cmdBenchNull(), p.cmdBenchCompare(), p.cmdBenchReport(), p.cmdBenchBoot(), p.cmdBenchIO(), p.cmdBenchNet(), p.cmdBenchStart(), p.cmdBenchSnapshot(), p.cmdBenchMigrate(), p.cmdBenchUpgrade(), p.cmdBenchVMM()},
 	}
 }
 

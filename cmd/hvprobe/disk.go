@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/hvctl/hvctl/internal/bench/io/probe"
+	"github.com/hvctl/hvctl/internal/bench/device/probe"
 	"github.com/hvctl/hvctl/internal/uring"
 )
 

@@ -19,7 +19,7 @@ var layers = map[string]string{
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup internal/criu internal/criu/swrk internal/systemd internal/systemd/bus",
 	"cmd/hvbench":   "internal/bench/probe",
 	"cmd/hvdirty":   "internal/bench/migrate/beat",
-	"cmd/hvprobe":   "internal/bench/io/probe internal/uring",
+	"cmd/hvprobe":   "internal/bench/device/probe internal/uring",
 	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable",
 
 	// The kernel's interface and the guest's memory: leaves.
@@ -125,8 +125,8 @@ var layers = map[string]string{
 	"internal/bench/start":    "container/steps",
 	"internal/bench/snapshot": "internal/machine internal/machine/microguest internal/state memory migrate/snapshot virtio",
 	"internal/bench/upgrade":  "internal/machine internal/machine/microguest memory migrate/handoff virtio",
-	"internal/bench/io":       "internal/bench/io/probe internal/workload internal/boot internal/initrd images/kernel",
-	"internal/bench/io/probe": "",
+	"internal/bench/device":       "internal/bench/device/probe internal/workload internal/boot internal/initrd images/kernel",
+	"internal/bench/device/probe": "",
 	"internal/bench/boot":     "internal/workload internal/agent internal/boot internal/guestproto",
 	"internal/bench/probe":    "",
 	"internal/bench/stats":    "",

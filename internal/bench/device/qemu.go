@@ -1,4 +1,4 @@
-package io
+package device
 
 import (
 	"bytes"
@@ -12,18 +12,16 @@ import (
 	"github.com/hvctl/hvctl/internal/boot"
 )
 
-// qemuTarget is QEMU's microvm machine with a disk served by an iothread.
+// qemuTarget is QEMU's microvm machine.
 type qemuTarget struct {
-	o              Options
-	initrd, kernel string
-	transport      string
-	cache          string
-	poll           bool // the iothread polls before it sleeps, which is QEMU's default
+	o                         Options
+	s                         Subject
+	initrd, kernel, transport string
+	variant                   variant
 }
 
-// qemuTargets returns the peers: each transport and cache, with and without the
-// iothread's polling, which one processor can only lose by.
-func qemuTargets(o Options, initrd string) (t []target, closer func(), err error) {
+// qemuTargets returns the peers.
+func qemuTargets(o Options, s Subject, initrd string) (t []target, closer func(), err error) {
 	if _, err := os.Stat(o.QEMU); err != nil {
 		return nil, nil, fmt.Errorf("peer: %w (install the package qemu-system-x86, or measure without --peer)", err)
 	}
@@ -40,41 +38,34 @@ func qemuTargets(o Options, initrd string) (t []target, closer func(), err error
 		return nil, nil, err
 	}
 	for _, transport := range o.Transports {
-		for _, cache := range []string{"none", "writeback"} {
-			for _, poll := range []bool{true, false} {
-				t = append(t, &qemuTarget{o: o, initrd: initrd, kernel: k.ELFPath(), transport: transport, cache: cache, poll: poll})
-			}
+		for _, v := range s.qemu {
+			t = append(t, &qemuTarget{o: o, s: s, initrd: initrd, kernel: k.ELFPath(), transport: transport, variant: v})
 		}
 	}
 	return t, func() { _ = k.Close() }, nil
 }
 
-func (q *qemuTarget) name() string {
-	n := "qemu/" + q.transport + ",cache=" + q.cache
-	if !q.poll {
-		n += ",nopoll"
-	}
-	return n
-}
+func (q *qemuTarget) name() string { return named("qemu/"+q.transport, q.variant) }
 
 func (q *qemuTarget) arguments() []string {
-	machine, device, thread := "microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=on", "virtio-blk-device", "iothread,id=io"
+	machine := "microvm,accel=kvm,x-option-roms=off,pit=off,pic=off,rtc=off,isa-serial=on"
 	if q.transport == "pci" {
 		machine += ",pcie=on"
-		device = "virtio-blk-pci"
 	}
-	if !q.poll {
-		thread += ",poll-max-ns=0"
-	}
-	return []string{
+	return append([]string{
 		"-M", machine, "-cpu", "host", "-smp", "1", "-m", fmt.Sprint(q.o.MemoryMiB),
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio",
 		"-global", "virtio-mmio.force-legacy=false",
-		"-kernel", q.kernel, "-initrd", q.initrd, "-append", q.o.cmdline(),
-		"-object", thread,
-		"-drive", "id=disk,if=none,format=raw,aio=io_uring,file=" + q.o.Disk + ",cache=" + q.cache,
-		"-device", device + ",drive=disk,iothread=io,num-queues=1",
+		"-kernel", q.kernel, "-initrd", q.initrd, "-append", cmdlineOf(q.o, q.s),
+	}, q.variant.args(q.transport)...)
+}
+
+// deviceModel is QEMU's name of a virtio device.
+func deviceModel(kind, transport string) string {
+	if transport == "pci" {
+		return "virtio-" + kind + "-pci"
 	}
+	return "virtio-" + kind + "-device"
 }
 
 func (q *qemuTarget) run(ctx context.Context) (samples []Sample, err error) {
@@ -95,5 +86,5 @@ func (q *qemuTarget) run(ctx context.Context) (samples []Sample, err error) {
 			err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(stderr.Bytes()))
 		}
 	}()
-	return follow(out, q.o.tests(), func() (counters, error) { return take(c.Process.Pid) })
+	return follow(out, q.s.tests(q.o.Tests), func() (counters, error) { return take(c.Process.Pid) })
 }

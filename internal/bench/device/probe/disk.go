@@ -41,11 +41,14 @@ type Figures struct {
 	Ns    int64  `json:"ns"`    // for all, by the guest's clock
 }
 
-// Chosen returns the tests that list names, all for an empty list.
-func Chosen(list string) []Test {
+// Chosen returns those of tests that list names, all for an empty list.
+func Chosen[T interface{ String() string }](tests []T, list string) []T {
 	if list == "" {
-		return Tests
+		return tests
 	}
 	names := strings.Split(list, ",")
-	return slices.DeleteFunc(slices.Clone(Tests), func(t Test) bool { return !slices.Contains(names, t.Name) })
+	return slices.DeleteFunc(slices.Clone(tests), func(t T) bool { return !slices.Contains(names, t.String()) })
 }
+
+// String is the test's name.
+func (t Test) String() string { return t.Name }

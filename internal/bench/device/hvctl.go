@@ -1,4 +1,4 @@
-package io
+package device
 
 import (
 	"bytes"
@@ -10,19 +10,16 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/hvctl/hvctl/internal/bench/io/probe"
+	"github.com/hvctl/hvctl/internal/bench/device/probe"
 	"github.com/hvctl/hvctl/internal/initrd"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
-// cmdline starts the probe; the time of the serial console is outside of what
+// cmdlineOf starts the probe; the time of the serial console is outside of what
 // is measured.
-func (o Options) cmdline() string {
-	return "console=ttyS0 quiet panic=-1 reboot=k tsc=reliable " + probe.TestsKey + "=" + o.Tests
+func cmdlineOf(o Options, s Subject) string {
+	return strings.TrimSpace("console=ttyS0 quiet panic=-1 reboot=k tsc=reliable " + probe.TestsKey + "=" + o.Tests + " " + s.cmdline)
 }
-
-// tests is how many tests a guest does.
-func (o Options) tests() int { return len(probe.Chosen(o.Tests)) }
 
 // buildInitrd makes the initramfs with the probe as the first process.
 func buildInitrd(o Options) (string, error) {
@@ -34,24 +31,30 @@ func buildInitrd(o Options) (string, error) {
 	return f.Name(), initrd.Build(f, initrd.Options{Hvinit: o.Probe})
 }
 
+// instanceName is what the benchmark's one VM is called.
+const instanceName = "bench"
+
 // hvctlTarget is `hvctl boot`.
 type hvctlTarget struct {
-	o                        Options
-	initrd, transport, flags string
+	o                 Options
+	s                 Subject
+	initrd, transport string
+	variant           variant
 }
 
-func (t *hvctlTarget) name() string {
-	return strings.TrimSuffix("hvctl/"+t.transport+","+t.flags, ",")
-}
+func (t *hvctlTarget) name() string { return named("hvctl/"+t.transport, t.variant) }
+
+func named(target string, v variant) string { return strings.TrimSuffix(target+","+v.name, ",") }
 
 func (t *hvctlTarget) command(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, t.o.Hvctl, append([]string{"--root", filepath.Join(t.o.Root, "run"), "--store", t.o.Store}, args...)...)
 }
 
 func (t *hvctlTarget) run(ctx context.Context) (samples []Sample, err error) {
-	disk := strings.TrimSuffix("path="+t.o.Disk+","+t.flags, ",")
-	c := t.command(ctx, "boot", "--name", "bench-io", "--kernel", t.o.Kernel, "--initrd", t.initrd, "--cmdline", t.o.cmdline(),
-		"--memory", fmt.Sprintf("%dM", t.o.MemoryMiB), "--transport", t.transport, "--disk", disk)
+	c := t.command(ctx, append([]string{
+		"boot", "--name", instanceName, "--kernel", t.o.Kernel, "--initrd", t.initrd, "--cmdline", cmdlineOf(t.o, t.s),
+		"--memory", fmt.Sprintf("%dM", t.o.MemoryMiB), "--transport", t.transport,
+	}, t.variant.args(t.transport)...)...)
 	out, err := c.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -64,7 +67,7 @@ func (t *hvctlTarget) run(ctx context.Context) (samples []Sample, err error) {
 	defer func() {
 		_ = c.Process.Kill()
 		_ = c.Wait()
-		rm := t.command(context.WithoutCancel(ctx), "rm", "-f", "bench-io")
+		rm := t.command(context.WithoutCancel(ctx), "rm", "-f", instanceName)
 		if msg, rerr := rm.CombinedOutput(); rerr != nil && err == nil {
 			err = fmt.Errorf("remove the instance: %w: %s", rerr, msg)
 		}
@@ -73,7 +76,7 @@ func (t *hvctlTarget) run(ctx context.Context) (samples []Sample, err error) {
 		}
 	}()
 	var pid int
-	return follow(out, t.o.tests(), func() (counters, error) {
+	return follow(out, t.s.tests(t.o.Tests), func() (counters, error) {
 		if pid == 0 {
 			if pid, err = t.owner(); err != nil {
 				return counters{}, err

@@ -1,4 +1,4 @@
-package io
+package device
 
 import (
 	"fmt"
@@ -14,7 +14,8 @@ type Result struct {
 	Mode      string            `json:"mode"` // hw, nested-hw, pvm, tcg, tcg-icount
 	Env       map[string]string `json:"env"`
 	Kernel    string            `json:"kernel"`
-	Disk      string            `json:"disk"`
+	Subject   string            `json:"subject"` // what is measured, for people
+	Disk      string            `json:"disk,omitempty"`
 	MemoryMiB int               `json:"memoryMiB"`
 	Samples   []Sample          `json:"samples"`
 }
@@ -43,7 +44,7 @@ func (r *Result) column(of func(Sample) string) (v []string) {
 // Print writes one table per test: microseconds for each operation, the least
 // of all iterations, and the exits of that one.
 func (r *Result) Print(w io.Writer) error {
-	fmt.Fprintf(w, "disk I/O, execution mode %s: time of one operation, the least of all iterations, and VM exits that it took\n", r.Mode)
+	fmt.Fprintf(w, "%s, execution mode %s: time of one operation, the least of all iterations, and VM exits that it took\n", r.Subject, r.Mode)
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
 	for _, test := range r.column(func(s Sample) string { return s.Test }) {
 		fmt.Fprintf(t, "\n%s\ttime\tMiB/s\tVMM time\texits\thalts\tI/O\tMMIO\t\n", test)

@@ -1,11 +1,11 @@
-package io
+package device
 
 import (
 	"bytes"
 	"strings"
 	"testing"
 
-	"github.com/hvctl/hvctl/internal/bench/io/probe"
+	"github.com/hvctl/hvctl/internal/bench/device/probe"
 )
 
 // stepper counts ten exits between any two looks.

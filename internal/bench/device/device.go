@@ -1,30 +1,43 @@
-package io
+package device
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
-	"github.com/hvctl/hvctl/internal/bench/io/probe"
+	"github.com/hvctl/hvctl/internal/bench/device/probe"
 )
 
-// Options say what to measure.
+// Options say what to run. Root, Store and Kernel are as hvctl's own.
 type Options struct {
 	Hvctl      string // the program
 	Root       string // state root for the instances, and for what is made
 	Store      string
 	Probe      string // hvprobe
 	Kernel     string // name in the kernel store, or a file
-	Disk       string // file or block device; its content is lost
 	Transports []string
-	DiskFlags  []string // hvctl's variants of the disk, as after path=FILE
-	Tests      string   // names with commas between; empty: all
+	Tests      string // names with commas between; empty: all of the subject
 	MemoryMiB  int
 	Iterations int
 	QEMU       string // the peer's program; empty: no peer
-	Progress   func(done, all int, target string)
+	// Progress is told before each run.
+	Progress func(done, all int, target string)
+}
+
+// Subject is the device under test.
+type Subject struct {
+	tests   func(list string) (chosen int)
+	cmdline string // further words for the guest's kernel
+	hvctl   []variant
+	qemu    []variant
+}
+
+// variant is one way to give a guest the device.
+type variant struct {
+	name string                          // after the transport; may be empty
+	args func(transport string) []string // of `hvctl boot`, or of QEMU
 }
 
 // Sample is one test in one guest.
@@ -37,20 +50,20 @@ type Sample struct {
 	Error string            `json:"error,omitempty"`
 }
 
-// target starts one guest and measures it.
+// target runs all tests in a fresh guest.
 type target interface {
 	name() string
 	run(ctx context.Context) ([]Sample, error)
 }
 
-// Run measures every target. A guest that failed leaves a sample with its
-// error.
-func Run(ctx context.Context, o Options) ([]Sample, error) {
-	if _, err := os.Stat(o.Disk); err != nil {
-		return nil, fmt.Errorf("the disk to measure: %w", err)
-	}
-	if o.tests() == 0 {
+// Run measures every target Iterations times in turn. The samples so far are
+// valid when it fails.
+func Run(ctx context.Context, o Options, s Subject) ([]Sample, error) {
+	if s.tests(o.Tests) == 0 {
 		return nil, fmt.Errorf("no test is called %s", o.Tests)
+	}
+	if len(o.Transports) == 0 {
+		return nil, errors.New("no transports to measure")
 	}
 	initrd, err := buildInitrd(o)
 	if err != nil {
@@ -58,12 +71,12 @@ func Run(ctx context.Context, o Options) ([]Sample, error) {
 	}
 	var targets []target
 	for _, t := range o.Transports {
-		for _, f := range o.DiskFlags {
-			targets = append(targets, &hvctlTarget{o: o, initrd: initrd, transport: t, flags: f})
+		for _, v := range s.hvctl {
+			targets = append(targets, &hvctlTarget{o: o, s: s, initrd: initrd, transport: t, variant: v})
 		}
 	}
 	if o.QEMU != "" {
-		peers, closer, err := qemuTargets(o, initrd)
+		peers, closer, err := qemuTargets(o, s, initrd)
 		if err != nil {
 			return nil, err
 		}
