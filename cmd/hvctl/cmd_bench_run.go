@@ -47,10 +47,17 @@ func runFlags() []cli.Flag {
 func (p *program) cmdBenchRun() *cli.Command {
 	return &cli.Command{
 		Name:        "run",
-		Usage:       "measure probes on targets side by side, in fresh instances",
-		Description: "The first target is the base. Needs root. The method is in docs/bench-method.md.",
-		Flags:       append([]cli.Flag{&cli.StringFlag{Name: "targets", Value: "host,container,vm", Usage: "measure these: `LIST` of host, container, vm"}}, runFlags()...),
-		Action:      func(c *cli.Context) error { return p.benchRun(c, "run", strings.Split(c.String("targets"), ",")) },
+		Usage:       "measure probes, or a command of yours, on targets side by side, in fresh instances",
+		ArgsUsage:   "[IMAGE [-- COMMAND...]]",
+		Description: "The first target is the base. With IMAGE, its command or COMMAND runs once in each instance:\noutput and exit are compared, time, processor time and memory of the whole instance measured.\nThe targets runc, crun, hvctl-oci and qemu are for that, and for --suite apps, which needs the\nimage that scripts/build-image apps makes. Needs root. The method is in docs/bench-method.md.",
+		Flags:       append([]cli.Flag{&cli.StringFlag{Name: "targets", Value: "host,container,vm", Usage: "measure these: `LIST` of host, container, vm; runc, crun, hvctl-oci, qemu"}}, runFlags()...),
+		Action: func(c *cli.Context) error {
+			targets := strings.Split(c.String("targets"), ",")
+			if c.NArg() > 0 || c.String("suite") == chapterApps {
+				return p.benchWork(c, targets)
+			}
+			return p.benchRun(c, "run", targets)
+		},
 	}
 }
 

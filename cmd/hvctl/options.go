@@ -315,12 +315,16 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 // image finds the image that is the first argument, pulls it if so asked, and
 // records it in cfg.
 func (p *program) image(ctx context.Context, c *cli.Context, cfg *workload.Config) (workload.ImageDefaults, error) {
-	ref := c.Args().First()
 	store, err := p.images(c)
 	if err != nil {
 		return workload.ImageDefaults{}, err
 	}
-	im, err := p.resolve(ctx, store, ref, c.String("pull"))
+	return p.imageOf(ctx, store, c.Args().First(), c.String("pull"), cfg)
+}
+
+// imageOf is image with the reference and when to pull it.
+func (p *program) imageOf(ctx context.Context, store *images.Store, ref, pull string, cfg *workload.Config) (workload.ImageDefaults, error) {
+	im, err := p.resolve(ctx, store, ref, pull)
 	if err != nil {
 		return workload.ImageDefaults{}, err
 	}

@@ -3,7 +3,6 @@ package boot
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 )
@@ -91,12 +90,4 @@ func Run(ctx context.Context, o Options) ([]Sample, error) {
 		}
 	}
 	return samples, nil
-}
-
-// lookQEMU returns the peer's program, or why there is none.
-func lookQEMU(path string) error {
-	if _, err := os.Stat(path); err != nil {
-		return fmt.Errorf("peer: %w (install the package qemu-system-x86, or measure without --peer)", err)
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/control"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -26,6 +27,9 @@ type Options struct {
 	// StdinOnce closes the process's standard input when that client goes
 	// away without detaching.
 	StdinOnce bool
+	// Group is where the owner lives if its backend has no group for it, which
+	// that of a container does not; nil: where the caller is.
+	Group *cgroup.Group
 	// LogLevel is what the owner logs from (slog's words); empty: INFO.
 	LogLevel string
 }
@@ -53,6 +57,9 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 	group, err := newGroup(b, i)
 	if err != nil {
 		return nil, err
+	}
+	if group == nil {
+		group = o.Group
 	}
 	r, err := start(ctx, argv, detached(b, group), i, o)
 	if err == nil {
