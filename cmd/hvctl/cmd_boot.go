@@ -40,6 +40,7 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.BoolFlag{Name: "gdb-wait", Usage: "hold the guest at its first instruction until gdb lets it go"},
 			&cli.BoolFlag{Name: "hugepages", Usage: "back memory with huge pages"},
 			balloonFlag(""),
+			cpuFlag(),
 			&cli.StringFlag{Name: "name", Usage: "call the VM `NAME`"},
 			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
 			&cli.BoolFlag{Name: "detach", Aliases: []string{"d"}, Usage: "boot in the background and print the ID"},
@@ -106,6 +107,8 @@ func (p *program) bootConfig(c *cli.Context) (*workload.Config, error) {
 	}
 	var errs []error
 	errs = append(errs, debugger(c, cfg), balloonOf(c, cfg))
+	model, err := cpuModel(c)
+	cfg.VM.CPU, errs = model, append(errs, err)
 	if cfg.Name != "" {
 		errs = append(errs, instance.CheckName(cfg.Name))
 	}

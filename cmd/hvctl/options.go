@@ -13,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/internal/cgroup"
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/vcpu/cpuid"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
@@ -69,6 +70,7 @@ func workloadFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "gdb-wait", Usage: "VM: hold the guest at its first instruction until gdb lets it go"},
 		&cli.BoolFlag{Name: "hugepages", Usage: "VM: back memory with huge pages"},
 		balloonFlag("VM: "),
+		cpuFlag(),
 		&cli.BoolFlag{Name: "timeline", Hidden: true, Usage: "VM: leave timeline.json in the state directory (hvctl bench boot)"},
 		&cli.BoolFlag{Name: "no-log", Usage: "keep no log of the output"},
 		&cli.StringFlag{Name: "log-max-size", Usage: "rotate the log at `SIZE`", DefaultText: "10M"},
@@ -142,11 +144,13 @@ func (p *program) fromFlags(c *cli.Context) (*workload.Config, workload.SpecOpti
 		_, err := workload.ParseSignal(cfg.StopSignal)
 		note(err)
 	}
+	var err error
+	cfg.VM.CPU, err = cpuModel(c)
+	note(err)
 	note(resources(c, cfg))
 	note(debugger(c, cfg))
 	note(balloonOf(c, cfg))
 	note(network(c, cfg))
-	var err error
 	cfg.Labels, err = parsePairs("label", c.StringSlice("label"))
 	note(err)
 	for _, s := range c.StringSlice("disk") {
@@ -307,7 +311,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		if cfg.Net.Queues != 0 || cfg.Net.Tap != nil {
 			return fmt.Errorf("container: --network %s: %w; a container's interface is no tap", c.String("network"), workload.ErrUnsupported)
 		}
-		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "balloon", "timeline", "gdb", "gdb-wait")
+		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "cpu", "balloon", "timeline", "gdb", "gdb-wait")
 	}
 	return nil
 }
@@ -392,4 +396,17 @@ func (p *program) terminal() bool {
 func (p *program) screen() bool {
 	f, ok := p.stdout.(interface{ Fd() uintptr })
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func cpuFlag() cli.Flag {
+	return &cli.StringFlag{Name: "cpu", Value: string(cpuid.Host), Usage: "VM: show the guest `MODEL` baseline-v2, baseline-v3 (to move between hosts of one vendor that differ) or host"}
+}
+
+// cpuModel returns what --cpu says, which has to be a model.
+func cpuModel(c *cli.Context) (string, error) {
+	m, err := cpuid.ParseModel(c.String("cpu"))
+	if err != nil {
+		return "", fmt.Errorf("--cpu: %w", err)
+	}
+	return string(m), nil
 }

@@ -67,7 +67,7 @@ var layers = map[string]string{
 	"migrate/commit":              "",
 	"migrate/handoff":             "internal/state migrate/wire",
 	"migrate/lazy":                "internal/uffd memory migrate/handoff migrate/snapshot",
-	"migrate/plan":                "",
+	"migrate/plan":                "vcpu/cpuid",
 	"migrate/snapshot":            "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":              "memory",
 	"migrate/transport":           "",

@@ -146,7 +146,7 @@ func (l loading) options() vcpu.LoadOptions {
 		TSCShift:   l.clock.shift,
 		TSCElapsed: l.clock.ticks(l.clock.saved.TSCKHz),
 		Admit: func(v *kvm.VCPU, guest []kvm.CPUIDEntry) error {
-			offered, err := l.m.offer(v, l.host)
+			offered, err := l.m.offer(v, l.host, cpuid.Host) // whatever the guest booted with
 			if err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/machine/limits"
 	"github.com/hvctl/hvctl/memory"
+	"github.com/hvctl/hvctl/vcpu/cpuid"
 	"github.com/hvctl/hvctl/virtio"
 )
 
@@ -37,11 +38,15 @@ type Device struct {
 	Device virtio.Device
 }
 
+// CPUModel is what a guest is shown of the host's processor.
+type CPUModel = cpuid.Model
+
 // Config is everything a machine is made of.
 type Config struct {
-	CPUs        int    // 1 to limits.MaxCPUs; 0 means 1
-	MemoryBytes uint64 // a multiple of 4 KiB; limits.MinMemory to limits.MaxMemory
-	HugePages   bool   // RAM from the host's pool of 2 MiB pages
+	CPUs        int      // 1 to limits.MaxCPUs; 0 means 1
+	CPUModel    CPUModel // what a guest that boots is shown of the processor; empty means cpuid.Host
+	MemoryBytes uint64   // a multiple of 4 KiB; limits.MinMemory to limits.MaxMemory
+	HugePages   bool     // RAM from the host's pool of 2 MiB pages
 
 	Kernel      string   // file: vmlinux or bzImage
 	KernelCache string   // directory for unpacked kernels; empty: unpack each time

@@ -23,7 +23,7 @@ func (m *Machine) startCPUs(entry *boot.Entry) error {
 		o := vcpu.Options{Index: i, PIO: &m.pio, MMIO: &m.mmio, Causes: causes, Thread: m.cfg.CPUThread, Debug: m.debugExit, Event: m.event}
 		if entry != nil {
 			o.CPUID = func(c *kvm.VCPU) ([]kvm.CPUIDEntry, error) {
-				entries, err := m.offer(c, supported)
+				entries, err := m.offer(c, supported, m.cfg.CPUModel)
 				return kvmCPUID(entries), err
 			}
 			o.Setup = func(c *kvm.VCPU) error { return setup(c, i, *entry) }
@@ -37,13 +37,14 @@ func (m *Machine) startCPUs(entry *boot.Entry) error {
 	return nil
 }
 
-// offer is what a vCPU is told on this host. It runs on the vCPU's thread.
-func (m *Machine) offer(c *kvm.VCPU, supported []cpuid.Entry) ([]cpuid.Entry, error) {
+// offer is what a vCPU is told on this host by a model. It runs on the vCPU's
+// thread.
+func (m *Machine) offer(c *kvm.VCPU, supported []cpuid.Entry, model cpuid.Model) ([]cpuid.Entry, error) {
 	khz, err := c.TSCKHz()
 	if err != nil {
 		khz = 0 // the guest then calibrates, or reads it from kvmclock
 	}
-	return cpuid.Build(supported, cpuid.Params{Index: c.ID(), Count: m.cfg.CPUs, TSCkHz: khz})
+	return cpuid.Build(supported, cpuid.Params{Index: c.ID(), Count: m.cfg.CPUs, TSCkHz: khz, Model: model})
 }
 
 // setup runs on the vCPU's thread.

@@ -191,7 +191,7 @@ func (v *VM) build(ctx context.Context, io workload.Stdio) error {
 	if err != nil {
 		return err
 	}
-	c.HugePages = v.cfg.VM.HugePages
+	c.HugePages, c.CPUModel = v.cfg.VM.HugePages, machine.CPUModel(v.cfg.VM.CPU)
 	c.Kernel, c.KernelCache = v.cfg.VM.Kernel, v.cfg.VM.KernelCache
 	c.Initrds, c.Cmdline = initrds(v.cfg.VM.Initrd), v.cfg.VM.Cmdline
 	if v.gdb, err = v.listenGDB(); err != nil {

@@ -171,6 +171,7 @@ type VM struct {
 	HugePages   bool   `json:"hugePages,omitempty"`
 	// Balloon lets the guest give memory back; nil: it cannot.
 	Balloon *Balloon `json:"balloon,omitempty"`
+	CPU     string   `json:"cpu,omitempty"` // model of the processor that the guest is shown (package cpuid)
 	// Vsock is the socket device of a Raw VM; without it the guest has one that
 	// nobody listens to. Other VMs have one for the agent.
 	Vsock *Vsock `json:"vsock,omitempty"`

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"math/bits"
 	"slices"
+
+	"github.com/hvctl/hvctl/vcpu/cpuid"
 )
 
 // CPU is what a guest sees of a processor, or what a host can show to one.
@@ -31,7 +33,7 @@ func Compare(guest, host CPU) (missing []string) {
 	}
 	for _, word := range slices.Sorted(maps.Keys(guest.Features)) {
 		for lack := guest.Features[word] &^ host.Features[word]; lack != 0; lack &= lack - 1 {
-			missing = append(missing, fmt.Sprintf("the guest uses CPUID %s bit %d, which the destination lacks", word, bits.TrailingZeros32(lack)))
+			missing = append(missing, fmt.Sprintf("the guest was told of %s, which the destination lacks", cpuid.BitName(word, bits.TrailingZeros32(lack))))
 		}
 	}
 	if guest.PhysBits > host.PhysBits {

@@ -57,11 +57,11 @@ func Compatible(guest, host []Entry) error {
 		g, _ := Find(guest, f.leaf, f.subleaf)
 		h, _ := Find(host, f.leaf, f.subleaf)
 		for more := *g.reg(f.reg) &^ *h.reg(f.reg) &^ f.follows; more != 0; more &= more - 1 {
-			lacks = append(lacks, fmt.Sprintf("%#x.%d %s bit %d", f.leaf, f.subleaf, f.reg, bits.TrailingZeros32(more)))
+			lacks = append(lacks, BitName(word{f.leaf, f.subleaf, f.reg}.String(), bits.TrailingZeros32(more)))
 		}
 	}
 	if len(lacks) > 0 {
-		return fmt.Errorf("this host's CPU lacks what the guest was told it has: CPUID %s", strings.Join(lacks, ", "))
+		return fmt.Errorf("this host's CPU lacks what the guest was told it has: %s", strings.Join(lacks, ", "))
 	}
 	if err := sameWidths(guest, host); err != nil {
 		return err
@@ -101,6 +101,3 @@ func sameXSaveLayout(guest, host []Entry) error {
 	}
 	return nil
 }
-
-// String names the register.
-func (r register) String() string { return [...]string{"EAX", "EBX", "ECX", "EDX"}[r] }

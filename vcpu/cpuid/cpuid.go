@@ -18,6 +18,7 @@ type Params struct {
 	Index  int // of the vCPU; also its APIC ID
 	Count  int // vCPUs in the machine: one socket, one thread a core
 	TSCkHz uint32
+	Model  Model
 }
 
 type register int
@@ -43,7 +44,8 @@ const (
 const apicTimerkHz = 1_000_000
 
 // Build returns the answers for one vCPU: supported (what
-// KVM_GET_SUPPORTED_CPUID returned, left unchanged) after every rule.
+// KVM_GET_SUPPORTED_CPUID returned, left unchanged) after every rule, as far as
+// the model goes.
 func Build(supported []Entry, p Params) ([]Entry, error) {
 	if p.Count < 1 || p.Index < 0 || p.Index >= p.Count {
 		return nil, fmt.Errorf("vCPU %d of %d does not exist", p.Index, p.Count)
@@ -79,7 +81,7 @@ func Build(supported []Entry, p Params) ([]Entry, error) {
 		}
 		return int(int64(a.Subleaf) - int64(b.Subleaf))
 	})
-	return out, nil
+	return p.Model.apply(out)
 }
 
 // Find returns the entry that answers leaf and subleaf.

@@ -1,10 +1,5 @@
 package cpuid
 
-import (
-	"fmt"
-	"strings"
-)
-
 // Traits is what two processors are compared by, in a form that can be sent.
 type Traits struct {
 	Vendor string
@@ -20,8 +15,8 @@ func TraitsOf(entries []Entry) Traits {
 	t := Traits{Vendor: vendorOf(entries), Words: map[string]uint32{}}
 	for _, f := range features {
 		e, _ := Find(entries, f.leaf, f.subleaf)
-		if w := *e.reg(f.reg) &^ f.follows; w != 0 {
-			t.Words[fmt.Sprintf("%x.%x.%s", f.leaf, f.subleaf, strings.ToLower(f.reg.String()))] = w
+		if v := *e.reg(f.reg) &^ f.follows; v != 0 {
+			t.Words[word{f.leaf, f.subleaf, f.reg}.String()] = v
 		}
 	}
 	a, _ := Find(entries, 0x8000_0008, 0)
