@@ -20,6 +20,9 @@ type sampled struct {
 	Backend    string         `json:"backend"`
 	CPUPercent float64        `json:"cpuPercent"` // of one processor, since the sample before
 	Stats      workload.Stats `json:"stats"`
+
+	image string
+	last  workload.Stats // the sample before; its zero value: there is none
 }
 
 func (p *program) cmdStats() *cli.Command {
@@ -90,7 +93,8 @@ func (p *program) sample(ctx context.Context, c *cli.Context, before map[string]
 			}
 			continue
 		}
-		s := sampled{ID: h.ID(), Name: h.Name(), Backend: h.Config().Backend, Stats: stats[n]}
+		s := sampled{ID: h.ID(), Name: h.Name(), Backend: h.Config().Backend, Stats: stats[n], image: h.Config().Image.Ref}
+		s.last = before[s.ID]
 		if b, ok := before[s.ID]; ok && s.Stats.At.After(b.At) && s.Stats.CPUNanoseconds >= b.CPUNanoseconds {
 			s.CPUPercent = 100 * float64(s.Stats.CPUNanoseconds-b.CPUNanoseconds) / float64(s.Stats.At.Sub(b.At))
 		}

@@ -469,6 +469,16 @@ func TestStatsAndInspect(t *testing.T) {
 	if got := w.must("stats", "--no-stream", "--interval", "10ms", "web"); !strings.Contains(got, "64.0 MiB") {
 		t.Errorf("table: %s", got)
 	}
+	var u []usage
+	if err := json.Unmarshal([]byte(w.must("top", "--once", "--interval", "10ms", "--json")), &u); err != nil || len(u) != 1 || u[0].LimitBytes != 64<<20 {
+		t.Errorf("%+v, %v", u, err)
+	}
+	if got := w.must("top", "--once", "--interval", "10ms", "--sort", "name"); strings.Contains(got, "\x1b") || strings.Count(got, "\n") != 2 {
+		t.Errorf("not on a terminal: %q", got)
+	}
+	if got := w.must("metrics"); !strings.Contains(got, "\nhvctl_memory_limit_bytes{id=\""+s[0].ID+"\",name=\"web\"} 6.7108864e+07\n") {
+		t.Errorf("metrics: %s", got)
+	}
 	var i []inspected
 	if err := json.Unmarshal([]byte(w.must("inspect", "web")), &i); err != nil || len(i) != 1 || i[0].Config.Name != "web" || i[0].Inspect["fake"] != true {
 		t.Errorf("%+v, %v", i, err)

@@ -113,10 +113,11 @@ var layers = map[string]string{
 	"internal/seccomp":             "",
 	"internal/config":              "",
 	"internal/instance":            "internal/workload",
-	"internal/control":             "internal/workload",
+	"internal/exposition":          "internal/workload",
+	"internal/control":             "internal/exposition internal/workload",
 	"internal/doctor":              "kvm",
 	"internal/snapshots":           "internal/workload migrate/snapshot",
-	"internal/supervisor":          "internal/cgroup internal/control internal/instance internal/workload migrate/handoff",
+	"internal/supervisor":          "internal/cgroup internal/control internal/exposition internal/instance internal/workload migrate/handoff",
 	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/userns internal/workload",
 
 	// Tests and tools.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/exposition"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -74,6 +75,11 @@ func (o *fakeOwner) Wait(context.Context) (workload.Exit, error) {
 func (o *fakeOwner) Resize(context.Context, ResizeRequest) error { return o.fail }
 func (o *fakeOwner) Stats(context.Context) (workload.Stats, error) {
 	return workload.Stats{At: time.Now(), Counters: map[string]uint64{"exits": 1}}, o.fail
+}
+
+func (o *fakeOwner) Sample(ctx context.Context) (exposition.Sample, error) {
+	s, err := o.Stats(ctx)
+	return exposition.Sample{ID: "i", Name: "n", Stats: s}, err
 }
 
 func (o *fakeOwner) Tasks(context.Context) ([]workload.Task, error) {

@@ -52,7 +52,7 @@ func TestDocumentHasExactlyTheFields(t *testing.T) {
 	types := map[string]any{
 		"ErrorBody": ErrorBody{}, "Info": Info{}, "State": workload.State{}, "Port": workload.Port{}, "Exit": workload.Exit{},
 		"SignalRequest": SignalRequest{}, "StopRequest": StopRequest{}, "ResizeRequest": ResizeRequest{}, "AttachRequest": AttachRequest{},
-		"ExecRequest": ExecRequest{}, "ExecStarted": ExecStarted{}, "Stats": workload.Stats{}, "CgroupStats": workload.CgroupStats{}, "Event": Event{},
+		"ExecRequest": ExecRequest{}, "ExecStarted": ExecStarted{}, "Stats": workload.Stats{}, "CgroupStats": workload.CgroupStats{}, "Histogram": workload.Histogram{}, "Event": Event{},
 		"MigrateRequest": workload.MigrateRequest{}, "MigrationStatus": workload.MigrationStatus{}, "ResolveRequest": ResolveRequest{}, "DumpRequest": DumpRequest{}, "DumpReport": workload.DumpReport{}, "UpgradeRequest": UpgradeRequest{}, "Endpoint": workload.Endpoint{}, "SnapshotRequest": SnapshotRequest{}, "SnapshotReport": workload.SnapshotReport{}, "Update": workload.Update{}, "Copy": workload.Copy{}, "Deadline": workload.Deadline{}, "Task": workload.Task{}, "Resources": workload.Resources{},
 	}
 	for name := range doc.Components.Schemas {
@@ -157,6 +157,12 @@ func TestAnswersFitTheDocument(t *testing.T) {
 			media := resp.Value.Content.Get(ct)
 			if media == nil {
 				t.Errorf("%s: content type %q of status %d is not documented", name, ct, status)
+				continue
+			}
+			if strings.HasPrefix(ct, "text/plain") {
+				if !strings.HasPrefix(string(answer), "# HELP hvctl_") {
+					t.Errorf("%s: %q", name, answer)
+				}
 				continue
 			}
 			check(t, name, media.Schema, answer)

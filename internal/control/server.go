@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/exposition"
 	"github.com/hvctl/hvctl/internal/workload"
 	"golang.org/x/sys/unix"
 )
@@ -54,6 +55,8 @@ type Owner interface {
 	Wait(ctx context.Context) (workload.Exit, error)
 	Resize(ctx context.Context, r ResizeRequest) error
 	Stats(ctx context.Context) (workload.Stats, error)
+	// Sample is Stats and more, for Prometheus.
+	Sample(ctx context.Context) (exposition.Sample, error)
 	// Attach and Exec serve a client until it goes away or the process ends.
 	// An error returned before accept was called becomes the response; accept
 	// upgrades the connection.
@@ -106,6 +109,7 @@ var Routes = []Route{
 	{"POST", "/v1/resize", (*Server).resize},
 	{"GET", "/v1/stats", (*Server).stats},
 	{"GET", "/v1/top", (*Server).top},
+	{"GET", "/metrics", (*Server).metrics},
 	{"POST", "/v1/copy", (*Server).copy},
 	{"GET", "/v1/events", (*Server).events},
 }
@@ -298,6 +302,17 @@ func (s *Server) wait(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) stats(w http.ResponseWriter, r *http.Request) error {
 	v, err := s.owner.Stats(r.Context())
 	return answer(w, v, err)
+}
+
+// metrics is where Prometheus looks for it, whatever the version of the rest.
+func (s *Server) metrics(w http.ResponseWriter, r *http.Request) error {
+	v, err := s.owner.Sample(r.Context())
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", exposition.ContentType)
+	_ = exposition.Write(w, []exposition.Sample{v}) // the client is gone: nobody to tell
+	return nil
 }
 
 func (s *Server) top(w http.ResponseWriter, r *http.Request) error {

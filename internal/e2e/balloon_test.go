@@ -66,6 +66,16 @@ func TestMemoryGivenBackIsGone(t *testing.T) {
 		t.Errorf("all of the memory: exit %d, %q", r.code, r.err)
 	}
 
+	m := h.ok("metrics", "b")
+	for _, want := range []string{"hvctl_kvm_exits_total{", `reason="halt"`, `hvctl_device_read_latency_seconds_bucket{`, `device="root",le="+Inf"`, "hvctl_device_guest_available_bytes{", "hvctl_migration_state{"} {
+		if !strings.Contains(m, want) {
+			t.Errorf("metrics have no %s:\n%s", want, m)
+		}
+	}
+	if got := h.ok("top", "--once", "--interval", "100ms"); !strings.Contains(got, "\nb ") {
+		t.Errorf("top shows %q", got)
+	}
+
 	h.ok("snapshot", "create", "b", "--tag", tag)
 	h.ok("rm", "-f", "b")
 	h.ok("restore", tag, "--name", "c")

@@ -43,6 +43,7 @@ type Machine struct {
 	end       chan End    // the first reason to end
 	ended     atomic.Bool // Run stops the vCPUs, or has
 	debugger  atomic.Pointer[Debugger]
+	host      hostStats
 
 	mu      sync.Mutex // guards what follows; held while vCPUs park and devices stop
 	entered bool       // Run was called
@@ -395,6 +396,7 @@ func (m *Machine) Close() error {
 	m.closed = true
 	m.ended.Store(true)
 	m.unthrottle()
+	m.host.close()
 	var errs []error
 	for _, c := range m.cpus {
 		c.Stop()

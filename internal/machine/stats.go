@@ -2,7 +2,11 @@ package machine
 
 import (
 	"fmt"
+	"strings"
+	"sync"
 
+	"github.com/hvctl/hvctl/internal/metrics"
+	"github.com/hvctl/hvctl/kvm"
 	"github.com/hvctl/hvctl/virtio"
 )
 
@@ -34,6 +38,73 @@ func (m *Machine) Counters() map[string]uint64 {
 	}
 	for _, v := range m.metrics.Snapshot() {
 		out[v.Name] = v.Value
+	}
+	return out
+}
+
+// Distributions returns the histograms of devices that have counted something.
+func (m *Machine) Distributions() []metrics.Distribution { return m.metrics.Distributions() }
+
+// hostStats are KVM's own statistics of the vCPUs, opened when they are first
+// asked for.
+type hostStats struct {
+	mu     sync.Mutex // guards what follows
+	opened bool       // or tried to
+	fds    []*kvm.StatsFD
+}
+
+// open opens the statistics of every vCPU; where the host has none (Linux before
+// 5.14) there are none. It interrupts the guest for an instant.
+func (h *hostStats) open(m *Machine) {
+	h.opened = true
+	for _, c := range m.cpus {
+		err := c.Do(func(c *kvm.VCPU) error {
+			s, err := c.StatsFD()
+			if err == nil {
+				h.fds = append(h.fds, s)
+			}
+			return err
+		})
+		if err != nil {
+			m.cfg.Log.Debug("no statistics of KVM", "err", err)
+			return
+		}
+	}
+}
+
+// close ends it; nothing is opened any more.
+func (h *hostStats) close() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.opened = true
+	for _, s := range h.fds {
+		_ = s.Close() // of a descriptor that is only read
+	}
+	h.fds = nil
+}
+
+// HostCounters returns what KVM counts for the vCPUs, summed over them, as
+// "kvm.<name>_total": exits by reason among them, also those that KVM serves by
+// itself. It may be called at any time.
+func (m *Machine) HostCounters() map[string]uint64 {
+	h := &m.host
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.opened {
+		h.open(m)
+	}
+	out := map[string]uint64{}
+	for _, s := range h.fds {
+		all, err := s.Read()
+		if err != nil {
+			m.cfg.Log.Debug("statistics of KVM", "err", err)
+			continue
+		}
+		for _, v := range all {
+			if v.Type == kvm.StatCumulative && v.Unit == kvm.StatUnitNone && v.Len == 1 && !strings.HasPrefix(v.Name, "halt_poll") {
+				out["kvm."+v.Name+"_total"] += v.Values[0]
+			}
+		}
 	}
 	return out
 }

@@ -22,16 +22,22 @@ type counter struct {
 	v          *atomic.Uint64
 }
 
+type histogram struct {
+	name string
+	h    *Histogram
+}
+
 // Registry holds the counters of one machine. The zero value is empty and
 // ready; all methods may be called concurrently.
 type Registry struct {
-	mu       sync.Mutex // guards counters
-	counters []counter
+	mu         sync.Mutex // guards what follows
+	counters   []counter
+	histograms []histogram
 }
 
 // Register adds the counters of the struct that s points to under prefix. Each
-// atomic.Uint64 field has a tag `metric:"name,unit"`; other fields are
-// ignored. It returns an error for anything but a pointer to a struct, for a
+// atomic.Uint64 and Histogram field has a tag `metric:"name,unit"`; other fields
+// are ignored. It returns an error for anything but a pointer to a struct, for a
 // counter without a tag and for a name that is taken; then nothing was added.
 func (r *Registry) Register(prefix string, s any) error {
 	v := reflect.ValueOf(s)
@@ -40,14 +46,20 @@ func (r *Registry) Register(prefix string, s any) error {
 	}
 	v = v.Elem()
 	var found []counter
+	var hists []histogram
 	for i := range v.NumField() {
 		f := v.Type().Field(i)
-		if f.Type != reflect.TypeFor[atomic.Uint64]() || !f.IsExported() {
+		isHist := f.Type == reflect.TypeFor[Histogram]()
+		if !isHist && f.Type != reflect.TypeFor[atomic.Uint64]() || !f.IsExported() {
 			continue
 		}
 		name, unit, ok := strings.Cut(f.Tag.Get("metric"), ",")
 		if !ok || name == "" || unit == "" {
 			return fmt.Errorf("metrics of %s: field %s has no name and unit", prefix, f.Name)
+		}
+		if isHist {
+			hists = append(hists, histogram{prefix + "." + name, v.Field(i).Addr().Interface().(*Histogram)})
+			continue
 		}
 		found = append(found, counter{prefix + "." + name, unit, v.Field(i).Addr().Interface().(*atomic.Uint64)})
 	}
@@ -59,6 +71,7 @@ func (r *Registry) Register(prefix string, s any) error {
 		}
 	}
 	r.counters = append(r.counters, found...)
+	r.histograms = append(r.histograms, hists...)
 	return nil
 }
 
@@ -67,6 +80,7 @@ func (r *Registry) Unregister(prefix string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.counters = slices.DeleteFunc(r.counters, func(c counter) bool { return strings.HasPrefix(c.name, prefix+".") })
+	r.histograms = slices.DeleteFunc(r.histograms, func(h histogram) bool { return strings.HasPrefix(h.name, prefix+".") })
 }
 
 // Snapshot returns all counters, sorted by name.

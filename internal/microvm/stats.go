@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/metrics"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -29,6 +30,10 @@ func (v *VM) Stats(ctx context.Context) (workload.Stats, error) {
 		cancel()
 	}
 	s := workload.Stats{At: time.Now(), MemoryLimitBytes: v.cfg.Res.MemoryBytes, Counters: g.machine.Counters()}
+	for name, n := range g.machine.HostCounters() {
+		s.Counters[name] = n
+	}
+	s.Histograms = histograms(g.machine.Distributions())
 	var ru unix.Rusage
 	if err := unix.Getrusage(unix.RUSAGE_SELF, &ru); err != nil {
 		return s, os.NewSyscallError("getrusage", err)
@@ -59,6 +64,14 @@ func (v *VM) Stats(ctx context.Context) (workload.Stats, error) {
 		}
 	}
 	return s, nil
+}
+
+func histograms(all []metrics.Distribution) map[string]workload.Histogram {
+	out := make(map[string]workload.Histogram, len(all))
+	for _, d := range all {
+		out[d.Name] = workload.Histogram{Counts: d.Counts, SumNanoseconds: d.SumNs}
+	}
+	return out
 }
 
 // residentBytes is this process's resident memory, guest RAM included.

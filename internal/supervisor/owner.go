@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/internal/control"
+	"github.com/hvctl/hvctl/internal/exposition"
 	"github.com/hvctl/hvctl/internal/workload"
 	"golang.org/x/sys/unix"
 )
@@ -282,6 +283,19 @@ func (o *owner) Resize(ctx context.Context, r control.ResizeRequest) error {
 		return err
 	}
 	return p.Resize(ctx, r.Columns, r.Rows)
+}
+
+// Sample implements control.Owner.
+func (o *owner) Sample(ctx context.Context) (exposition.Sample, error) {
+	stats, err := o.Stats(ctx)
+	if err != nil {
+		return exposition.Sample{}, err
+	}
+	s := exposition.Sample{ID: o.cfg.ID, Name: o.cfg.Name, Backend: o.cfg.Backend, Image: o.cfg.Image.Ref, Stats: stats}
+	if m, ok := o.rt.(workload.Migrator); ok {
+		s.Migration = new(m.Migration())
+	}
+	return s, nil
 }
 
 // Stats implements control.Owner.

@@ -251,7 +251,16 @@ type Stats struct {
 	BlockReadBytes   uint64            `json:"blockReadBytes"`
 	BlockWriteBytes  uint64            `json:"blockWriteBytes"`
 	Counters         map[string]uint64 `json:"counters,omitempty"` // backend's own, e.g. exits by reason
-	Cgroup           *CgroupStats      `json:"cgroup,omitempty"`   // nil: it is in none of its own
+	// Histograms are the backend's own, of how long requests took.
+	Histograms map[string]Histogram `json:"histograms,omitempty"`
+	Cgroup     *CgroupStats         `json:"cgroup,omitempty"` // nil: it is in none of its own
+}
+
+// Histogram counts durations: Counts[i] took less than 2^i microseconds and not
+// less than half of that; the last one has the rest.
+type Histogram struct {
+	Counts         []uint64 `json:"counts"`
+	SumNanoseconds uint64   `json:"sumNanoseconds"`
 }
 
 // CgroupStats is what the host charges an instance's cgroup with: all of its

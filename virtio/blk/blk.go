@@ -11,7 +11,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/hvctl/hvctl/internal/metrics"
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/virtio"
 )
@@ -138,6 +140,22 @@ type Metrics struct {
 	GuestMistakes atomic.Uint64 `metric:"refused_ops_total,1"`
 	Failures      atomic.Uint64 `metric:"failed_ops_total,1"`
 	Throttled     atomic.Uint64 `metric:"throttled_total,1"` // times that a queue waited for its limits
+	// How long requests took, from the ring and back, failed ones included.
+	ReadTime  metrics.Histogram `metric:"read_latency,ns"`
+	WriteTime metrics.Histogram `metric:"write_latency,ns"`
+	FlushTime metrics.Histogram `metric:"flush_latency,ns"`
+}
+
+// took counts how long a request took.
+func (m *Metrics) took(kind uint32, d time.Duration) {
+	switch kind {
+	case typeIn:
+		m.ReadTime.Observe(d)
+	case typeOut:
+		m.WriteTime.Observe(d)
+	case typeFlush:
+		m.FlushTime.Observe(d)
+	}
 }
 
 // Device is one disk.

@@ -36,6 +36,7 @@ type slot struct {
 	vec  uring.Vector
 	bufs [][]byte
 	long bool
+	took time.Time // off the ring
 }
 
 // newFlight makes the ring of one queue. Errors wrap uring.ErrUnavailable where
@@ -114,12 +115,15 @@ func (w *worker) fly(q *virtio.Queue) error {
 // flush is served in place.
 func (w *worker) takeOff(q *virtio.Queue) (n int, err error) {
 	f := w.flight
+	var now time.Time // once for what is there
 	for len(f.free) > 0 {
 		c, r, ok, err := w.next(q)
 		if !ok || err != nil {
 			return n, err
 		}
-		n++
+		if n++; n == 1 {
+			now = time.Now()
+		}
 		if !w.flies(r) {
 			if err := w.finish(q, c, r); err != nil {
 				return n, err
@@ -128,7 +132,7 @@ func (w *worker) takeOff(q *virtio.Queue) (n int, err error) {
 		}
 		s := f.free[len(f.free)-1]
 		f.free = f.free[:len(f.free)-1]
-		s.chain, s.request = c, r
+		s.chain, s.request, s.took = c, r, now
 		if err := w.prepare(s); err != nil {
 			f.free = append(f.free, s)
 			r.status.CopyIn([]byte{w.d.failed(err)})
@@ -182,6 +186,7 @@ func (w *worker) prepare(s *slot) error {
 // land gives back what has completed.
 func (w *worker) land(q *virtio.Queue) (n int, err error) {
 	f := w.flight
+	var now time.Time // once for what is there
 	for {
 		c, ok := f.ring.Next()
 		if !ok {
@@ -193,7 +198,9 @@ func (w *worker) land(q *virtio.Queue) (n int, err error) {
 		s := f.slots[c.Data]
 		f.slots[c.Data] = nil
 		f.up--
-		n++
+		if n++; n == 1 {
+			now = time.Now()
+		}
 		status, written := byte(statusOK), 0
 		if err := w.landed(s, c); err != nil {
 			status = w.d.failed(err)
@@ -201,6 +208,7 @@ func (w *worker) land(q *virtio.Queue) (n int, err error) {
 			written = s.data.Len()
 		}
 		s.status.CopyIn([]byte{status})
+		w.d.metrics.took(s.kind, now.Sub(s.took))
 		err := q.Push(s.chain, uint32(written+1))
 		w.recycle(s)
 		if err != nil {

@@ -50,6 +50,7 @@ func (w *worker) next(q *virtio.Queue) (c virtio.Chain, r request, ok bool, err 
 // of what is done before something slow begins, and after it.
 func (w *worker) serveAll(q *virtio.Queue) error {
 	told := time.Now()
+	last := told // about when the next request was taken
 	for {
 		c, r, ok, err := w.next(q)
 		if !ok || err != nil {
@@ -64,7 +65,10 @@ func (w *worker) serveAll(q *virtio.Queue) error {
 		if err := w.finish(q, c, r); err != nil {
 			return err
 		}
-		if now := time.Now(); slow || now.Sub(told) >= maxDelay {
+		now := time.Now()
+		w.d.metrics.took(r.kind, now.Sub(last))
+		last = now
+		if slow || now.Sub(told) >= maxDelay {
 			told = now
 			if err := q.Flush(); err != nil {
 				return err
