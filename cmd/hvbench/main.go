@@ -12,7 +12,8 @@
 //	hvbench idle             says that it is ready, and waits for the end of its input
 //	hvbench beat             counts every 2 ms, until SIGTERM
 //
-// These say that they are ready, and begin when they are told a byte:
+// These say that they are ready, begin when they are told a byte, and when they
+// are done wait for the end of their input, so that there is time to look at them:
 //
 //	hvbench spin TIME        computes for so long
 //	hvbench latency TIME     a small operation every 2 ms
@@ -97,9 +98,9 @@ func run(args []string) error {
 			return err
 		}
 		if args[0] == "spin" {
-			return out.Encode(probe.Spin(d))
+			return linger(out.Encode(probe.Spin(d)))
 		}
-		return out.Encode(probe.Latency(d))
+		return linger(out.Encode(probe.Latency(d)))
 	case "storm":
 		if len(args) != 3 {
 			return errors.New("storm: want KIND TIME")
@@ -112,7 +113,7 @@ func run(args []string) error {
 			return err
 		}
 		w, err := probe.Storm(arg, "/tmp", d)
-		return errors.Join(err, out.Encode(w))
+		return linger(errors.Join(err, out.Encode(w)))
 	}
 	return fmt.Errorf("%s: no such command", args[0])
 }
@@ -137,9 +138,17 @@ func counted(command string, n int, out *json.Encoder) error {
 		return err
 	}
 	if command == "crowd" {
-		return out.Encode(probe.Crowd(n))
+		return linger(out.Encode(probe.Crowd(n)))
 	}
-	return probe.Eat(n, func(w probe.Work) error { return out.Encode(w) })
+	return linger(probe.Eat(n, func(w probe.Work) error { return out.Encode(w) }))
+}
+
+// linger waits for the end of the input when there is no error.
+func linger(err error) error {
+	if err == nil {
+		_, err = io.Copy(io.Discard, os.Stdin)
+	}
+	return err
 }
 
 // toldToBegin says that it is ready, and waits for a byte.
@@ -163,8 +172,7 @@ func wait(catch bool) error {
 		fmt.Println(`{"ready":"caught"}`)
 		os.Exit(3)
 	}
-	_, err := io.Copy(io.Discard, os.Stdin)
-	return err
+	return linger(nil)
 }
 
 func probes(args []string) error {

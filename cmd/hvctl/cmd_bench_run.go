@@ -30,9 +30,16 @@ var benchChapters = strings.Join(run.Chapters(), ",")
 func runFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "suite", Value: benchChapters, Usage: "measure these chapters: `LIST`"},
-		&cli.IntFlag{Name: "blocks", Value: 5, Usage: "measure every target `NUMBER` times, after a warm-up"},
+		&cli.BoolFlag{Name: "quick", Usage: "measure less of everything, and end within 10 minutes, whole or partial"},
+		&cli.BoolFlag{Name: "full", Usage: "measure more of everything"},
+		&cli.IntFlag{Name: "blocks", Value: 6, Usage: "measure every target `NUMBER` times, after a warm-up"},
 		&cli.IntFlag{Name: "batches", Value: 5, Usage: "repeat each probe `NUMBER` times in an instance"},
 		&cli.DurationFlag{Name: "batch-time", Value: 5 * time.Millisecond, Usage: "what a batch takes on the first target"},
+		&cli.IntFlag{Name: "starts", Value: 20, Usage: "lifecycle: start every target `NUMBER` times, after a warm-up"},
+		&cli.IntFlag{Name: "density", Value: 10, Usage: "put up to `NUMBER` instances beside each other"},
+		&cli.IntFlag{Name: "moves", Value: 5, Usage: "migrate, save and restart each target `NUMBER` times"},
+		&cli.DurationFlag{Name: "control-time", Value: 2 * time.Second, Usage: "let each test of resource control take so long"},
+		&cli.IntFlag{Name: "control-blocks", Value: 1, Usage: "make each test of resource control `NUMBER` times"},
 		&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "VM: boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
 		&cli.IntFlag{Name: "memory", Value: 512, Usage: "`MIB` of memory"},
 		&cli.IntFlag{Name: "cpu", Usage: "run everything on processor `NUMBER`"},
@@ -82,12 +89,23 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 	}
 	ctx, stop := interruptible(c)
 	defer stop()
+	if err := benchSize(c); err != nil {
+		return err
+	}
+	if c.Bool("quick") {
+		var cancel func()
+		ctx, cancel = context.WithTimeoutCause(ctx, quickTime, errQuick)
+		defer cancel()
+	}
 	out := c.String("out")
 	if err := os.MkdirAll(out, 0o755); err != nil { //nolint:gosec // results for everybody
 		return err
 	}
-	var cpu unix.CPUSet
+	var cpu, every unix.CPUSet
 	cpu.Set(c.Int("cpu"))
+	if err := unix.SchedGetaffinity(0, &every); err != nil {
+		return os.NewSyscallError("sched_getaffinity", err)
+	}
 	if err := pinAll(&cpu); err != nil {
 		return fmt.Errorf("--cpu %d: %w", c.Int("cpu"), err)
 	}
@@ -106,12 +124,22 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 		return err
 	}
 	err = run.Run(ctx, run.Options{
-		Worlds: worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), PlantOutput: c.String("plant-output"), Save: func() error { return r.Save(out) },
+		Worlds: worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), PlantOutput: c.String("plant-output"),
+		Starts: c.Int("starts"), ControlTime: c.Duration("control-time"), ControlBlocks: c.Int("control-blocks"), Crowd: c.Int("density"), Moves: c.Int("moves"),
+		Pin: func(on bool) error {
+			if on {
+				return pinAll(&cpu)
+			}
+			return pinAll(&every)
+		}, Save: func() error { return r.Save(out) },
+		Announce: func(d time.Duration) {
+			fmt.Fprintf(p.stderr, "it will take about %v, until %s\n", d.Round(time.Second), time.Now().Add(d).Format("15:04"))
+		},
 		Progress: func(done, all int, target string, left time.Duration) {
 			fmt.Fprintf(p.stderr, "%d of %d: %s, %v left\n", done+1, all, target, left.Round(time.Second))
 		},
 	}, r)
-	if len(r.Samples) == 0 && len(r.Facts) == 0 {
+	if len(r.Samples)+len(r.Facts)+len(r.Controls)+len(r.Density) == 0 {
 		return err
 	}
 	if err := errors.Join(err, r.Save(out), p.writeReport(r, out)); err != nil {
@@ -119,6 +147,36 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 	}
 	if n := equiv.Count(equiv.Judge(r.Facts, targets)); n[equiv.Unexpected]+n[equiv.Failed] > 0 {
 		return fmt.Errorf("the targets are not equivalent: %d facts differ that must not, %d tests failed; see the report", n[equiv.Unexpected], n[equiv.Failed])
+	}
+	return nil
+}
+
+// quickTime is when a quick run is stopped: what is left of ten minutes is for
+// cleaning up and the report.
+const quickTime = 9*time.Minute + 30*time.Second
+
+var errQuick = errors.New("the time of a quick run is over")
+
+// sizes are the defaults of --quick and --full, where no flag says otherwise.
+var sizes = map[string]map[string]string{
+	"quick": {"blocks": "4", "batches": "3", "batch-time": "2ms", "starts": "6", "density": "4", "control-time": "1s", "moves": "2"},
+	"full":  {"blocks": "20", "batches": "10", "batch-time": "10ms", "starts": "100", "density": "50", "control-blocks": "5", "moves": "10"},
+}
+
+// benchSize sets what --quick or --full mean.
+func benchSize(c *cli.Context) error {
+	if c.Bool("quick") && c.Bool("full") {
+		return usagef(c, "--quick and --full: choose one")
+	}
+	for size, flags := range sizes {
+		for name, value := range flags {
+			if !c.Bool(size) || c.IsSet(name) {
+				continue
+			}
+			if err := c.Set(name, value); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }

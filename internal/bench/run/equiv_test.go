@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hvctl/hvctl/internal/bench/equiv"
@@ -20,15 +22,23 @@ import (
 type canned struct {
 	name string
 	say  func(argv []string) (out string, code int, err error)
+	// living instances, and those that were ever started
+	living, started atomic.Int32
+	onStart         func(n int32)
 }
 
 func (c *canned) Name() string { return c.name }
 
 func (c *canned) Start(_ context.Context, j Job) (*Living, error) {
+	if n := c.started.Add(1); c.onStart != nil {
+		c.onStart(n)
+	}
 	out, code, err := c.say(j.Argv)
 	if err != nil {
 		return nil, err
 	}
+	c.living.Add(1)
+	var gone sync.Once
 	in, inW := io.Pipe()
 	outR, outW := io.Pipe()
 	go func() {
@@ -45,7 +55,7 @@ func (c *canned) Start(_ context.Context, j Job) (*Living, error) {
 		wait:   func() (workload.Exit, error) { return workload.Exit{Code: code}, nil },
 		signal: func(context.Context, unix.Signal) error { return nil },
 		pids:   func() []int { return nil },
-		remove: func(context.Context) error { return nil },
+		remove: func(context.Context) error { gone.Do(func() { c.living.Add(-1) }); return nil },
 	}, nil
 }
 
@@ -59,8 +69,12 @@ func sees(argv []string) (string, int, error) {
 		}
 		b, err := json.Marshal([]probe.Fact{{Name: "computed", Value: digest}})
 		return string(b), 0, err
-	case "catch", "idle":
+	case "catch":
+		return `{"ready":"wait"}` + "\n", 3, nil
+	case "idle":
 		return `{"ready":"wait"}` + "\n", 0, nil
+	case "spin", "latency", "storm", "eat", "crowd":
+		return `{"ready":"begin"}` + "\n" + `{"ops":7,"ns":1000,"p99Ns":12}` + "\n", 0, nil
 	}
 	return strings.Join(argv, " "), 0, nil
 }
@@ -69,7 +83,7 @@ func TestPlantedDifferenceFailsEquivalence(t *testing.T) {
 	for _, planted := range []string{"", "vm"} {
 		r := plan("host", "vm")
 		r.Plan.Chapters = []string{"equiv"}
-		o := options(&canned{"host", sees}, &canned{"vm", sees})
+		o := options(&canned{name: "host", say: sees}, &canned{name: "vm", say: sees})
 		o.PlantOutput = planted
 		if err := Run(t.Context(), o, r); err != nil {
 			t.Fatal(err)
@@ -84,8 +98,8 @@ func TestPlantedDifferenceFailsEquivalence(t *testing.T) {
 func TestTargetThatCannotStartFailsEveryTest(t *testing.T) {
 	r := plan("host", "vm")
 	r.Plan.Chapters = []string{"equiv"}
-	broken := &canned{"vm", func([]string) (string, int, error) { return "", 0, errors.New("no kernel") }}
-	if err := Run(t.Context(), options(&canned{"host", sees}, broken), r); err != nil {
+	broken := &canned{name: "vm", say: func([]string) (string, int, error) { return "", 0, errors.New("no kernel") }}
+	if err := Run(t.Context(), options(&canned{name: "host", say: sees}, broken), r); err != nil {
 		t.Fatal(err)
 	}
 	failed := 0

@@ -35,6 +35,12 @@ func (h *Host) Start(_ context.Context, j Job) (_ *Living, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if j.Cold {
+		if err := chill([]string{filepath.Join(h.Tree, Program)}); err != nil {
+			return nil, err
+		}
+		l.begin = time.Now()
+	}
 	dir := filepath.Join(h.Dir, l.ID[:12])
 	var group *cgroup.Group
 	free := func(ctx context.Context) error {

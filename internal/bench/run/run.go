@@ -23,8 +23,18 @@ type Options struct {
 	// For tests of the benchmark: a target to slow down by 5 per cent, and one
 	// whose program sees something wrong.
 	Plant, PlantOutput string
+	Starts             int           // lives in the lifecycle chapter, after a warm-up
+	ControlTime        time.Duration // of each test of resource control
+	ControlBlocks      int           // how often each is made
+	Crowd              int           // most instances side by side
+	Moves              int           // of each kind
+	// Pin binds the benchmark, and what it starts, to the run's processor, or frees
+	// it.
+	Pin func(on bool) error
 	// Progress is told of each instance before it starts, and what may be left.
 	Progress func(done, all int, target string, left time.Duration)
+	// Announce is told how long the run will take, before its first measurement.
+	Announce func(time.Duration)
 	// Save is called after each block.
 	Save func() error
 }
@@ -41,19 +51,22 @@ type phase struct {
 	run     func(context.Context, Options, *result.Result) error
 }
 
-var phases = []phase{{"equiv", equivalence}, {"", probes}}
+var phases = []phase{{"equiv", equivalence}, {"", probes}, {"life", starts}, {"density", density}, {"iso", controls}}
 
 // Chapters are all that there are, in the order in which they run.
 func Chapters() (names []string) {
+	add := func(name string) {
+		if !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
 	for _, p := range phases {
 		if p.chapter != "" {
-			names = append(names, p.chapter)
+			add(p.chapter)
 			continue
 		}
 		for _, pr := range probe.All() {
-			if !slices.Contains(names, pr.Chapter) {
-				names = append(names, pr.Chapter)
-			}
+			add(pr.Chapter)
 		}
 	}
 	return names
@@ -64,14 +77,8 @@ func Chapters() (names []string) {
 func Run(ctx context.Context, o Options, r *result.Result) error {
 	began := time.Now()
 	defer func() { r.TookS = time.Since(began).Seconds() }()
-	for _, w := range o.Worlds {
-		// The first instance of a kind loads modules and makes caches. Whether it
-		// works is seen, and told, where it counts.
-		if s, err := open(ctx, w, Job{Argv: []string{Program, "exit", "0"}}); err == nil {
-			_, _ = s.rest()
-			_ = s.close()
-		}
-	}
+	lives := warmUp(ctx, o)
+	o.Announce(estimate(o, r, lives))
 	for _, p := range phases {
 		switch {
 		case p.chapter != "" && !slices.Contains(r.Plan.Chapters, p.chapter):
@@ -82,7 +89,7 @@ func Run(ctx context.Context, o Options, r *result.Result) error {
 		err := p.run(ctx, o, r)
 		if ctx.Err() != nil {
 			if r.Partial == "" {
-				r.Partial = "interrupted in the chapter " + p.chapter
+				r.Partial = fmt.Sprintf("%v in the chapter %s", context.Cause(ctx), p.chapter)
 			}
 			return errors.Join(context.Cause(ctx), o.Save())
 		}
@@ -93,12 +100,12 @@ func Run(ctx context.Context, o Options, r *result.Result) error {
 	return nil
 }
 
-// probes are the chapters of small operations, and the stages of the instances
-// that they run in.
+// probes are the chapters of small operations.
 func probes(ctx context.Context, o Options, r *result.Result) error {
 	counts, err := calibrate(ctx, o, r)
-	if err != nil {
-		return fmt.Errorf("calibrate on %s: %w", o.Worlds[0].Name(), err)
+	if err != nil { // nothing can be compared with it; the other chapters go on
+		r.Samples = append(r.Samples, result.Sample{Chapter: "lifecycle", Probe: result.Instance, Target: o.Worlds[0].Name(), Error: "find how many operations a batch has: " + err.Error()})
+		return o.Save()
 	}
 	type turn struct {
 		name string
@@ -126,7 +133,7 @@ func probes(ctx context.Context, o Options, r *result.Result) error {
 			}
 			r.Samples = append(r.Samples, measure(ctx, t.w, argv, at)...)
 			if ctx.Err() != nil {
-				r.Partial = fmt.Sprintf("interrupted after %d of %d instances", done, all)
+				r.Partial = fmt.Sprintf("%v after %d of %d instances of the probes", context.Cause(ctx), done, all)
 				return context.Cause(ctx)
 			}
 			done++
@@ -174,28 +181,17 @@ func measure(ctx context.Context, w World, argv []string, at result.Sample) (out
 	if ctx.Err() != nil {
 		return out // what was finished is kept; that it was cut off is no failure
 	}
-	for _, st := range m.stages {
-		s := m.at
-		s.Chapter, s.Probe, s.Value = "lifecycle", st.name, float64(st.ns)
-		out = append(out, s)
-	}
 	if err != nil {
 		s := m.at
-		s.Chapter, s.Probe, s.Error = "lifecycle", "instance", err.Error()
+		s.Chapter, s.Probe, s.Error = "lifecycle", result.Instance, err.Error()
 		out = append(out, s)
 	}
 	return out
 }
 
-type stage struct {
-	name string
-	ns   int64
-}
-
 // meter looks at an instance from outside.
 type meter struct {
 	at     result.Sample
-	stages []stage
 	before Usage
 	since  time.Time
 	after  Usage
@@ -237,14 +233,10 @@ func drive(ctx context.Context, w World, argv []string, m *meter, each func(prob
 	defer context.AfterFunc(ctx, func() { _ = l.remove(always) })()
 	if m != nil {
 		m.at.Instance = l.ID[:12]
-		m.stages = append(m.stages, stage{"create", l.CreateNs}, stage{"start", l.StartNs})
 	}
 	in := bufio.NewReader(l.Out)
-	for first := true; ; first = false {
+	for {
 		line, rerr := in.ReadBytes('\n')
-		if m != nil && first && rerr == nil {
-			m.stages = append(m.stages, stage{"first", time.Since(l.running).Nanoseconds()}, stage{"total", time.Since(l.begin).Nanoseconds()})
-		}
 		if rerr == io.EOF {
 			break
 		}
@@ -271,11 +263,7 @@ func drive(ctx context.Context, w World, argv []string, m *meter, each func(prob
 		each(v)
 	}
 	_ = l.In.Close()
-	end := time.Now()
 	exit, err := l.wait()
-	if m != nil {
-		m.stages = append(m.stages, stage{"end", time.Since(end).Nanoseconds()})
-	}
 	if err != nil {
 		return err
 	}
@@ -285,11 +273,6 @@ func drive(ctx context.Context, w World, argv []string, m *meter, each func(prob
 	if exit.Code != 0 {
 		return fmt.Errorf("%s: the probes ended with %d %s", w.Name(), exit.Code, exit.Err)
 	}
-	begin := time.Now()
 	removed = true
-	err = l.remove(always)
-	if m != nil {
-		m.stages = append(m.stages, stage{"delete", time.Since(begin).Nanoseconds()})
-	}
-	return err
+	return l.remove(always)
 }

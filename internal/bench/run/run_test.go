@@ -63,7 +63,7 @@ func errOr(err error) error {
 }
 
 func options(worlds ...World) Options {
-	return Options{Worlds: worlds, BatchTime: time.Microsecond, Progress: func(int, int, string, time.Duration) {}, Save: func() error { return nil }}
+	return Options{Worlds: worlds, BatchTime: time.Microsecond, Progress: func(int, int, string, time.Duration) {}, Save: func() error { return nil }, Announce: func(time.Duration) {}, Pin: func(bool) error { return nil }}
 }
 
 func plan(targets ...string) *result.Result {
@@ -76,7 +76,7 @@ func TestEveryTargetRunsInEveryBlockAndIsRemoved(t *testing.T) {
 	if err := Run(t.Context(), options(host, vm), r); err != nil {
 		t.Fatal(err)
 	}
-	if host.living.Load() != 0 || vm.living.Load() != 0 || vm.starts != 4 || host.starts != 8 { // one to warm up, one to calibrate
+	if host.living.Load() != 0 || vm.living.Load() != 0 || vm.starts != 5 || host.starts != 9 { // two to warm up, one to calibrate
 		t.Errorf("host %+v, vm %+v", host, vm)
 	}
 	k := result.Key{Chapter: "cpu", Probe: "sha256"}
@@ -88,7 +88,7 @@ func TestEveryTargetRunsInEveryBlockAndIsRemoved(t *testing.T) {
 }
 
 func TestFailedInstanceIsReported(t *testing.T) {
-	vm := &fake{t: t, name: "vm", failAt: 3}
+	vm := &fake{t: t, name: "vm", failAt: 4}
 	r := plan("host", "vm")
 	if err := Run(t.Context(), options(&fake{t: t, name: "host"}, vm), r); err != nil {
 		t.Fatal(err)
@@ -102,7 +102,7 @@ func TestInterruptedRunKeepsItsSamples(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	vm := &fake{t: t, name: "vm", onStart: func(n int) {
-		if n == 3 {
+		if n == 4 {
 			cancel()
 		}
 	}}
