@@ -105,7 +105,7 @@ var layers = map[string]string{
 	"internal/guestproto":          "",
 	"internal/initrd":              "",
 	"internal/hostnet":             "",
-	"internal/usernet":             "internal/hostnet",
+	"internal/usernet":             "internal/hostnet internal/seccomp",
 	"internal/cninet":              "internal/hostnet",
 	"internal/userns":              "",
 	"internal/capability":          "",

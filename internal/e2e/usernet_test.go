@@ -164,6 +164,7 @@ func userNetworkPublishes(t *testing.T, h *host) {
 		t.Fatal(err)
 	}
 	checkConfined(t, pid)
+	checkLimited(t, h, pid)
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -182,6 +183,41 @@ func userNetworkPublishes(t *testing.T, h *host) {
 	h.ok("rm", "-f", "srv")
 }
 
+// checkLimited looks at the cgroup of the process: a VM's, or one beside the
+// container's with limits of its own, which follow the container's.
+func checkLimited(t *testing.T, h *host, pid int) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strings.TrimSpace(h.ok("inspect", "--format", "{{.Config.ID}}", "srv"))
+	want := "/hvctl/" + h.kind.name + "-" + id
+	if h.kind.name == ctr.name {
+		want += "-net"
+	}
+	for line := range strings.Lines(string(b)) { // 5:memory:/hvctl/...
+		if strings.Contains(line, ":memory:") && !strings.HasSuffix(strings.TrimSpace(line), ":"+want) || strings.HasPrefix(line, "0::") && h.v2() && line != "0::"+want+"\n" {
+			t.Errorf("the network's process is in %q, want %s", line, want)
+		}
+	}
+	if h.kind.name != ctr.name {
+		return
+	}
+	h.ok("update", "--cpus", "0.5", "srv")
+	for file, want := range map[string]string{"memory.max": "402653184", "pids.max": "256", "cpu.max": "50000 100000"} {
+		if b, err := os.ReadFile("/sys/fs/cgroup" + "/hvctl/container-" + id + "-net/" + file); h.v2() && (err != nil || strings.TrimSpace(string(b)) != want) {
+			t.Errorf("%s is %q, want %q (%v)", file, b, want, err)
+		}
+	}
+}
+
+// v2 says that the machine has cgroup v2 alone.
+func (*host) v2() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
 // checkConfined looks at what the process that parses frames could do.
 func checkConfined(t *testing.T, pid int) {
 	t.Helper()
@@ -189,7 +225,7 @@ func checkConfined(t *testing.T, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "NoNewPrivs:\t1", "CapPrm:\t0000000000000000"} {
+	for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "NoNewPrivs:\t1", "CapPrm:\t0000000000000000", "Seccomp:\t2"} {
 		if !strings.Contains(string(b), want+"\n") {
 			t.Errorf("the network's process has not %q:\n%s", want, b)
 		}

@@ -37,6 +37,9 @@ type UserOptions struct {
 	// NetNS is the network namespace of a container, which gets a tap called
 	// eth0; nil: the frames go through Attachment.Socket.
 	NetNS *os.File
+	// Started is called with the process's ID before that is told what to do; its
+	// error ends it. May be nil.
+	Started func(pid int) error
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -91,6 +94,11 @@ func AttachUser(ctx context.Context, o UserOptions) (_ *Attachment, err error) {
 	a.user, err = startUser(o.Program, theirs, o.Log)
 	if err != nil {
 		return nil, err
+	}
+	if o.Started != nil {
+		if err := o.Started(a.user.proc.Pid); err != nil {
+			return nil, fmt.Errorf("user-mode network: %w", err)
+		}
 	}
 	a.Ports, err = a.user.tell(ctx, &c)
 	return a, err

@@ -39,9 +39,11 @@ type Container struct {
 	// What Start made so far; only Start and Close use these.
 	layers *layers
 	group  *cgroup.Group // nil: none could be made
-	made   bool          // the container exists
-	root   *os.File      // its root directory, whatever becomes of its processes and their numbers
-	net    *hostnet.Attachment
+	// netGroup is that of the user-mode network's process; nil: there is none.
+	netGroup *cgroup.Group
+	made     bool     // the container exists
+	root     *os.File // its root directory, whatever becomes of its processes and their numbers
+	net      *hostnet.Attachment
 
 	first atomic.Pointer[process] // set when the program runs
 
@@ -285,11 +287,9 @@ func (c *Container) close() error {
 	if c.made {
 		errs = append(errs, c.oci.Delete(ctx, c.cfg.ID, true))
 	}
+	errs = append(errs, c.closeNetwork(ctx))
 	if c.cfg.Res.CgroupParent == "" {
 		prune()
-	}
-	if c.net != nil {
-		errs = append(errs, c.net.Close())
 	}
 	if c.root != nil {
 		errs = append(errs, c.root.Close())

@@ -39,7 +39,7 @@ func (c *Container) attachNetwork(ctx context.Context, pid int) error {
 		ports = append(ports, hostnet.Port(p))
 	}
 	if n.Mode == workload.NetUser {
-		c.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, ReachHost: n.ReachHost, NetNS: ns, Log: c.log})
+		c.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: c.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, ReachHost: n.ReachHost, NetNS: ns, Started: c.confineNetwork, Log: c.log})
 		return err
 	}
 	if n.Mode == workload.NetCNI {

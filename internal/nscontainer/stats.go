@@ -79,7 +79,11 @@ func (c *Container) Update(ctx context.Context, u workload.Update) error {
 	if n := u.CPUs; n != nil && *n < cgroup.MinCPUs {
 		return fmt.Errorf("%w: --cpus %g: the kernel gives no less than %g of a processor", workload.ErrUnsupported, *n, cgroup.MinCPUs)
 	}
-	return c.oci.Update(ctx, c.cfg.ID, resources(u.Apply(workload.Resources{})))
+	r := u.Apply(workload.Resources{})
+	if err := c.oci.Update(ctx, c.cfg.ID, resources(r)); err != nil {
+		return err
+	}
+	return c.updateNetwork(r)
 }
 
 // Inspect tells what only a container has.

@@ -25,7 +25,24 @@ type fprog struct {
 //
 // Preconditions: no_new_privs, or CAP_SYS_ADMIN in the user namespace; else
 // ErrPrivileges.
-func (p *Program) Load() (listener int, err error) {
+func (p *Program) Load() (listener int, err error) { return p.load(0) }
+
+// LoadAll puts every thread of the process, and what they start, under the filter
+// for good. Preconditions are Load's; p does not notify.
+func (p *Program) LoadAll() error {
+	if p.Notifies() {
+		return fmt.Errorf("%w: a filter for all threads cannot notify", ErrProfile)
+	}
+	// Not EAGAIN or the like, but the thread that could not follow.
+	thread, err := p.load(unix.SECCOMP_FILTER_FLAG_TSYNC)
+	if err == nil && thread > 0 {
+		err = fmt.Errorf("seccomp: thread %d is under another filter", thread)
+	}
+	return err
+}
+
+// load is Load with further flags, and the kernel's answer for the listener.
+func (p *Program) load(more uint32) (answer int, err error) {
 	if len(p.Filter) == 0 || len(p.Filter)%insnSize != 0 || p.Len() > maxInstructions {
 		return -1, fmt.Errorf("%w: a filter of %d bytes", ErrProfile, len(p.Filter))
 	}
@@ -35,10 +52,10 @@ func (p *Program) Load() (listener int, err error) {
 	defer pin.Unpin()
 	pin.Pin(&p.Filter[0])
 	prog := fprog{len: uint16(p.Len()), filter: uint64(uintptr(unsafe.Pointer(&p.Filter[0])))}
-	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(p.Flags), uintptr(unsafe.Pointer(&prog)))
+	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, uintptr(p.Flags|more), uintptr(unsafe.Pointer(&prog)))
 	runtime.KeepAlive(&prog)
 	switch {
-	case errno == 0 && p.Notifies():
+	case errno == 0 && (p.Notifies() || more != 0):
 		return int(r), nil
 	case errno == 0:
 		return -1, nil

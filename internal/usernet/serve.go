@@ -65,6 +65,9 @@ func prepare(owner net.Conn, log *slog.Logger) (*Stack, *hostnet.Bound, error) {
 	if err == nil {
 		err = dropPrivileges()
 	}
+	if err == nil {
+		err = confine()
+	}
 	if err != nil {
 		bound.Close()
 		return nil, nil, err

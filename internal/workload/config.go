@@ -87,6 +87,10 @@ func (c *Config) GroupPath() string {
 	return path.Join(parent, c.Backend+"-"+c.ID)
 }
 
+// NetGroup is the cgroup of a container's user-mode network, beside the
+// container's own at path. A VM's is the VM's.
+func NetGroup(path string) string { return path + "-net" }
+
 // Network modes.
 const (
 	NetNone   = "none"   // loopback only

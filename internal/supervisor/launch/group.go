@@ -113,21 +113,24 @@ func dropGroup(ctx context.Context, i *instance.Instance) error {
 	return i.ForgetGroup()
 }
 
+// removeGroup removes an instance's group, and that of its network.
 func removeGroup(ctx context.Context, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, groupGrace)
 	defer cancel()
-	g, err := cgroup.Open(path)
-	if errors.Is(err, cgroup.ErrNotFound) || errors.Is(err, cgroup.ErrNotMounted) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := g.Delete(ctx); err != nil {
-		return err
-	}
-	if cgroup.Within(workload.DefaultCgroupParent, path) {
-		g.Prune("/")
+	for _, p := range []string{workload.NetGroup(path), path} {
+		g, err := cgroup.Open(p)
+		if errors.Is(err, cgroup.ErrNotFound) || errors.Is(err, cgroup.ErrNotMounted) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := g.Delete(ctx); err != nil {
+			return err
+		}
+		if cgroup.Within(workload.DefaultCgroupParent, p) {
+			g.Prune("/")
+		}
 	}
 	return nil
 }
