@@ -133,7 +133,7 @@ func (s *session) put(r wire.Run, data []byte) error {
 // if that can be done here.
 func (s *session) enlarge(r wire.Run) {
 	d, ok := s.dest.(HugePager)
-	if !ok || !r.Dense || int(r.Region) >= len(s.regions) || s.small.Load() || s.isHuge(r) {
+	if !ok || !r.Dense || s.postcopy || int(r.Region) >= len(s.regions) || s.small.Load() || s.isHuge(r) {
 		return
 	}
 	first := r.Page &^ (wire.StripePages - 1)

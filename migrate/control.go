@@ -29,6 +29,8 @@ func (s *session) control(c *wire.Conn) error {
 		switch t {
 		case wire.State:
 			err = s.addState(p)
+		case wire.Missing:
+			err = s.addMissing(p)
 		case wire.Final:
 			err = s.setFinal(p)
 		case wire.Go:
@@ -81,7 +83,7 @@ func (s *session) restart(c *wire.Conn) ([]uint64, error) {
 	if s.final != nil {
 		return nil, refuse("session", "the session is past copying")
 	}
-	s.ctl, s.state = c, nil
+	s.ctl, s.state, s.missing = c, nil, nil
 	go s.post(event{linkChanged, nil})
 	return slices.Clone(s.applied), nil
 }
@@ -170,6 +172,9 @@ func (s *session) load() error {
 		if err := v.File.Sync(); err != nil {
 			return fmt.Errorf("sync disk %s: %w", v.Name, err)
 		}
+	}
+	if err := s.pull(); err != nil {
+		return fmt.Errorf("pages that follow later: %w", err)
 	}
 	return s.dest.LoadState(sections)
 }

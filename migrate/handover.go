@@ -20,6 +20,9 @@ func (s *sender) switchOver(ctx context.Context) error {
 	if s.o.OnTimeout == Force {
 		limit = max(limit, time.Minute)
 	}
+	if s.later {
+		limit = max(limit, 10*time.Second) // a process is started at the other end
+	}
 	begin := time.Now()
 	cause := fmt.Errorf("the guest stood still for %v: taken back", limit)
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, cause)
@@ -57,7 +60,7 @@ func (s *sender) switchOver(ctx context.Context) error {
 	s.ctx = context.WithoutCancel(ctx)
 	err = s.machine.Fire(commit.GotReady)
 	err = errors.Join(err, s.settle(ctx))
-	if s.machine.State() == commit.Handed {
+	if state := s.machine.State(); state == commit.Handed || state == commit.Serving {
 		if err != nil {
 			s.o.Log.Error("handed over all the same", "err", err)
 		}
@@ -70,6 +73,7 @@ func (s *sender) switchOver(ctx context.Context) error {
 // sendRest sends the last pages while the state is saved, and then the pages
 // that saving made dirty. It returns the encoded state.
 func (s *sender) sendRest(ctx context.Context) (state []byte, err error) {
+	s.ram.held = s.later
 	if _, err := s.ram.fetch(); err != nil {
 		return nil, fmt.Errorf("fetch the dirty log: %w", err)
 	}
@@ -94,6 +98,9 @@ func (s *sender) sendRest(ctx context.Context) (state []byte, err error) {
 	todo, err := s.ram.fetch()
 	if err != nil {
 		return nil, fmt.Errorf("fetch the dirty log: %w", err)
+	}
+	if s.later {
+		s.leave()
 	}
 	if todo > 0 {
 		r, err := s.sendPages(ctx, ctx)
@@ -121,6 +128,11 @@ func (s *sender) sendState(ctx context.Context, state []byte) error {
 	if err := s.join(); err != nil {
 		return fmt.Errorf("make the disks durable and drop their locks: %w", err)
 	}
+	if s.pages != nil {
+		if err := s.pages.announce(c); err != nil {
+			return err
+		}
+	}
 	le := binary.LittleEndian
 	b := le.AppendUint32(nil, s.round)
 	b = le.AppendUint64(b, uint64(len(state)))
@@ -139,6 +151,11 @@ func (s *sender) ready(ctx context.Context) error {
 		case wire.Applied: // of the last round: READY follows
 		case wire.Ready:
 			return nil
+		case wire.Listen:
+			if s.pages == nil {
+				return fmt.Errorf("%w: LISTEN, and no page is left", ErrProtocol)
+			}
+			s.pages.start()
 		default:
 			return fmt.Errorf("%w: %v instead of READY", ErrProtocol, m.typ)
 		}

@@ -34,6 +34,8 @@ const (
 	roleData    role = "data"
 	roleQuery   role = "query"
 	roleFacts   role = "facts"
+	rolePush    role = "push"  // post-copy: what is missing, in order
+	roleFault   role = "fault" // and what somebody waits for
 )
 
 // hello is the payload of HELLO.
@@ -111,6 +113,7 @@ type offer struct {
 	Volumes     []volumeInfo    `json:"volumes,omitempty"`
 	Description json.RawMessage `json:"description"`
 	Plan        json.RawMessage `json:"plan,omitempty"`
+	PostCopy    bool            `json:"postcopy,omitempty"` // pages may follow after the hand-over
 }
 
 // check judges an offer's numbers. The regions are judged by whoever builds the

@@ -7,6 +7,8 @@ import (
 	"net"
 	"runtime"
 	"time"
+
+	"github.com/hvctl/hvctl/migrate/commit"
 )
 
 // Dial opens one connection to the destination, authenticated as far as the
@@ -23,6 +25,9 @@ const (
 	// Slow slows the guest down when rounds do not shrink, and when the time is up
 	// to a standstill nearly, for as long again. After that it is Cancel.
 	Slow OnTimeout = "throttle"
+	// Later hands the guest over without the pages that are left, which follow when
+	// they are touched (post-copy), as soon as rounds do not shrink any more.
+	Later OnTimeout = "postcopy"
 )
 
 // SendOptions tunes Send. Zero values mean the defaults given.
@@ -42,9 +47,17 @@ type SendOptions struct {
 	Timeout   time.Duration // of copying; none
 	MaxRounds int           // of copying; 30
 	OnTimeout OnTimeout     // cancel
-	Throttle  bool          // slow the guest down when rounds do not shrink; Slow does so, too
-	// Progress is told of every round, by a copy of the report so far; nil is fine.
-	// It must be quick.
+	// AtOnce is Later without any rounds before; disks are copied first all the same.
+	AtOnce   bool
+	Throttle bool // slow the guest down when rounds do not shrink; Slow does so, too
+	// Operator takes words on a migration past the point of no return while Send is
+	// still under way, as it is until a destination that lacks pages has them all:
+	// commit.KeepSource, commit.KeepDest, and commit.Retry for dialling again now.
+	Operator <-chan commit.Event
+	// Ended is closed when the guest's memory goes: who waits for pages is told.
+	Ended <-chan struct{}
+	// Progress is told of every round, and of what follows when pages follow later,
+	// by a copy of the report so far; nil is fine. It must be quick.
 	Progress func(Report)
 
 	Prepare    time.Duration // for the destination to build the machine; 1 min
@@ -72,6 +85,9 @@ func (o SendOptions) withDefaults() SendOptions {
 	}
 	if o.OnTimeout == "" {
 		o.OnTimeout = Cancel
+	}
+	if o.AtOnce {
+		o.OnTimeout = Later
 	}
 	if o.OnTimeout == Slow {
 		o.Throttle = true

@@ -24,6 +24,7 @@ type owner struct {
 	intent   commit.Staged   // the record, ready to be published
 	released chan error      // result of Locks.Release, when it was begun
 	answer   commit.Event    // what the last question brought, if anything
+	pages    *pageServer     // of a destination that lacks some; nil otherwise
 }
 
 func newOwner(src Source, dial Dial, j commit.Journal, r commit.Record, s commit.State, o SendOptions) *owner {
@@ -154,7 +155,7 @@ func (w *owner) question(t wire.Type) {
 	case err != nil:
 		w.o.Log.Warn("the destination does not answer", "question", t, "err", err)
 	case answer == wire.Running:
-		w.answer = commit.GotRunning
+		w.answer = w.runs()
 	case answer == wire.Revoked:
 		w.answer = commit.GotRevoked
 	}
@@ -165,13 +166,17 @@ func (w *owner) question(t wire.Type) {
 // that it is here, running.
 func (w *owner) settle(ctx context.Context) error {
 	// The point of no return is behind us: whoever cancels now must still know.
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), w.o.Doubt, ErrInDoubt)
+	doubt := w.o.Doubt
+	if w.pages != nil { // the destination may be running: nobody else can serve it
+		doubt = 1 << 62
+	}
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), doubt, ErrInDoubt)
 	defer cancel()
 	w.ctx = ctx
 	wait := w.o.Backoff
 	for {
 		switch w.machine.State() {
-		case commit.Handed:
+		case commit.Handed, commit.Serving:
 			return nil
 		case commit.Kept:
 			return fmt.Errorf("%w by the destination: it promised never to run the machine", ErrRefused)
@@ -179,7 +184,7 @@ func (w *owner) settle(ctx context.Context) error {
 		}
 		e := w.hear(ctx)
 		if e == commit.Retry {
-			if sleep(ctx, wait) != nil {
+			if e = w.pause(ctx, wait); e == "" {
 				return fmt.Errorf("%w: %s did not answer for %v; the machine stays paused", ErrInDoubt, w.record.Peer, w.o.Doubt)
 			}
 			wait = min(2*wait, maxBackoff)
@@ -213,7 +218,7 @@ func (w *owner) hear(ctx context.Context) commit.Event {
 				}
 				return commit.Retry
 			case m.typ == wire.Running:
-				return commit.GotRunning
+				return w.runs()
 			case m.typ == wire.Revoked:
 				return commit.GotRevoked
 			}

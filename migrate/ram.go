@@ -112,6 +112,7 @@ type ram struct {
 	stripes []stripe   // stripe k uses stream k mod N
 	todo    [][]uint64 // pages that the destination must get
 	sent    [][]uint64 // pages that the destination may have with other bytes than zeroes
+	held    bool       // RAM is not sent any more: what is left of it follows later
 	scratch []uint64
 	holes   uint64 // pages left out from the start
 }
@@ -233,6 +234,9 @@ func (s *stream) share(ctx context.Context, m *ram, streams int, c *wire.Conn, l
 	for k := s.index; k < len(m.stripes); k += streams {
 		if err := ctx.Err(); err != nil {
 			return context.Cause(ctx)
+		}
+		if m.held && m.areas[m.stripes[k].area].ram != nil {
+			continue
 		}
 		if err := s.stripe(ctx, m, m.stripes[k], c, l); err != nil {
 			return err

@@ -42,6 +42,9 @@ type ReceiveOptions struct {
 	Facts func(ctx context.Context, question json.RawMessage) (json.RawMessage, error)
 	// Token judges a one-time token; nil needs none.
 	Token func(token string) error
+	// Pull has the pages come later that a guest lacks (post-copy); nil refuses offers
+	// that may need it.
+	Pull Pull
 	// Once makes the receiver take one machine; when it runs, only questions about
 	// past sessions are answered.
 	Once bool
@@ -73,6 +76,9 @@ type Receiver struct {
 	session *session
 	busy    bool // a control connection is being judged
 	full    bool // the one machine has come
+	pulled  *pulled
+	away    chan struct{} // closed when connections are ours again; nil: they are
+	ln      net.Listener
 }
 
 // maxRecords bounds the sessions on record that a peer can make by asking.
@@ -129,12 +135,19 @@ func (r *Receiver) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
 	slots := make(chan struct{}, maxConns)
+	r.mu.Lock()
+	r.ln = l
+	r.mu.Unlock()
 	for {
 		slots <- struct{}{}
 		nc, err := l.Accept()
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
+			}
+			if r.lent(ctx) {
+				<-slots
+				continue
 			}
 			return fmt.Errorf("accept migrations: %w", err)
 		}
@@ -173,33 +186,14 @@ func refuse(code, format string, args ...any) error {
 
 // serve does what the first frame of a connection asks for.
 func (r *Receiver) serve(ctx context.Context, nc net.Conn) (err error) {
-	if h, ok := nc.(interface{ Handshake(context.Context) error }); ok {
-		hctx, cancel := context.WithTimeout(ctx, r.o.Stall)
-		err := h.Handshake(hctx)
-		cancel()
-		if err != nil {
-			return err
-		}
-	}
-	c := wire.Accept(nc, r.o.Stall)
+	c, h, err := greeted(ctx, nc, r.o.Stall)
 	defer func() {
-		if told, ok := errors.AsType[errRefuse](err); ok {
+		if told, ok := errors.AsType[errRefuse](err); ok && c != nil {
 			_ = sendJSON(c, wire.Refuse, refusal{Code: told.code, Message: told.err.Error()})
 		}
 	}()
-	t, p, err := c.Recv(r.o.Stall)
 	if err != nil {
 		return err
-	}
-	var h hello
-	if t != wire.Hello {
-		return fmt.Errorf("%w: %v instead of HELLO", ErrProtocol, t)
-	}
-	if err := decodeJSON(t, p, &h); err != nil {
-		return refuse("protocol", "%w", err)
-	}
-	if err := h.check(); err != nil {
-		return refuse("hello", "%w", err)
 	}
 	switch h.Role {
 	case roleControl:
@@ -217,8 +211,37 @@ func (r *Receiver) serve(ctx context.Context, nc net.Conn) (err error) {
 		return r.query(c, h)
 	case roleFacts:
 		return r.facts(ctx, c, h)
+	case rolePush, roleFault:
+		return r.afterPull(c, h)
 	}
 	return refuse("hello", "unknown role %q", h.Role)
+}
+
+// greeted does the handshake and receives HELLO. c is nil when there is nobody to
+// tell of an error.
+func greeted(ctx context.Context, nc net.Conn, stall time.Duration) (c *wire.Conn, h hello, err error) {
+	if h, ok := nc.(interface{ Handshake(context.Context) error }); ok {
+		ctx, cancel := context.WithTimeout(ctx, stall)
+		defer cancel()
+		if err := h.Handshake(ctx); err != nil {
+			return nil, hello{}, err
+		}
+	}
+	c = wire.Accept(nc, stall)
+	t, p, err := c.Recv(stall)
+	if err != nil {
+		return nil, h, err
+	}
+	if t != wire.Hello {
+		return nil, h, fmt.Errorf("%w: %v instead of HELLO", ErrProtocol, t)
+	}
+	if err := decodeJSON(t, p, &h); err != nil {
+		return c, h, refuse("protocol", "%w", err)
+	}
+	if err := h.check(); err != nil {
+		return c, h, refuse("hello", "%w", err)
+	}
+	return c, h, nil
 }
 
 // find returns the session that a further connection names.
@@ -298,11 +321,18 @@ func (r *Receiver) prepare(ctx context.Context, c *wire.Conn, h hello) (*session
 		r.o.Drop(d)
 		return nil, refuse("prepare", "%w", err)
 	}
+	if off.PostCopy {
+		if err := r.canPull(d); err != nil {
+			r.o.Drop(d)
+			return nil, refuse("postcopy", "%w", err)
+		}
+	}
 	s, err := newSession(r, c, o, off.Streams, d)
 	if err != nil {
 		r.o.Drop(d)
 		return nil, refuse("record", "%w", err)
 	}
+	s.postcopy = off.PostCopy
 	return s, nil
 }
 

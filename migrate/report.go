@@ -49,6 +49,7 @@ type Report struct {
 	RTT        time.Duration `json:"rtt_ns"`
 	Total      time.Duration `json:"total_ns"`
 	Blackout   Blackout      `json:"blackout"`
+	PostCopy   *PostCopy     `json:"postcopy,omitempty"` // nil when nothing followed later
 	// The bounds: no migration over these sockets can be faster.
 	BoundTotal    time.Duration `json:"bound_total_ns"`
 	BoundBlackout time.Duration `json:"bound_blackout_ns"`
@@ -104,5 +105,8 @@ total %v (bound %v), %d bytes (%d before compression) over %d streams, %d holes 
 blackout %v (bound %v): pause %v, pages %v, state %v, load %v, commit %v
 `, r.Outcome, r.Reason, r.Total.Round(us), r.BoundTotal.Round(us), r.bytes(), r.unpacked(), r.Streams, r.Holes, r.Reconnects, r.Again,
 		b.Total.Round(us), r.BoundBlackout.Round(us), b.Pause.Round(us), b.Pages.Round(us), b.State.Round(us), b.Load.Round(us), b.Commit.Round(us))
+	if err == nil && r.PostCopy != nil {
+		err = r.PostCopy.write(w)
+	}
 	return err
 }

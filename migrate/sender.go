@@ -30,6 +30,7 @@ type sender struct {
 	state    uint64        // expected size of the state, in bytes
 	handover time.Duration // expected time of a blackout besides sending
 	best     float64       // measured bandwidth, bytes per second; 0 before the first round
+	later    bool          // the pages that are left follow after the hand-over
 }
 
 // Send moves the machine to the destination that dial reaches. When it returns
@@ -86,6 +87,7 @@ func newSender(src Source, dial Dial, j commit.Journal, o SendOptions, report *R
 		}
 	}
 	s.dialer.hello.Token = o.Token
+	s.dialer.offer.PostCopy = o.OnTimeout == Later
 	s.dialer.offer.Streams, s.dialer.offer.Description, s.dialer.offer.Plan = o.Streams, o.Description, o.Plan
 	report.Session = record.Session
 	for i := range o.Streams {
@@ -114,6 +116,9 @@ func (s *sender) run(ctx context.Context) error {
 	if err == nil {
 		err = s.switchOver(ctx)
 	}
+	if s.pages != nil {
+		err = errors.Join(err, s.serveOut())
+	}
 	if err != nil && !s.committed() {
 		// The guest's life here is not tied to the context that ended.
 		s.ctx = context.WithoutCancel(ctx)
@@ -127,7 +132,7 @@ func (s *sender) run(ctx context.Context) error {
 
 // calm undoes what copying did to the guest, if it runs here.
 func (s *sender) calm() error {
-	if s.machine.State() == commit.Handed {
+	if state := s.machine.State(); state == commit.Handed || state == commit.Serving {
 		return nil
 	}
 	var err error
@@ -160,6 +165,9 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 		return err
 	}
 	s.report.Holes = s.ram.holes
+	if s.later = s.o.AtOnce && len(s.dialer.offer.Volumes) == 0; s.later {
+		return nil
+	}
 	rounds, cancel := s.timed(ctx)
 	defer func() { cancel() }()
 	limit := s.o.MaxRounds
@@ -193,11 +201,17 @@ func (s *sender) copyAll(ctx context.Context) (err error) {
 		if r.Expected <= s.o.Downtime*9/10 { // a tenth is for what nobody foresees: vCPUs that are slow to come out, a link that hesitates
 			return nil
 		}
+		if s.later = s.o.AtOnce; s.later {
+			return nil
+		}
 		if slow++; n == 0 || todo < before-before/10 {
 			slow = 0
 		}
 		before = todo
 		if slow >= 2 {
+			if s.later = s.o.OnTimeout == Later; s.later {
+				return nil
+			}
 			s.slowDown()
 		}
 		if n+1 >= limit {
@@ -241,18 +255,25 @@ func (s *sender) lastChance() bool {
 
 // giveUp is what happens when copying comes to no end.
 func (s *sender) giveUp(todo uint64, expected time.Duration) error {
-	if s.o.OnTimeout == Force {
+	if s.unsent() {
 		return nil
 	}
 	return fmt.Errorf("%w: after %d rounds %d pages are left, for which the guest would stand still %v, not %v",
 		ErrNotConverging, len(s.report.Rounds), todo, expected.Round(time.Millisecond), s.o.Downtime)
 }
 
+// unsent reports whether to switch over whatever is left, and notes whether that
+// follows later.
+func (s *sender) unsent() bool {
+	s.later = s.o.OnTimeout == Later
+	return s.later || s.o.OnTimeout == Force
+}
+
 // again decides what a failed round means: nil is that copying goes on over a
 // new link, or that the time is up and switching over is forced.
 func (s *sender) again(ctx, rounds context.Context, err error) error {
 	if rounds.Err() != nil && ctx.Err() == nil {
-		if s.o.OnTimeout == Force || s.lastChance() {
+		if s.unsent() || s.lastChance() {
 			return nil
 		}
 		return fmt.Errorf("%w within %v", ErrNotConverging, s.o.Timeout)

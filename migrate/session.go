@@ -63,6 +63,8 @@ type session struct {
 	told     uint32         // the last APPLIED
 	state    []byte
 	final    *final
+	missing  [][]uint64 // of the RAM, what follows later; nil when nothing does
+	postcopy bool       // it may
 }
 
 // final is what FINAL says.

@@ -66,7 +66,7 @@ var layers = map[string]string{
 	"migrate":                     "memory internal/state migrate/...",
 	"migrate/commit":              "",
 	"migrate/handoff":             "internal/state migrate/wire",
-	"migrate/lazy":                "internal/uffd memory migrate/handoff migrate/snapshot",
+	"migrate/lazy":                "internal/uffd memory migrate migrate/commit migrate/handoff migrate/snapshot migrate/transport",
 	"migrate/plan":                "vcpu/cpuid",
 	"migrate/snapshot":            "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":              "memory",

@@ -9,9 +9,9 @@ import (
 )
 
 func TestNeverTwoRunnersAndNoGuestLost(t *testing.T) {
-	for _, loose := range []bool{false, true} {
-		t.Run(fmt.Sprintf("loose %v", loose), func(t *testing.T) {
-			m := model{src: Source, dst: Destination, loose: loose}
+	for _, how := range []struct{ loose, later bool }{{false, false}, {true, false}, {true, true}} {
+		t.Run(fmt.Sprintf("loose %v, post-copy %v", how.loose, how.later), func(t *testing.T) {
+			m := model{src: Source, dst: Destination, loose: how.loose, later: how.later}
 			begin := time.Now()
 			n := m.explore(1 << 23)
 			t.Logf("%d worlds, %d steps between them, in %v", n, len(m.edges), time.Since(begin).Round(time.Millisecond))
@@ -64,6 +64,13 @@ func TestTheCheckFindsBrokenRules(t *testing.T) {
 		{"revoked guest kept locked", nil, []Row{{From: Revoking, On: Done, To: Revoked, Do: []Action{DropGuest, SendRevoked}}}, "no way to an end"},
 		{"revoked, but QUERY is not answered", nil, []Row{{From: Revoked, On: GotQuery, To: Revoked}}, "no way to an end"},
 		{"source never asks", []Row{{From: Committed, On: Silence, To: InDoubt}, {From: InDoubt, On: Retry, To: InDoubt}}, nil, "no way to an end"},
+		{"post-copy: source destroys at RUNNING", []Row{{From: Committed, On: RunsLacking, To: Handed, Do: handed}}, nil, "last copy"},
+		{"post-copy: source resumes while it serves", []Row{{From: Serving, On: Retry, To: Kept, Do: []Action{TakeLocks, ResumeGuest}}}, nil, "two runners"},
+		{"post-copy: source resumes when the guest is lost", []Row{{From: Serving, On: GotLost, To: Kept, Do: keep}}, nil, ""},
+		{"post-copy: source forgets who has served", []Row{{From: Serving, On: GotDrained, To: Serving}}, []Row{{From: Running, On: Drained, To: Running, Do: []Action{DropGuest, SendDrained}}}, "last copy"},
+		{"post-copy: DRAINED before the pages", nil, []Row{{From: Resuming, On: Done, To: Running, Do: []Action{SendRunning, SendDrained}}}, "last copy"},
+		{"post-copy: nobody learns of a lost guest", []Row{{From: Serving, On: GotLost, To: Serving}}, nil, "no way to an end"},
+		{"post-copy: a guest waits for ever for a source that is gone", nil, []Row{{From: Running, On: SourceGone, To: Running}, {From: Ended, On: GotQuery, To: Ended}, {From: Running, On: GotQuery, To: Running}}, "no way to an end"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			src, dst := Source, Destination
@@ -74,7 +81,7 @@ func TestTheCheckFindsBrokenRules(t *testing.T) {
 				dst = replace(dst, r)
 			}
 			// What concerns the locks shows only where they are one for both.
-			m := model{src: src, dst: dst, loose: !strings.Contains(tc.name, "lock")}
+			m := model{src: src, dst: dst, loose: !strings.Contains(tc.name, "lock"), later: strings.HasPrefix(tc.name, "post-copy")}
 			m.explore(1 << 22)
 			if m.bad == "" || !strings.Contains(m.bad, tc.want) {
 				t.Errorf("the check says %q, want %q", m.bad, tc.want)

@@ -14,7 +14,7 @@ import (
 const sessions = 2
 
 // message bits: a message that was sent once may arrive never, late, often.
-var messages = []Event{"DATA", GotReady, GotGo, GotQuery, GotRunning, GotRevoked, GotAbort}
+var messages = []Event{"DATA", GotReady, GotGo, GotQuery, GotRunning, GotRevoked, GotAbort, GotDrained, GotLost}
 
 type record uint8 // of a host's disk
 
@@ -56,7 +56,8 @@ type world struct {
 	dstDead  bool // and never comes back: the operator has seen to that
 	crashed  bool // some host crashed at some time
 	lock     int8 // holder: -1 nobody, -2 source, or the destination's session
-	sent     [sessions]uint8
+	sent     [sessions]uint16
+	lacks    [sessions]bool // destination: pages are at the source only
 	recOf    int8           // session of the source's record
 	resumed  [sessions]bool // destination started the guest of that session
 	ranSince [sessions]bool // the source ran on after pausing for that session
@@ -66,7 +67,7 @@ type world struct {
 const bySource = -2
 
 // codes are the states as numbers, which are faster to hash than their names.
-var codes = []State{Copying, Paused, Intending, Committed, InDoubt, Handed, Kept, Receiving, Ready, Taking, Resuming, Running, Revoked, Stuck, Gone, Revoking}
+var codes = []State{Copying, Paused, Intending, Committed, InDoubt, Handed, Kept, Receiving, Ready, Taking, Resuming, Running, Revoked, Stuck, Gone, Revoking, Serving, Ended}
 
 func code(s State) uint8 { return uint8(slices.Index(codes, s)) }
 
@@ -81,14 +82,16 @@ func start() world {
 	return w
 }
 
-func bit(e Event) uint8 { return 1 << slices.Index(messages, e) }
+func bit(e Event) uint16 { return 1 << slices.Index(messages, e) }
 
 // model explores the worlds that the two tables can reach.
 type model struct {
 	src, dst Table
 	// loose takes the locks away: two hosts whose disks know nothing of each
 	// other. Then only messages and records stand between us and two runners.
-	loose  bool
+	loose bool
+	// later leaves pages at the source when the guest is handed over.
+	later  bool
 	ids    map[world]int32
 	worlds []world
 	how    []step     // how each world was reached first
@@ -133,25 +136,25 @@ func (m *model) trace(id int32) string {
 // violation returns which promise w breaks.
 func (m *model) violation(w *world) string {
 	runners, copies := 0, 0
-	count := func(g guest, holds bool) string {
+	count := func(g guest, holds, whole bool) string {
 		if g == running {
 			runners++
 			if !holds && !m.loose {
 				return "a guest runs without its locks"
 			}
 		}
-		if g != noGuest {
+		if g != noGuest && whole {
 			copies++
 		}
 		return ""
 	}
-	if v := count(w.src.guest, w.lock == bySource); v != "" {
+	if v := count(w.src.guest, w.lock == bySource, true); v != "" {
 		return v
 	}
 	for k, d := range w.dst {
 		// What has not been loaded is no copy of anything yet.
 		if d.state() != Receiving {
-			if v := count(d.guest, w.lock == int8(k)); v != "" {
+			if v := count(d.guest, w.lock == int8(k), !w.lacks[k]); v != "" {
 				return v
 			}
 		}
@@ -173,8 +176,8 @@ func settled(w *world) bool {
 	if w.src.guest == running {
 		return true
 	}
-	for _, d := range w.dst {
-		if d.guest == running && d.state() == Running {
+	for k, d := range w.dst {
+		if d.guest == running && d.state() == Running && !w.lacks[k] {
 			return true
 		}
 	}
@@ -319,16 +322,29 @@ func (m *model) source(w world) {
 	for _, e := range []Event{Switch, Fail, Silence, Retry} {
 		m.fire(w, m.src, get, e, "source")
 	}
-	for _, e := range []Event{GotReady, GotRunning, GotRevoked} {
-		if w.sent[k]&bit(e) != 0 {
-			m.fire(w, m.src, get, e, "source")
+	for _, e := range []Event{GotReady, GotRunning, GotRevoked, GotDrained, GotLost} {
+		if w.sent[k]&bit(e) == 0 {
+			continue
 		}
+		if e == GotRunning && m.later && w.src.guest != noGuest { // it has the memory to serve
+			e = RunsLacking
+		}
+		m.fire(w, m.src, get, e, "source")
 	}
 	if w.dstDead { // only then may an operator say so
 		m.fire(w, m.src, get, KeepSource, "operator")
+		if w.src.state() == Serving {
+			m.fire(w, m.src, get, KeepDest, "operator")
+		}
 	}
 	if w.dst[k].guest == running {
-		m.fire(w, m.src, get, KeepDest, "! operator")
+		e := KeepDest
+		if m.later && w.src.guest != noGuest && w.src.state() != Serving { // that it runs is not that it has all
+			e = RunsLacking
+		}
+		if e == RunsLacking || !w.lacks[k] {
+			m.fire(w, m.src, get, e, "! operator")
+		}
 	}
 	if w.src.state() == Kept && w.src.guest == running && w.begun+1 < sessions {
 		w.begun++
@@ -397,12 +413,39 @@ func (m *model) destination(w world, k int) {
 		m.fire(w, m.dst, get, e, who)
 	}
 	if w.sent[k]&bit("DATA") != 0 {
-		m.fire(w, m.dst, get, Loaded, who)
+		l := w
+		l.lacks[k] = m.later
+		m.fire(l, m.dst, get, Loaded, who)
 	}
+	m.pages(w, k, get, who)
 	for _, e := range []Event{GotGo, GotQuery, GotAbort} {
 		if w.sent[k]&bit(e) != 0 {
 			m.fire(w, m.dst, get, e, who)
 		}
+	}
+}
+
+// pages is what post-copy adds: they come from the source's memory, or cannot come
+// any more.
+func (m *model) pages(w world, k int, get func(*world) *side, who string) {
+	d := w.dst[k]
+	if !m.later || d.guest == noGuest {
+		// Who asks to go on serving is told that the guest is no more.
+		if m.later && (d.state() == Running || d.state() == Ended) && w.sent[k]&bit(GotLost) == 0 {
+			w.sent[k] |= bit(GotLost)
+			m.reach(w, who+": send REFUSE lost")
+		}
+		return
+	}
+	serves := w.srcUp && w.session == int8(k) && w.src.guest == stopped
+	switch {
+	case !w.lacks[k]:
+		m.fire(w, m.dst, get, Drained, who)
+	case serves:
+		w.lacks[k] = false
+		m.reach(w, who+": every page has come")
+	default:
+		m.fire(w, m.dst, get, SourceGone, who)
 	}
 }
 
@@ -424,6 +467,10 @@ func (m *model) destAction(w world, k int, a Action, who string) {
 		w.sent[k] |= bit(GotRunning)
 	case SendRevoked:
 		w.sent[k] |= bit(GotRevoked)
+	case SendDrained:
+		w.sent[k] |= bit(GotDrained)
+	case SendLost:
+		w.sent[k] |= bit(GotLost)
 	case TakeLocks:
 		if mayFail = true; w.lock != -1 && w.lock != int8(k) && !m.loose {
 			m.finish(&w, m.dst, s, false, what+" (held)")
@@ -471,6 +518,7 @@ func (m *model) hosts(from world) {
 		}
 		for k := range w.dst {
 			w.dst[k] = side{rec: w.dst[k].rec, at: -1, code: code(Gone)}
+			w.lacks[k] = false
 		}
 		m.reach(w, "! destination crashes")
 		return

@@ -14,6 +14,7 @@ const (
 	Committed State = "committed" // GO is sent; it may run there
 	InDoubt   State = "in-doubt"  // it may run there and nobody answers
 	Handed    State = "handed"    // it runs there; the copy here is destroyed
+	Serving   State = "serving"   // it runs there, on memory that is partly here still (post-copy)
 	Kept      State = "kept"      // it runs here
 )
 
@@ -27,6 +28,7 @@ const (
 	Revoked   State = "revoked"   // it will never run here
 	Stuck     State = "stuck"     // neither record could be written
 	Gone      State = "gone"      // no session, no record
+	Ended     State = "ended"     // it ran here, and ended since memory it lacked was lost with the source
 )
 
 // Revoking is a state of both: the source waits for the promise of the
@@ -45,6 +47,12 @@ const (
 	GotRevoked Event = "REVOKED"
 	GotAbort   Event = "ABORT"
 
+	// RUNNING of a destination that lacks pages which the source still has, what it
+	// says when it has them all, and when its guest has ended before.
+	RunsLacking Event = "RUNNING, lacking pages"
+	GotDrained  Event = "DRAINED"
+	GotLost     Event = "REFUSE lost"
+
 	Switch     Event = "switch"           // the source decides to pause
 	Loaded     Event = "loaded"           // memory and state are complete and accepted
 	Fail       Event = "fail"             // error, refusal, time-out, cancellation
@@ -55,6 +63,8 @@ const (
 	Failed     Event = "failed"           // one did not; those after it were left out
 	KeepSource Event = "keep-source"      // operator: the destination is fenced
 	KeepDest   Event = "keep-destination" // operator: the destination runs it
+	Drained    Event = "drained"          // every page has come
+	SourceGone Event = "source gone"      // and with it pages that have not come
 	noEvent    Event = ""                 //
 )
 
@@ -70,6 +80,8 @@ const (
 	SendRunning Action = "send RUNNING"
 	SendRevoked Action = "send REVOKED"
 	SendAbort   Action = "send ABORT"
+	SendDrained Action = "send DRAINED"
+	SendLost    Action = "send REFUSE lost"
 
 	PauseGuest   Action = "pause guest"
 	ResumeGuest  Action = "resume guest"
@@ -138,6 +150,13 @@ var Source = Table{
 	{From: InDoubt, On: GotRevoked, To: Kept, Do: keep},
 	{From: InDoubt, On: KeepSource, To: Kept, Do: keep},
 	{From: InDoubt, On: KeepDest, To: Handed, Do: handed},
+	// Post-copy: the guest here is memory only. It has run on there, so that
+	// nothing leads back to running it here.
+	{From: Committed, On: RunsLacking, To: Serving},
+	{From: InDoubt, On: RunsLacking, To: Serving},
+	{From: Serving, On: GotDrained, To: Handed, Do: handed},
+	{From: Serving, On: GotLost, To: Handed, Do: handed},
+	{From: Serving, On: KeepDest, To: Handed, Do: handed},
 }
 
 var (
@@ -177,6 +196,12 @@ var Destination = Table{
 	{From: Gone, On: GotGo, To: Revoking, Do: revoke, Follow: true},
 	{From: Gone, On: GotQuery, To: Revoking, Do: revoke, Follow: true},
 	{From: Gone, On: GotAbort, To: Revoking, Do: revoke, Follow: true},
+	// Post-copy: the process that fills the memory does these.
+	{From: Running, On: Drained, To: Running, Do: []Action{SendDrained}},
+	{From: Running, On: SourceGone, To: Ended, Do: []Action{DropGuest, SendLost}},
+	{From: Ended, On: GotGo, To: Ended, Do: []Action{SendRunning}},
+	{From: Ended, On: GotQuery, To: Ended, Do: []Action{SendRunning}},
+	{From: Ended, On: GotAbort, To: Ended, Do: []Action{SendRunning}},
 }
 
 // Machine is one side at work: it keeps the state and has the actions done.

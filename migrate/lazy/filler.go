@@ -15,6 +15,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/uffd"
 	"github.com/hvctl/hvctl/memory"
+	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/handoff"
 	"github.com/hvctl/hvctl/migrate/snapshot"
 )
@@ -27,6 +28,14 @@ const maxHandlers = 10
 
 // ErrLost is wrapped when memory that a guest needs cannot be had.
 var ErrLost = errors.New("the guest's memory cannot be read from its snapshot")
+
+// lost is the error for memory that cannot be had.
+func (l layout) lost(why error) error {
+	if l.Remote != nil {
+		return fmt.Errorf("%w: %w", migrate.ErrLost, why)
+	}
+	return fmt.Errorf("%w: %w", ErrLost, why)
+}
 
 // Options say how to fill memory.
 type Options struct {
@@ -45,7 +54,7 @@ type Options struct {
 type Filler struct {
 	o      Options
 	layout layout
-	snap   *os.File
+	from   []*os.File // what the handler reads from: its further descriptors
 	uffd   *os.File
 	done   chan struct{} // closed when everything is there, or nothing will come any more
 
@@ -80,18 +89,26 @@ func Fill(s *snapshot.Snapshot, ram []memory.Region, o Options) (*Filler, error)
 				return err
 			}
 		}
-		if f.snap, err = os.Open(fmt.Sprintf("/proc/self/fd/%d", s.File().Fd())); err != nil { // a position of its own
+		snap, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", s.File().Fd())) // a position of its own
+		if err != nil {
 			return err
 		}
+		f.from = append(f.from, snap)
 		return f.start()
 	}()
 	if err != nil {
-		if f.snap != nil {
-			_ = f.snap.Close()
-		}
-		return nil, errors.Join(err, u.Close())
+		f.free()
+		return nil, err
 	}
 	return f, nil
+}
+
+// free closes the descriptors.
+func (f *Filler) free() {
+	_ = f.uffd.Close()
+	for _, x := range f.from {
+		_ = x.Close()
+	}
 }
 
 // start starts a handler. mu is held, or nobody else knows f.
@@ -110,7 +127,7 @@ func (f *Filler) start() error {
 	argv := append(append([]string(nil), f.o.Command...), f.layout.encode())
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stderr = "/", os.Stderr
-	cmd.ExtraFiles = []*os.File{there, f.uffd, f.snap}
+	cmd.ExtraFiles = append([]*os.File{there, f.uffd}, f.from...)
 	if err := cmd.Start(); err != nil {
 		_, _ = ear.Close(), here.Close()
 		return fmt.Errorf("start the fault handler: %w", err)
@@ -154,7 +171,7 @@ func (f *Filler) watch(ear, link *os.File, cmd *exec.Cmd) {
 // lose says that the guest cannot go on. The userfaultfd stays open: whoever
 // waits for a page must not get zeroes.
 func (f *Filler) lose(why error) {
-	err := fmt.Errorf("%w: %w", ErrLost, why)
+	err := f.layout.lost(why)
 	f.mu.Lock()
 	first := !f.closed && f.err == nil
 	if first {
@@ -174,8 +191,7 @@ func (f *Filler) end(err error) {
 		f.err = err
 		close(f.done)
 	}
-	_ = f.uffd.Close()
-	_ = f.snap.Close()
+	f.free()
 }
 
 // Complete reads all that is missing. After nil the memory is like any other.

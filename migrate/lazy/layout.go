@@ -13,7 +13,8 @@ import (
 const (
 	linkFD = 3 + iota
 	uffdFD
-	snapshotFD
+	snapshotFD // or listening socket
+	missingFD  // bitmaps, with a listening socket only
 )
 
 // layout is what that process is told in its argument.
@@ -23,6 +24,8 @@ type layout struct {
 	WorkingSet string `json:"workingSet,omitempty"`
 	LostFile   string `json:"lostFile,omitempty"` // takes the reason when memory cannot be read
 	Owner      int    `json:"owner"`              // process ID of who touches the memory
+	// Remote is set when pages come from another host instead of a snapshot.
+	Remote *remote `json:"remote,omitempty"`
 }
 
 // place is where a region lies in the owner's memory.

@@ -37,7 +37,7 @@ type server struct {
 	uffd *os.File
 	log  *slog.Logger
 
-	buf     []byte // of one chunk
+	buf     []byte // of one chunk; of zeroes, when pages come from another host
 	loaded  map[chunk]bool
 	ahead   []chunk // to be read when nobody waits
 	touched []chunk // by faults, in order
@@ -54,11 +54,15 @@ func Serve(arg string, log *slog.Logger) error {
 	for _, fd := range []int{linkFD, uffdFD, snapshotFD} {
 		unix.CloseOnExec(fd)
 	}
-	s := &server{uffd: fdFile(uffdFD, "userfaultfd"), log: log, buf: make([]byte, snapshot.ChunkSize), loaded: map[chunk]bool{}, gone: make(chan struct{})}
+	s := &server{uffd: fdFile(uffdFD, "userfaultfd"), log: log, gone: make(chan struct{})}
 	err := s.open(arg)
 	if err == nil {
 		go s.listen(link)
-		err = s.serve()
+		if s.Remote != nil {
+			err = s.pull()
+		} else {
+			err = s.serve()
+		}
 	}
 	switch {
 	case errors.Is(err, unix.ESRCH): // the owner is gone
@@ -71,7 +75,7 @@ func Serve(arg string, log *slog.Logger) error {
 	}
 	log.Error("a guest's memory cannot be read", "err", err)
 	if s.LostFile != "" {
-		if werr := os.WriteFile(s.LostFile, []byte(fmt.Errorf("%w: %w", ErrLost, err).Error()), 0o600); werr != nil {
+		if werr := os.WriteFile(s.LostFile, []byte(s.lost(err).Error()), 0o600); werr != nil {
 			log.Warn("the reason is not noted", "err", werr)
 		}
 	}
@@ -86,17 +90,21 @@ func (s *server) open(arg string) (err error) {
 	if s.layout, err = decodeLayout(arg); err != nil {
 		return err
 	}
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	s.wake = os.NewFile(uintptr(fd), "wake")
+	if s.Remote != nil {
+		return s.wakeAll()
+	}
+	s.buf, s.loaded = make([]byte, snapshot.ChunkSize), map[chunk]bool{}
 	if s.snap, err = snapshot.Open(fmt.Sprintf("/proc/self/fd/%d", snapshotFD)); err != nil {
 		return err
 	}
 	if err := s.fits(s.snap); err != nil {
 		return err
 	}
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return os.NewSyscallError("eventfd", err)
-	}
-	s.wake = os.NewFile(uintptr(fd), "wake")
 	if s.WorkingSet != "" {
 		s.ahead, err = loadWorkingSet(s.WorkingSet, fmt.Sprint(s.snap.ID()), s.layout)
 		if err != nil {
@@ -106,7 +114,11 @@ func (s *server) open(arg string) (err error) {
 			s.record = time.Now().Add(recordFor)
 		}
 	}
-	// Whoever waits for one before us has to ask again.
+	return s.wakeAll()
+}
+
+// wakeAll makes whoever waits for a handler before us ask again.
+func (s *server) wakeAll() error {
 	for _, r := range s.Regions {
 		if err := uffd.Wake(s.uffd, r.Addr, r.Size); err != nil {
 			return err

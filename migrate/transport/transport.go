@@ -148,6 +148,45 @@ func listenUnix(path string) (net.Listener, error) {
 
 type unixListener struct{ net.Listener }
 
+// Inherit listens on f, which File of another process's listener at addr has
+// returned. f stays the caller's.
+func Inherit(f *os.File, addr string, o Options) (net.Listener, error) {
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasPrefix(addr, unixPrefix) {
+		return &unixListener{l}, nil
+	}
+	if err := o.check(); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen at %s: %w", addr, err), l.Close())
+	}
+	return &tlsListener{Listener: l, config: o.Identity.config(o.Allow)}, nil
+}
+
+// SetDeadline ends Accept then.
+func (l *unixListener) SetDeadline(t time.Time) error { return setDeadline(l.Listener, t) }
+
+// SetDeadline ends Accept then.
+func (l *tlsListener) SetDeadline(t time.Time) error { return setDeadline(l.Listener, t) }
+
+func setDeadline(l net.Listener, t time.Time) error {
+	return l.(interface{ SetDeadline(time.Time) error }).SetDeadline(t) // a kernel's socket has it
+}
+
+// File returns a duplicate of a listener's socket, for Inherit. l is of Listen.
+func File(l net.Listener) (*os.File, error) {
+	switch l := l.(type) {
+	case *unixListener:
+		return File(l.Listener)
+	case *tlsListener:
+		return File(l.Listener)
+	case interface{ File() (*os.File, error) }:
+		return l.File()
+	}
+	return nil, fmt.Errorf("a listener of %T has no socket", l)
+}
+
 // Accept returns the next connection of an allowed user; others are closed.
 func (l *unixListener) Accept() (net.Conn, error) {
 	for {

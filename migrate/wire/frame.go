@@ -36,6 +36,10 @@ const (
 	Ask      Type = 17
 	Facts    Type = 18
 	Packed   Type = 19 // version 2
+	Missing  Type = 20 // post-copy, with those that follow (section 11)
+	Listen   Type = 21
+	Fetch    Type = 22
+	Drained  Type = 23
 	Ping     Type = Optional | 1
 
 	// Optional is the bit of types that a receiver may skip.
@@ -46,6 +50,7 @@ var typeNames = map[Type]string{
 	Hello: "HELLO", Welcome: "WELCOME", Refuse: "REFUSE", Offer: "OFFER", Prepared: "PREPARED", Pages: "PAGES", Round: "ROUND",
 	Applied: "APPLIED", State: "STATE", Final: "FINAL", Ready: "READY", Go: "GO", Running: "RUNNING", Revoked: "REVOKED",
 	Abort: "ABORT", Query: "QUERY", Ask: "ASK", Facts: "FACTS", Packed: "PACKED", Ping: "PING",
+	Missing: "MISSING", Listen: "LISTEN", Fetch: "FETCH", Drained: "DRAINED",
 }
 
 // String returns the name in the specification.

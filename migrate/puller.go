@@ -1,0 +1,429 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/wire"
+)
+
+// PullOptions says what a Puller gets, and from whom.
+type PullOptions struct {
+	Session string
+	Epoch   uint32
+	Peer    string     // of the session; nobody else is served
+	Pages   []uint64   // sizes of the regions
+	Missing [][]uint64 // bitmaps of what is to come; the Puller's own from now on
+	// Fill gives pages that are missing their content; data is nil when they are
+	// zero. One goroutine at a time calls it.
+	Fill func(region int, page, n uint64, data []byte) error
+	// Journal has what was decided about the session, for who asks meanwhile.
+	Journal commit.Journal
+
+	Keepalive time.Duration // between PINGs; 2 s
+	Stall     time.Duration // longest wait for a page that was asked for, before the link counts as broken; 10 s
+	Wait      time.Duration // longest time without a source; 10 min
+	Log       *slog.Logger  // nil is silence
+}
+
+// Puller gets the pages that a guest lacks from the source that still has them. It
+// takes the receiver's place at its address meanwhile. It is made to run in a
+// process of its own, which touches none of that memory.
+type Puller struct {
+	o        PullOptions
+	original [][]uint64
+	done     chan struct{} // closed when err is final
+	drained  chan struct{} // closed when the source was told
+
+	filling sync.Mutex // held while Fill runs
+
+	mu    sync.Mutex // guards what follows
+	left  uint64
+	asked map[cursor]time.Time // when somebody began to wait
+	push  *wire.Conn
+	fault *wire.Conn
+	seen  time.Time // when there was a source last
+	local uint64
+	waits waits
+	err   error
+	over  bool
+}
+
+// NewPuller returns a Puller whose Serve does the work.
+func NewPuller(o PullOptions) *Puller {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&o.Keepalive, 2*time.Second)
+	def(&o.Stall, 10*time.Second)
+	def(&o.Wait, 10*time.Minute)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	p := &Puller{o: o, done: make(chan struct{}), drained: make(chan struct{}, 1), asked: map[cursor]time.Time{}, seen: time.Now()}
+	for _, m := range o.Missing {
+		p.original = append(p.original, append([]uint64(nil), m...))
+		p.left += count(m)
+	}
+	return p
+}
+
+// Presence says what is known of a page.
+type Presence int
+
+// What is known.
+const (
+	Never   Presence = iota // it is not one of those that come: it is zero
+	Asked                   // it will come
+	Arrived                 // it is there
+)
+
+// Fault says that somebody waits for a page. It may be asked for, then.
+func (p *Puller) Fault(region int, page uint64) Presence {
+	bit := uint64(1) << (page % 64)
+	if p.original[region][page/64]&bit == 0 {
+		p.mu.Lock()
+		p.local++
+		p.mu.Unlock()
+		return Never
+	}
+	p.mu.Lock()
+	if p.o.Missing[region][page/64]&bit == 0 {
+		p.mu.Unlock()
+		return Arrived
+	}
+	c := cursor{region, page}
+	_, twice := p.asked[c]
+	if !twice {
+		p.asked[c] = time.Now()
+	}
+	fault := p.fault
+	p.mu.Unlock()
+	if !twice && fault != nil {
+		p.fetch(fault, c)
+	}
+	return Asked
+}
+
+func (p *Puller) fetch(c *wire.Conn, at cursor) {
+	if err := c.Send(wire.Fetch, wire.AppendFetch(nil, uint16(at.region), at.page)); err != nil {
+		_ = c.Close() // its reader sees that, and the source dials again
+	}
+}
+
+// finish ends Serve, once.
+func (p *Puller) finish(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.over, p.err = true, err
+		close(p.done)
+	}
+}
+
+// Serve accepts connections at l until every page has come, which it returns nil
+// for, or none can come any more: then the error wraps ErrLost. l is closed.
+func (p *Puller) Serve(ctx context.Context, l net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	defer cancel()
+	defer func() { _ = l.Close() }()
+	context.AfterFunc(ctx, func() { _ = l.Close() })
+	go p.accept(ctx, l, &conns)
+	tick := time.NewTicker(min(p.o.Stall, p.o.Wait) / 4)
+	defer tick.Stop()
+	if p.left == 0 {
+		p.finish(nil)
+	}
+	for {
+		select {
+		case <-p.done:
+			if p.err == nil { // whoever does not hear it now is told by the receiver
+				select {
+				case <-p.drained:
+				case <-time.After(time.Second):
+				}
+			}
+			return p.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			p.watch()
+		}
+	}
+}
+
+// watch sees to it that nobody waits for ever.
+func (p *Puller) watch() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.push != nil {
+		p.seen = now
+	}
+	if gone := now.Sub(p.seen); gone > p.o.Wait {
+		p.mu.Unlock()
+		p.finish(fmt.Errorf("%w: the source has not been heard of for %v, and %d pages are missing", ErrLost, gone.Round(time.Second), p.left))
+		p.mu.Lock()
+		return
+	}
+	if p.fault == nil {
+		return
+	}
+	for at, since := range p.asked {
+		if now.Sub(since) > p.o.Stall {
+			p.o.Log.Warn("the source does not send a page that somebody waits for", "region", at.region, "page", at.page, "for", now.Sub(since))
+			_ = p.fault.Close()
+			p.asked[at] = now
+			return
+		}
+	}
+}
+
+func (p *Puller) accept(ctx context.Context, l net.Listener, conns *sync.WaitGroup) {
+	slots := make(chan struct{}, 8)
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if ctx.Err() == nil {
+				p.finish(fmt.Errorf("accept the source: %w", err))
+			}
+			return
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			_ = nc.Close()
+			continue
+		}
+		conns.Go(func() {
+			defer func() { <-slots }()
+			defer func() { _ = nc.Close() }()
+			stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
+			defer stop()
+			if err := p.serve(ctx, nc); err != nil && ctx.Err() == nil {
+				p.o.Log.Info("connection ended", "peer", peerOf(nc), "err", err)
+			}
+		})
+	}
+}
+
+// serve does what the first frame of a connection asks for.
+func (p *Puller) serve(ctx context.Context, nc net.Conn) (err error) {
+	c, h, err := greeted(ctx, nc, p.o.Stall)
+	defer func() {
+		if told, ok := errors.AsType[errRefuse](err); ok && c != nil {
+			_ = sendJSON(c, wire.Refuse, refusal{Code: told.code, Message: told.err.Error()})
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if h.Session != p.o.Session || c.Epoch() != p.o.Epoch || peerOf(nc) != p.o.Peer {
+		return refuse("session", "there is no such session here")
+	}
+	switch h.Role {
+	case rolePush, roleFault:
+	case roleQuery:
+		return p.query(c, h)
+	default:
+		return refuse("busy", "a guest is running here whose memory is not all there yet")
+	}
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
+		return err
+	}
+	stop, cancel := context.WithCancel(ctx)
+	var pinging sync.WaitGroup
+	defer pinging.Wait()
+	defer cancel()
+	if h.Role == rolePush {
+		if err := p.begin(c); err != nil {
+			return err
+		}
+	}
+	p.enter(h.Role, c)
+	defer p.leave(h.Role, c)
+	pinging.Go(func() { ping(stop, c, p.o.Keepalive) })
+	return p.receive(c)
+}
+
+// begin tells what is missing.
+func (p *Puller) begin(c *wire.Conn) error {
+	p.mu.Lock()
+	var now [][]uint64
+	for _, m := range p.o.Missing {
+		now = append(now, append([]uint64(nil), m...))
+	}
+	p.mu.Unlock()
+	if err := wire.AppendMissing(now, func(b []byte) error { return c.Send(wire.Missing, b) }); err != nil {
+		return err
+	}
+	return c.Send(wire.Missing, nil)
+}
+
+// enter makes c the connection of its kind, in place of another.
+func (p *Puller) enter(r role, c *wire.Conn) {
+	p.mu.Lock()
+	at := &p.push
+	if r == roleFault {
+		at = &p.fault
+	}
+	if *at != nil {
+		_ = (*at).Close()
+	}
+	*at, p.seen = c, time.Now()
+	var asked []cursor
+	for a := range p.asked {
+		asked = append(asked, a)
+	}
+	p.mu.Unlock()
+	if r == roleFault {
+		for _, a := range asked {
+			p.fetch(c, a)
+		}
+	}
+}
+
+func (p *Puller) leave(r role, c *wire.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if r == roleFault && p.fault == c {
+		p.fault = nil
+	}
+	if r == rolePush && p.push == c {
+		p.push, p.seen = nil, time.Now()
+	}
+}
+
+// receive takes pages until the connection ends.
+func (p *Puller) receive(c *wire.Conn) error {
+	runs := make([]wire.Run, 0, wire.MaxRuns)
+	for {
+		t, b, err := c.Recv(5 * p.o.Keepalive)
+		if err != nil {
+			return err
+		}
+		switch t {
+		case wire.Pages:
+			if runs, err = p.take(b, runs[:0]); err != nil {
+				return refuse("protocol", "%w", err)
+			}
+		case wire.Abort:
+			var why refusal
+			if err := decodeJSON(t, b, &why); err != nil {
+				return refuse("protocol", "%w", err)
+			}
+			p.finish(fmt.Errorf("%w: %s", ErrLost, printable(why.Message)))
+			return nil
+		default:
+			return refuse("protocol", "%w: %v on a connection for pages", ErrProtocol, t)
+		}
+	}
+}
+
+// take gives missing pages their content. Those that have come already are left as
+// they are: the guest may have written to them.
+func (p *Puller) take(b []byte, runs []wire.Run) ([]wire.Run, error) {
+	runs, data, err := wire.DecodePages(b, p.o.Pages, runs)
+	if err != nil {
+		return nil, err
+	}
+	p.filling.Lock()
+	defer p.filling.Unlock()
+	for _, r := range runs {
+		for i := range uint64(r.Count) {
+			page := r.Page + i
+			if p.original[r.Region][page/64]>>(page%64)&1 == 0 {
+				return nil, fmt.Errorf("%w: page %d of region %d comes, and was not missing", ErrProtocol, page, r.Region)
+			}
+		}
+	}
+	for _, r := range runs {
+		for from := r.Page; from < r.Page+uint64(r.Count); {
+			n := p.absent(int(r.Region), from, r.Page+uint64(r.Count))
+			skip := max(n, 1)
+			var bytes []byte
+			if !r.Zero {
+				bytes, data = data[:n*pageSize], data[skip*pageSize:]
+			}
+			if n > 0 {
+				if err := p.o.Fill(int(r.Region), from, n, bytes); err != nil {
+					p.finish(err)
+					return nil, err
+				}
+				p.arrived(int(r.Region), from, n)
+			}
+			from += skip
+		}
+	}
+	return runs, nil
+}
+
+// absent returns how many pages from from on, before to, are missing.
+func (p *Puller) absent(region int, from, to uint64) (n uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for ; from < to && p.o.Missing[region][from/64]>>(from%64)&1 != 0; from++ {
+		n++
+	}
+	return n
+}
+
+// arrived notes that pages are there, and tells the source when they are all.
+func (p *Puller) arrived(region int, from, n uint64) {
+	p.mu.Lock()
+	now := time.Now()
+	for page := from; page < from+n; page++ {
+		p.o.Missing[region][page/64] &^= 1 << (page % 64)
+		if since, ok := p.asked[cursor{region, page}]; ok {
+			delete(p.asked, cursor{region, page})
+			p.waits.add(now.Sub(since))
+		}
+	}
+	p.left -= n
+	all, push := p.left == 0, p.push
+	p.mu.Unlock()
+	if !all {
+		return
+	}
+	p.finish(nil)
+	if push != nil && sendJSON(push, wire.Drained, p.Arrival()) == nil {
+		p.drained <- struct{}{}
+	}
+}
+
+// Arrival is the account of what has come so far.
+func (p *Puller) Arrival() Arrival {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waits.arrival(p.local)
+}
+
+// query answers by what is on disk; what is not there was not decided yet.
+func (p *Puller) query(c *wire.Conn, h hello) error {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
+		return err
+	}
+	if _, _, err := c.Recv(p.o.Stall); err != nil {
+		return err
+	}
+	switch r, err := p.o.Journal.Load(); {
+	case err != nil:
+		return refuse(codeLater, "ask again")
+	case r.Verdict == commit.OwnerRecord:
+		return c.Send(wire.Running, nil)
+	case r.Verdict == commit.RevokedRecord:
+		return c.Send(wire.Revoked, nil)
+	default:
+		return refuse(codeLater, "ask again")
+	}
+}
