@@ -145,7 +145,12 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 	if err := errors.Join(err, r.Save(out), p.writeReport(r, out)); err != nil {
 		return err
 	}
-	if n := equiv.Count(equiv.Judge(r.Facts, targets)); n[equiv.Unexpected]+n[equiv.Failed] > 0 {
+	return equivalent(r)
+}
+
+// equivalent is an error when the targets are not.
+func equivalent(r *result.Result) error {
+	if n := equiv.Count(equiv.Judge(r.Facts, r.Plan.Targets)); n[equiv.Unexpected]+n[equiv.Failed] > 0 {
 		return fmt.Errorf("the targets are not equivalent: %d facts differ that must not, %d tests failed; see the report", n[equiv.Unexpected], n[equiv.Failed])
 	}
 	return nil

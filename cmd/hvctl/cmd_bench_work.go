@@ -105,7 +105,10 @@ func (p *program) benchWork(c *cli.Context, targets []string) error {
 	if len(r.Samples) == 0 {
 		return err
 	}
-	return errors.Join(err, r.Save(out), p.writeReport(r, out))
+	if err := errors.Join(err, r.Save(out), p.writeReport(r, out)); err != nil {
+		return err
+	}
+	return equivalent(r)
 }
 
 // workPlace is where a benchmark's instances come from.

@@ -75,6 +75,9 @@ func Judge(facts []result.Fact, targets []string) []Row {
 			values[k] = map[string]string{}
 			keys = append(keys, k)
 		}
+		if before, ok := values[k][f.Target]; ok {
+			f.Value = either(before, f.Value)
+		}
 		values[k][f.Target] = f.Value
 	}
 	var rows []Row
@@ -105,6 +108,18 @@ func Judge(facts []result.Fact, targets []string) []Row {
 		rows = append(rows, row.judge(there))
 	}
 	return rows
+}
+
+// maxValue bounds what is kept of the values of many instances.
+const maxValue = 400
+
+// either is the value of instances of one target that saw this and that: it is
+// no instance's, and so differs from any.
+func either(a, b string) string {
+	if len(a) > maxValue || slices.Contains(strings.Split(a, " or "), b) {
+		return a
+	}
+	return a + " or " + b
 }
 
 // judge compares the row's values among targets that have them.

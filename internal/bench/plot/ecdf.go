@@ -70,7 +70,7 @@ func (p Distribution) Draw() *Figure {
 func (f *Figure) xTicks(sc scale, u Unit, top, bottom float64) {
 	f.line("axis", sc.from, bottom, sc.to, bottom)
 	last := math.Inf(-1)
-	for _, t := range sc.ticks(max(3, int((sc.to-sc.from)/64))) {
+	for _, t := range sc.ticksIn(u, max(3, int((sc.to-sc.from)/64))) {
 		at, s := sc.at(t), u.tick(t)
 		w := textWidth(s)
 		x := max(at, w/2)

@@ -28,6 +28,8 @@ type Forest struct {
 	Targets     []Target
 	Groups      []Group
 	Width       float64
+	// Less and More are what being left and right of 1 means; empty: faster, slower.
+	Less, More string
 }
 
 // rangeLimit is the largest ratio that a forest's scale follows.
@@ -74,8 +76,8 @@ func (p Forest) Draw() *Figure {
 		f.text("tick", "middle", sc.at(t), bottom+14, Times.tick(t), "")
 	}
 	f.line("one", sc.at(1), top, sc.at(1), bottom)
-	f.text("tick", "start", left+6, bottom+29, "← faster", "")
-	f.text("tick", "end", right-8, bottom+29, "slower →", "")
+	f.text("tick", "start", left+6, bottom+29, "← "+word(p.Less, "faster"), "")
+	f.text("tick", "end", right-8, bottom+29, word(p.More, "slower")+" →", "")
 	y = top
 	for n, g := range p.Groups {
 		if n > 0 {
@@ -127,6 +129,13 @@ func ratio(v float64) string {
 		return fmt.Sprintf("%.1f×", v)
 	}
 	return fmt.Sprintf("%.2f×", v)
+}
+
+func word(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
 }
 
 func tipIfCut(s string, n int) string {

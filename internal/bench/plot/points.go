@@ -39,7 +39,7 @@ func (p Points) Draw() *Figure {
 	}
 	sx := newScale(false, left, p.Width-14, xs...).widen(0.03)
 	sy := newScale(false, bottom, top, ys...).widen(0.06)
-	for _, t := range sy.ticks(5) {
+	for _, t := range sy.ticksIn(p.Unit, 5) {
 		f.line("grid", left, sy.at(t), p.Width-14, sy.at(t))
 		f.text("tick", "end", left-6, sy.at(t)+4, p.Unit.tick(t), "")
 	}

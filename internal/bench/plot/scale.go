@@ -3,6 +3,7 @@ package plot
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -74,7 +75,29 @@ func (s scale) ticks(n int) (out []float64) {
 		}
 	}
 	for i := math.Ceil(s.low / step); i*step <= s.high && len(out) <= n; i++ {
-		out = append(out, i*step)
+		v := i * step
+		if v == 0 {
+			v = 0 // and not its negative
+		}
+		out = append(out, v)
+	}
+	return out
+}
+
+// ticksIn are ticks that are round in the unit that the largest is written in.
+func (s scale) ticksIn(u Unit, n int) (out []float64) {
+	if s.log {
+		return s.ticks(n)
+	}
+	by := 1.0
+	for _, p := range slices.Backward(prefixes[u]) {
+		if max(math.Abs(s.low), math.Abs(s.high)) >= p.of {
+			by = p.of
+		}
+	}
+	s.low, s.high = s.low/by, s.high/by
+	for _, v := range s.ticks(n) {
+		out = append(out, v*by)
 	}
 	return out
 }

@@ -167,7 +167,7 @@ func (p *pages) page() *page {
 			out.Chapters = append(out.Chapters, part)
 		}
 	}
-	out.Tables = tables(r)
+	out.Tables = p.drawn(tables(r))
 	out.Lecture = p.lecture()
 	return out
 }

@@ -99,6 +99,11 @@ func TestPageOfHostileResultsIsInert(t *testing.T) {
 				}
 				r.Samples = append(r.Samples, result.Sample{Chapter: hostile, Probe: result.Instance, Target: target, Error: hostile + long})
 			}
+			r.Facts = []result.Fact{{Test: hostile, Name: hostile, Target: hostile, Value: hostile + long, Error: hostile}}
+			r.Controls = []result.Control{{Test: hostile, Target: hostile, Unit: hostile, Asked: 1, Measured: 1, Least: 1, Most: 2, How: hostile}}
+			r.Density = []result.Crowd{{Target: hostile, N: 1, End: hostile}, {Target: hostile, N: 2}, {Target: hostile, N: 3, Error: hostile}}
+			r.Moves = []result.Move{{Kind: hostile, Target: hostile, TotalNs: 1}, {Kind: hostile, Target: hostile, Error: hostile}}
+			r.Machine = []result.Pressure{{Chapter: hostile}}
 			return r
 		}(),
 		"numbers": func() *result.Result {
@@ -114,6 +119,14 @@ func TestPageOfHostileResultsIsInert(t *testing.T) {
 					}
 				}
 			}
+			for _, v := range odd {
+				r.Controls = append(r.Controls, result.Control{Test: "c", Target: "vm", Asked: v, Measured: v, Least: v, Most: v}, result.Control{Target: "vm", Asked: 1, Measured: v, Most: v})
+			}
+			for i, n := range []uint64{0, math.MaxUint64, 1} {
+				r.Density = append(r.Density, result.Crowd{Target: "vm", N: -i, Available: n, PSS: n, Cgroup: n}, result.Crowd{Target: "host", N: 1, PSS: n})
+				r.Moves = append(r.Moves, result.Move{TotalNs: int64(n), StillNs: -int64(n), Bytes: n})
+			}
+			r.Machine = []result.Pressure{{CPU: math.NaN(), Load: math.Inf(1), IO: -1}}
 			return r
 		}(),
 		"one target": {Schema: 1, Mode: "hw", Plan: result.Plan{Targets: []string{"vm"}, Copy: "vm'"}, Samples: made(1).Samples},

@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -18,6 +19,7 @@ type table struct {
 	Class           string // of the verdict
 	Head            []string
 	Lines           []tableLine
+	Figures         []figure
 }
 
 type tableLine struct {
@@ -73,7 +75,7 @@ func equivalence(r *result.Result) table {
 }
 
 // maxCell bounds a cell's text.
-const maxCell = 60
+const maxCell = 24
 
 func texts(names []string) (out []string) {
 	for _, n := range names {
@@ -135,6 +137,9 @@ func amount(v float64, unit string) string {
 		return plot.Nanoseconds.Format(v)
 	case "B":
 		return plot.Bytes.Format(v)
+	}
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return "–"
 	}
 	return strings.TrimSpace(fmt.Sprintf("%.4g %s", v, plot.Text(unit)))
 }
@@ -230,14 +235,14 @@ func machine(r *result.Result) table {
 		Head: []string{"Part", "Block", "Took", "Load", "Stolen", "Waited for CPU", "for memory", "for I/O"},
 	}
 	share := func(v float64) string {
-		if v < 0 {
+		if !(v >= 0) {
 			return "not known"
 		}
 		return fmt.Sprintf("%.1f %%", 100*v)
 	}
 	for _, m := range r.Machine {
 		t.Lines = append(t.Lines, tableLine{Class: "flat", Cells: []string{plot.Text(m.Chapter), fmt.Sprint(m.Block), plot.Nanoseconds.Format(float64(m.TookNs)),
-			fmt.Sprintf("%.2f", m.Load), plot.Nanoseconds.Format(float64(m.StealNs)), share(m.CPU), share(m.Memory), share(m.IO)}})
+			amount(m.Load, ""), plot.Nanoseconds.Format(float64(m.StealNs)), share(m.CPU), share(m.Memory), share(m.IO)}})
 	}
 	return t
 }
