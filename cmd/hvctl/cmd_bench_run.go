@@ -119,12 +119,17 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 		return err
 	}
 	defer os.RemoveAll(dir)
-	worlds, err := p.worlds(ctx, c, dir, targets, r)
+	worlds, tree, err := p.worlds(ctx, c, dir, targets, r)
 	if err != nil {
 		return err
 	}
+	var checkpoint *run.Checkpointer
+	if oci, err := findHelper("hvctl-oci"); err == nil {
+		checkpoint = &run.Checkpointer{Program: oci, Tree: tree}
+	}
 	err = run.Run(ctx, run.Options{
-		Worlds: worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), PlantOutput: c.String("plant-output"),
+		Checkpoint: checkpoint,
+		Worlds:     worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), PlantOutput: c.String("plant-output"),
 		Starts: c.Int("starts"), ControlTime: c.Duration("control-time"), ControlBlocks: c.Int("control-blocks"), Crowd: c.Int("density"), Moves: c.Int("moves"),
 		Pin: func(on bool) error {
 			if on {
@@ -139,7 +144,7 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 			fmt.Fprintf(p.stderr, "%d of %d: %s, %v left\n", done+1, all, target, left.Round(time.Second))
 		},
 	}, r)
-	if len(r.Samples)+len(r.Facts)+len(r.Controls)+len(r.Density) == 0 {
+	if len(r.Samples)+len(r.Facts)+len(r.Controls)+len(r.Density)+len(r.Moves) == 0 {
 		return err
 	}
 	if err := errors.Join(err, r.Save(out), p.writeReport(r, out)); err != nil {
@@ -204,40 +209,41 @@ func pinAll(set *unix.CPUSet) error {
 	return nil
 }
 
-// worlds prepares the image of the probes, and the targets.
-func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, targets []string, r *result.Result) ([]run.World, error) {
+// worlds prepares the image of the probes, its files in a directory, and the
+// targets.
+func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, targets []string, r *result.Result) (_ []run.World, tree string, _ error) {
 	prog, err := findHelper("hvbench")
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	b, err := os.ReadFile(prog)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	sum := sha256.Sum256(b)
 	rootfs := filepath.Join(dir, "image")
 	for _, d := range []string{"etc", "tmp", "proc", "dev", "sys", "usr", "bin"} {
 		if err := os.MkdirAll(filepath.Join(rootfs, d), 0o755); err != nil { //nolint:gosec // an image's
-			return nil, err
+			return nil, "", err
 		}
 	}
 	if err := os.WriteFile(filepath.Join(rootfs, "hvbench"), b, 0o755); err != nil { //nolint:gosec // a program
-		return nil, err
+		return nil, "", err
 	}
 	if err := os.WriteFile(filepath.Join(rootfs, "etc", "passwd"), []byte("root:x:0:0::/:/hvbench\n"), 0o644); err != nil { //nolint:gosec // an image's
-		return nil, err
+		return nil, "", err
 	}
 	store, err := p.images(c)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	im, err := store.Import(ctx, rootfs, "hvbench:latest", images.ImportOptions{Type: images.RootTar})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	fs, err := store.Rootfs(ctx, im, images.RootfsOptions{})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	r.Image = result.Image{Ref: im.Ref, Digest: im.Digest.String(), Probes: hex.EncodeToString(sum[:])}
 	config := func(j run.Job) (*workload.Config, error) {
@@ -258,25 +264,24 @@ func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, target
 	}
 	instances, err := p.instances(c)
 	if err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	if tree, err = store.Tree(ctx, fs); err != nil {
+		return nil, "", err
 	}
 	var out []run.World
 	for _, t := range targets {
 		if t == "host" {
-			tree, err := store.Tree(ctx, fs)
-			if err != nil {
-				return nil, err
-			}
 			out = append(out, &run.Host{Tree: tree, Dir: filepath.Join(dir, "host"), Config: config})
 			continue
 		}
 		be, err := p.backend(c, t)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		out = append(out, &run.Backend{Backend: be, Instances: instances, Config: config})
 	}
-	return out, nil
+	return out, tree, nil
 }
 
 // writeReport leaves report.md, report.html and its pictures, and shows the first.

@@ -55,7 +55,7 @@ type Tick struct {
 // beatEvery is the time between two beats.
 const beatEvery = 2 * time.Millisecond
 
-// Beat counts, and tells about 50 times a second how far it is, until it is
+// Beat counts, and tells about 100 times a second how far it is, until it is
 // told otherwise. A program that was moved goes on counting.
 func Beat(w io.Writer, quit <-chan struct{}) error {
 	out := json.NewEncoder(w)
@@ -68,7 +68,7 @@ func Beat(w io.Writer, quit <-chan struct{}) error {
 		}
 		now := time.Now()
 		t.N, t.GapNs, last = t.N+1, max(t.GapNs, now.Sub(last).Nanoseconds()), now
-		if t.N%10 == 1 {
+		if t.N%5 == 1 {
 			if err := out.Encode(t); err != nil {
 				return err
 			}

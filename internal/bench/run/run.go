@@ -28,6 +28,7 @@ type Options struct {
 	ControlBlocks      int           // how often each is made
 	Crowd              int           // most instances side by side
 	Moves              int           // of each kind
+	Checkpoint         *Checkpointer // nil: there is none
 	// Pin binds the benchmark, and what it starts, to the run's processor, or frees
 	// it.
 	Pin func(on bool) error
@@ -51,7 +52,7 @@ type phase struct {
 	run     func(context.Context, Options, *result.Result) error
 }
 
-var phases = []phase{{"equiv", equivalence}, {"", probes}, {"life", starts}, {"density", density}, {"iso", controls}}
+var phases = []phase{{"equiv", equivalence}, {"", probes}, {"life", starts}, {"density", density}, {"iso", controls}, {"mig", moves}}
 
 // Chapters are all that there are, in the order in which they run.
 func Chapters() (names []string) {
