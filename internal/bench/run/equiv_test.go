@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -73,6 +74,12 @@ func sees(argv []string) (string, int, error) {
 		return `{"ready":"wait"}` + "\n", 3, nil
 	case "idle":
 		return `{"ready":"wait"}` + "\n", 0, nil
+	case "beat":
+		var b strings.Builder
+		for n := 1; n <= 2*warmBeats; n += 5 {
+			fmt.Fprintf(&b, "{\"n\":%d,\"gapNs\":2000000}\n", n)
+		}
+		return b.String(), 0, nil
 	case "spin", "latency", "storm", "eat", "crowd":
 		return `{"ready":"begin"}` + "\n" + `{"ops":7,"ns":1000,"p99Ns":12}` + "\n", 0, nil
 	}

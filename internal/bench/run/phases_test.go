@@ -3,6 +3,9 @@ package run
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +17,7 @@ func small(chapter string, worlds ...World) (Options, *result.Result) {
 	r := plan("host", "vm")
 	r.Plan.Chapters, r.Env = []string{chapter}, map[string]string{}
 	o := options(worlds...)
-	o.Starts, o.ControlTime, o.ControlBlocks, o.Crowd = 2, time.Millisecond, 1, 3
+	o.Starts, o.ControlTime, o.ControlBlocks, o.Crowd, o.Moves = 2, time.Millisecond, 1, 3, 2
 	return o, r
 }
 
@@ -36,7 +39,7 @@ func TestEveryChapterMeasuresEveryTarget(t *testing.T) {
 			if err := Run(t.Context(), o, r); err != nil {
 				t.Fatal(err)
 			}
-			want := map[string]int{"equiv": 2 * len(looks()), "density": 3, "iso": len(promises())}[chapter]
+			want := map[string]int{"equiv": 2 * len(looks()), "density": 3, "mig": 2, "iso": len(promises())}[chapter]
 			for _, target := range r.Plan.Targets {
 				if n := count(r, target); n != want {
 					t.Errorf("%s: %d records, want %d: %+v", target, n, want, r)
@@ -75,7 +78,7 @@ func TestLivesHaveAllStages(t *testing.T) {
 // An interrupt at the third instance of a chapter leaves what was finished, says
 // that the run is partial, and leaves no instance.
 func TestInterruptedChapterIsPartialAndLeavesNothing(t *testing.T) {
-	for _, chapter := range []string{"equiv", "density", "iso"} {
+	for _, chapter := range []string{"equiv", "density", "iso", "mig"} {
 		t.Run(chapter, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			why := errors.New("interrupted")
@@ -89,7 +92,7 @@ func TestInterruptedChapterIsPartialAndLeavesNothing(t *testing.T) {
 			if err := Run(ctx, o, r); !errors.Is(err, why) || r.Partial != "interrupted in the chapter "+chapter {
 				t.Fatalf("%v, partial %q", err, r.Partial)
 			}
-			if len(r.Facts)+len(r.Density)+len(r.Controls) == 0 {
+			if len(r.Facts)+len(r.Density)+len(r.Controls)+len(r.Moves) == 0 {
 				t.Error("nothing was kept")
 			}
 			if host.living.Load() != 0 || vm.living.Load() != 0 {
@@ -113,5 +116,33 @@ func TestFailedStartEndsTheCrowd(t *testing.T) {
 	}
 	if last := r.Density[len(r.Density)-1]; len(r.Density) != 3 || last.N != 3 || last.Error != "no room" || vm.living.Load() != 0 {
 		t.Errorf("%+v", r.Density)
+	}
+}
+
+func TestPulseTellsWhyItStops(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"n":1}` + "\n" + `{"n":6}` + "\n":             "beats no more",
+		`{"n":1}` + "\n" + "hvbench: no such command\n": "no beat",
+	} {
+		p := follow(strings.NewReader(in))
+		if _, _, err := p.beyond(t.Context(), 0); err != nil && !strings.Contains(err.Error(), want) {
+			t.Error(err)
+		}
+		if _, _, err := p.beyond(t.Context(), 50); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", in, err, want)
+		}
+	}
+}
+
+func TestCheckpointThatFailsSaysWhy(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "oci")
+	script := "#!/bin/sh\ncase $3 in\nrun) i=0; while [ $i -lt 300 ]; do i=$((i+5)); echo \"{\\\"n\\\":$i}\"; done ;;\ncheckpoint) echo no working CRIU >&2; exit 1 ;;\nesac\n"
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := &Checkpointer{Program: program, Tree: "/"}
+	var m result.Move
+	if err := c.move(t.Context(), t.TempDir(), &m); err == nil || !strings.Contains(err.Error(), "no working CRIU") {
+		t.Error(err)
 	}
 }
