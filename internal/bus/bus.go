@@ -101,6 +101,13 @@ func (b *Bus) Move(from, to uint64) error {
 // Ranges returns the claimed ranges in address order.
 func (b *Bus) Ranges() []Range { return slices.Clone(b.ranges()) }
 
+// Name returns the name of the range that holds n bytes at addr; empty: nobody
+// claimed them.
+func (b *Bus) Name(addr uint64, n int) string {
+	r, _ := b.find(addr, n)
+	return r.Name
+}
+
 // Read answers a read of len(data) bytes at addr. data is filled with ones
 // first, so an address nobody claimed, or an access that straddles the end of
 // a range, reads as all ones, as on real hardware. It reports whether a

@@ -148,14 +148,25 @@ func (c *Client) Attach(ctx context.Context, r AttachRequest) (*Stream, error) {
 // Events calls fn for what happens from now on, until the owner ends (nil),
 // fn fails or ctx is done.
 func (c *Client) Events(ctx context.Context, fn func(Event) error) error {
-	r, err := c.roundTrip(ctx, "GET", "/v1/events", nil, false)
+	return stream(ctx, c, "GET", "/v1/events", nil, fn)
+}
+
+// Trace calls fn for exits as they happen, until r.Limit is reached, the instance
+// ends (nil), fn fails or ctx is done.
+func (c *Client) Trace(ctx context.Context, r workload.TraceRequest, fn func(workload.TraceExit) error) error {
+	return stream(ctx, c, "POST", "/v1/trace", r, fn)
+}
+
+// stream reads an answer of many lines.
+func stream[T any](ctx context.Context, c *Client, method, path string, body any, fn func(T) error) error {
+	r, err := c.roundTrip(ctx, method, path, body, false)
 	if err != nil {
 		return err
 	}
 	defer r.close()
 	d := json.NewDecoder(r.resp.Body)
 	for {
-		var e Event
+		var e T
 		if err := d.Decode(&e); err != nil {
 			return ctx.Err() // the owner ended, or we did
 		}

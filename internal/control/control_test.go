@@ -77,6 +77,14 @@ func (o *fakeOwner) Stats(context.Context) (workload.Stats, error) {
 	return workload.Stats{At: time.Now(), Counters: map[string]uint64{"exits": 1}}, o.fail
 }
 
+func (o *fakeOwner) Trace(_ context.Context, r workload.TraceRequest, ready func(), fn func(workload.TraceExit) error) error {
+	if o.fail != nil {
+		return o.fail
+	}
+	ready()
+	return fn(workload.TraceExit{Time: time.Now(), Reason: "io", Addr: r.Ports.First, Count: 1, Size: 1})
+}
+
 func (o *fakeOwner) Sample(ctx context.Context) (exposition.Sample, error) {
 	s, err := o.Stats(ctx)
 	return exposition.Sample{ID: "i", Name: "n", Stats: s}, err

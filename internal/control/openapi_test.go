@@ -52,7 +52,7 @@ func TestDocumentHasExactlyTheFields(t *testing.T) {
 	types := map[string]any{
 		"ErrorBody": ErrorBody{}, "Info": Info{}, "State": workload.State{}, "Port": workload.Port{}, "Exit": workload.Exit{},
 		"SignalRequest": SignalRequest{}, "StopRequest": StopRequest{}, "ResizeRequest": ResizeRequest{}, "AttachRequest": AttachRequest{},
-		"ExecRequest": ExecRequest{}, "ExecStarted": ExecStarted{}, "Stats": workload.Stats{}, "CgroupStats": workload.CgroupStats{}, "Histogram": workload.Histogram{}, "Event": Event{},
+		"ExecRequest": ExecRequest{}, "ExecStarted": ExecStarted{}, "Stats": workload.Stats{}, "CgroupStats": workload.CgroupStats{}, "Histogram": workload.Histogram{}, "Range": workload.Range{}, "TraceRequest": workload.TraceRequest{}, "TraceExit": workload.TraceExit{}, "Event": Event{},
 		"MigrateRequest": workload.MigrateRequest{}, "MigrationStatus": workload.MigrationStatus{}, "ResolveRequest": ResolveRequest{}, "DumpRequest": DumpRequest{}, "DumpReport": workload.DumpReport{}, "UpgradeRequest": UpgradeRequest{}, "Endpoint": workload.Endpoint{}, "SnapshotRequest": SnapshotRequest{}, "SnapshotReport": workload.SnapshotReport{}, "Update": workload.Update{}, "Copy": workload.Copy{}, "Deadline": workload.Deadline{}, "Task": workload.Task{}, "Resources": workload.Resources{},
 	}
 	for name := range doc.Components.Schemas {
@@ -128,7 +128,7 @@ func TestAnswersFitTheDocument(t *testing.T) {
 			}
 			name := fmt.Sprintf("%s with %v", r.Path, fail)
 			body := map[string]string{
-				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/dump": `{"file":"/d/core"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/plan": `{"to":{"address":"unix:/s"},"binds":["port:tcp/80=drop"]}`, "/v1/upgrade": `{"program":"/p"}`, "/v1/update": `{"cpuWeight":50}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
+				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/dump": `{"file":"/d/core"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/plan": `{"to":{"address":"unix:/s"},"binds":["port:tcp/80=drop"]}`, "/v1/upgrade": `{"program":"/p"}`, "/v1/trace": `{"ports":{"first":1016,"last":1023}}`, "/v1/update": `{"cpuWeight":50}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
 			}[r.Path]
 			op := doc.Paths.Value(r.Path).GetOperation(r.Method)
 			if r.Method != http.MethodPost {

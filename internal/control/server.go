@@ -37,6 +37,8 @@ type Owner interface {
 	Snapshot(ctx context.Context, r SnapshotRequest) (workload.SnapshotReport, error)
 	// Dump writes memory and registers into a core file.
 	Dump(ctx context.Context, r DumpRequest) (workload.DumpReport, error)
+	// Trace is as workload.Tracer says.
+	Trace(ctx context.Context, r workload.TraceRequest, ready func(), fn func(workload.TraceExit) error) error
 	// Migrate sends the instance to another owner; its report is
 	// migrate.Report as JSON.
 	Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error)
@@ -112,6 +114,7 @@ var Routes = []Route{
 	{"GET", "/metrics", (*Server).metrics},
 	{"POST", "/v1/copy", (*Server).copy},
 	{"GET", "/v1/events", (*Server).events},
+	{"POST", "/v1/trace", (*Server).trace},
 }
 
 // NewServer makes a server for o. Serve starts it.

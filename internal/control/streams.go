@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"net/http"
 	"time"
+
+	"github.com/hvctl/hvctl/internal/workload"
 )
 
 func (s *Server) attach(w http.ResponseWriter, r *http.Request) error {
@@ -73,19 +75,52 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, serve func(conte
 }
 
 func (s *Server) events(w http.ResponseWriter, r *http.Request) error {
-	rc := http.NewResponseController(w)
-	w.Header().Set("Content-Type", "application/x-ndjson")
-	enc := json.NewEncoder(w)
-	ready := func() {
-		w.WriteHeader(http.StatusOK)
-		_ = rc.Flush()
-	}
-	_ = s.owner.Events(r.Context(), ready, func(e Event) error {
-		_ = rc.SetWriteDeadline(time.Now().Add(StallTimeout))
-		if err := enc.Encode(e); err != nil {
-			return err
-		}
-		return rc.Flush()
-	})
+	l := newLines(w)
+	_ = s.owner.Events(r.Context(), l.ready, func(e Event) error { return l.send(e) })
 	return nil // the status is sent; the end of the body says it all
+}
+
+func (s *Server) trace(w http.ResponseWriter, r *http.Request) error {
+	var q workload.TraceRequest
+	if err := decode(r, &q); err != nil {
+		return err
+	}
+	if err := q.Check(); err != nil {
+		return fmt.Errorf("%w: trace: %w", ErrBadRequest, err)
+	}
+	l := newLines(w)
+	// The body has been read, so that a client that goes away ends the context.
+	err := s.owner.Trace(r.Context(), q, l.ready, func(e workload.TraceExit) error { return l.send(e) })
+	if l.begun {
+		return nil
+	}
+	return err
+}
+
+// lines is an answer of many lines of JSON, sent as they come.
+type lines struct {
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	enc   *json.Encoder
+	begun bool // the status is sent
+}
+
+func newLines(w http.ResponseWriter) *lines {
+	return &lines{w: w, rc: http.NewResponseController(w), enc: json.NewEncoder(w)}
+}
+
+// ready says that there will be lines.
+func (l *lines) ready() {
+	l.begun = true
+	l.w.Header().Set("Content-Type", "application/x-ndjson")
+	l.w.WriteHeader(http.StatusOK)
+	_ = l.rc.Flush()
+}
+
+func (l *lines) send(v any) error {
+	_ = l.rc.SetWriteDeadline(time.Now().Add(StallTimeout))
+	if err := l.enc.Encode(v); err != nil {
+		return err
+	}
+	return l.rc.Flush()
 }

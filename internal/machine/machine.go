@@ -44,6 +44,7 @@ type Machine struct {
 	ended     atomic.Bool // Run stops the vCPUs, or has
 	debugger  atomic.Pointer[Debugger]
 	host      hostStats
+	traced    atomic.Bool // a Trace is running
 
 	mu      sync.Mutex // guards what follows; held while vCPUs park and devices stop
 	entered bool       // Run was called
