@@ -59,7 +59,7 @@ func (c *creation) makeScope(res *specs.LinuxResources, warn func(string)) group
 	if err != nil {
 		return grouped{err: err}
 	}
-	g, err := s.create(context.Background(), c.scope, res, warn)
+	g, err := s.create(context.Background(), c.scope, c.rec.ID, res, warn)
 	if err != nil {
 		return grouped{err: err}
 	}

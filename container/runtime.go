@@ -21,9 +21,11 @@ type Runtime struct {
 	Log  *slog.Logger
 	// Cgroups makes and finds the containers' groups; nil: they have none.
 	Cgroups Cgroups
-	// Systemd makes the groups of containers with a scope, and for that needs
-	// Cgroups to be the host's; nil: there are no such containers.
-	Systemd systemd.Manager
+	// Systemd returns what makes the groups of containers with a scope, and for
+	// that needs Cgroups to be the host's. It is asked when there is one to make,
+	// change or delete, and may be asked several times; nil: there are no such
+	// containers.
+	Systemd func() (systemd.Manager, error)
 	// Scopes has systemd make the groups of new containers.
 	Scopes bool
 	// CRIU is what saves and restores containers; nil: nothing does.
@@ -55,7 +57,7 @@ func (r *Runtime) ownGroup(rec *record) (Cgroup, error) {
 		return nil, err
 	}
 	if len(rec.Cgroup) == 0 { // died between making the scope and saying so
-		return s.find(context.Background(), rec.Unit)
+		return s.find(context.Background(), rec.Unit, rec.ID)
 	}
 	g, err := s.sys.Load(rec.Cgroup)
 	if err != nil {
@@ -99,14 +101,15 @@ func (r *Runtime) scope(s *specs.Spec, id string) (systemd.Scope, error) {
 	if !r.Scopes {
 		return systemd.Scope{}, nil
 	}
-	if _, err := r.systemdScopes(); err != nil {
+	scopes, err := r.systemdScopes()
+	if err != nil {
 		return systemd.Scope{}, err
 	}
 	path := systemd.DefaultPath(id)
 	if s.Linux != nil && s.Linux.CgroupsPath != "" {
 		path = s.Linux.CgroupsPath
 	}
-	return systemd.ParsePath(path, r.Systemd.User())
+	return systemd.ParsePath(path, scopes.manager.User())
 }
 
 // rootfs is a bundle's root file system, without symbolic links.

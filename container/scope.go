@@ -32,21 +32,22 @@ type scopeGroup struct {
 
 // systemdScopes is r's Cgroups with systemd in front.
 func (r *Runtime) systemdScopes() (scopes, error) {
-	switch h, ok := r.Cgroups.(hostCgroups); {
+	h, ok := r.Cgroups.(hostCgroups)
+	switch {
 	case r.Systemd == nil:
 		return scopes{}, errors.New("the container's cgroup is a unit of systemd's, which this program does not speak to: use hvctl-oci")
 	case !ok:
 		return scopes{}, fmt.Errorf("--systemd-cgroup: %w", cgroup.ErrNotMounted)
 	case h.sys.Mode() != cgroup.V2:
 		return scopes{}, fmt.Errorf("--systemd-cgroup: %w: cgroup v2 alone is needed, and here is %s; without the flag, cgroups are made through their file systems", cgroup.ErrUnsupported, h.sys.Mode())
-	default:
-		return scopes{h, r.Systemd}, nil
 	}
+	m, err := r.Systemd()
+	return scopes{h, m}, err
 }
 
-// create makes a scope with its limits, and in it a process that keeps it until
-// Settle.
-func (s scopes) create(ctx context.Context, scope systemd.Scope, res *specs.LinuxResources, warn func(string)) (_ *scopeGroup, err error) {
+// create makes a scope for the container id with its limits, and in it a process
+// that keeps it until Settle.
+func (s scopes) create(ctx context.Context, scope systemd.Scope, id string, res *specs.LinuxResources, warn func(string)) (_ *scopeGroup, err error) {
 	first, late := bearable(res)
 	files, err := s.sys.Files(first)
 	if err != nil {
@@ -66,11 +67,11 @@ func (s scopes) create(ctx context.Context, scope systemd.Scope, res *specs.Linu
 			}
 		}
 	}()
-	if err = s.manager.Start(ctx, scope.Unit, append(systemd.New(scope, hold.pid), systemd.Limits(files)...)); err != nil {
+	if err = s.manager.Start(ctx, scope.Unit, append(systemd.New(scope, id, hold.pid), systemd.Limits(files)...)); err != nil {
 		return nil, err
 	}
 	started = true
-	path, err := s.manager.Group(ctx, scope.Unit)
+	path, _, err := s.manager.Find(ctx, scope.Unit)
 	if err != nil {
 		return nil, err
 	}
@@ -79,9 +80,13 @@ func (s scopes) create(ctx context.Context, scope systemd.Scope, res *specs.Linu
 	return g, err
 }
 
-// find is the group of a unit whose directory is not known.
-func (s scopes) find(ctx context.Context, unit string) (Cgroup, error) {
-	path, err := s.manager.Group(ctx, unit)
+// find is the group of a unit whose directory is not known, if that was made for
+// the container id: it may have found the name taken, and come no further.
+func (s scopes) find(ctx context.Context, unit, id string) (Cgroup, error) {
+	path, description, err := s.manager.Find(ctx, unit)
+	if err == nil && description != systemd.Description(id) {
+		err = fmt.Errorf("%w of this container's: %s is %q", systemd.ErrNoUnit, unit, description)
+	}
 	if errors.Is(err, systemd.ErrNoUnit) {
 		return nil, fmt.Errorf("%w: %w", cgroup.ErrNotFound, err)
 	}

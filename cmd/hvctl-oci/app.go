@@ -111,7 +111,7 @@ func (a *app) runtime() (*container.Runtime, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &container.Runtime{Root: root, Log: a.log}
+	r := &container.Runtime{Root: root, Log: a.log, Systemd: manager}
 	switch r.Cgroups, err = container.HostCgroups(); {
 	case errors.Is(err, cgroup.ErrNotMounted):
 		a.log.Warn("containers have no cgroup and no limits", "err", err)
@@ -124,19 +124,8 @@ func (a *app) runtime() (*container.Runtime, error) {
 // maker is the library for commands that make a container.
 func (a *app) maker() (*container.Runtime, error) {
 	r, err := a.runtime()
-	if err == nil && a.systemd {
-		r.Scopes = true
-		r.Systemd, err = manager()
-	}
-	return r, err
-}
-
-// changer is the library for commands that change or delete a container's
-// cgroup.
-func (a *app) changer(id string) (*container.Runtime, error) {
-	r, err := a.runtime()
-	if err == nil && r.HasScope(id) {
-		r.Systemd, err = manager()
+	if err == nil {
+		r.Scopes = a.systemd
 	}
 	return r, err
 }

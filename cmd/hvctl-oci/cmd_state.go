@@ -95,7 +95,7 @@ func cmdDelete(a *app) (func([]string) (int, error), flagSet) {
 	var s flagSet
 	s.onOff(&force, "force", "f", "kill it if it runs; no error if there is none")
 	return func(args []string) (int, error) {
-		r, err := a.changer(args[0])
+		r, err := a.runtime()
 		if err != nil {
 			return 1, err
 		}

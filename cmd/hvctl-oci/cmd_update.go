@@ -75,9 +75,14 @@ func cmdUpdate(a *app) (func([]string) (int, error), flagSet) {
 	s.ignored("kernel-memory", "ignored: the kernel has no such limit any more", false)
 	s.ignored("kernel-memory-tcp", "ignored: the kernel has no such limit any more", false)
 	return func(args []string) (int, error) {
-		r, err := a.changer(args[0])
+		r, err := a.runtime()
 		if err != nil {
 			return 1, err
+		}
+		if r.HasScope(args[0]) { // before standard input is read, which comes once
+			if _, err := manager(); err != nil {
+				return 1, err
+			}
 		}
 		if file != "" {
 			if err := readJSON("--resources", file, given); err != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"sync"
 
 	"github.com/hvctl/hvctl/internal/criu"
 	"github.com/hvctl/hvctl/internal/criu/swrk"
@@ -21,4 +22,4 @@ func driver() (criu.Driver, error) {
 }
 
 // manager is the systemd that makes this caller's cgroups.
-func manager() (systemd.Manager, error) { return bus.New(), nil }
+var manager = sync.OnceValues(func() (systemd.Manager, error) { return bus.New(), nil })

@@ -2,8 +2,10 @@ package ocisystemd
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -47,9 +49,12 @@ func TestSystemd(t *testing.T) {
 
 func life(h *host) {
 	const unit = "oci-life.scope"
-	bundle, _, _ := h.bundle("test-life.slice:oci:life", forever, limits())
+	bundle, spec, save := h.bundle("test-life.slice:oci:life", forever, limits())
+	mknod := []string{"CAP_MKNOD"}
+	spec.Process.Capabilities = &specs.LinuxCapabilities{Bounding: mknod, Effective: mknod, Permitted: mknod}
+	save()
 	h.ok("create", "-b", bundle, "life")
-	h.has(unit, "Slice", "test-life.slice", "Delegate", "yes", "ActiveState", "active", "Description", "container life",
+	h.has(unit, "Slice", "test-life.slice", "Delegate", "yes", "ActiveState", "active", "Description", "container life of hvctl-oci",
 		"MemoryMax", "67108864", "MemoryHigh", "59998208", "MemorySwapMax", "0", "TasksMax", "20", "CPUWeight", "59",
 		"CPUQuotaPerSecUSec", "130ms", "AllowedCPUs", "0",
 		"memory.max", "67108864", "memory.high", "59998208", "memory.swap.max", "0", "pids.max", "20", "cpu.weight", "59", "cpuset.cpus", "0",
@@ -71,6 +76,9 @@ func life(h *host) {
 	h.ok("update", "--memory", "33554432", "--memory-swap", "33554432", "--pids-limit", "30", "--cpu-quota", "20000", "--cpu-period", "100000", "--cpu-share", "1024", "life")
 	if r := h.systemctl("daemon-reload"); r.code != 0 {
 		h.t.Fatal(r)
+	}
+	if r := h.oci("exec", "life", "/bin/sh", "-c", "mknod /tmp/kmsg c 1 11 && echo made && dd if=/tmp/kmsg of=/dev/null count=1"); r.out != "made\n" || !strings.Contains(r.err, "Operation not permitted") {
+		h.t.Errorf("a device of the host's: %v", r)
 	}
 	h.has(unit, "MemoryMax", "33554432", "TasksMax", "30", "CPUQuotaPerSecUSec", "200ms", "CPUWeight", "100",
 		"memory.max", "33554432", "memory.high", "59998208", "memory.swap.max", "0", "pids.max", "30", "cpu.max", "20000 100000", "cpu.weight", "100")
@@ -140,6 +148,27 @@ func taken(h *host) {
 		h.t.Errorf("a second one in the same scope: %v", r)
 	}
 	h.has("oci-taken.scope", "ActiveState", "active")
+	// One that was killed before it learned that leaves this.
+	state := filepath.Join("/proc", strconv.Itoa(h.pid), "root", h.state())
+	b, err := os.ReadFile(filepath.Join(state, "first/state.json"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var record map[string]any
+	if err := json.Unmarshal(b, &record); err != nil {
+		h.t.Fatal(err)
+	}
+	record["id"] = "second"
+	delete(record, "cgroup")
+	delete(record, "pid")
+	if b, err = json.Marshal(record); err == nil {
+		if err = os.Mkdir(filepath.Join(state, "second"), 0o700); err == nil {
+			err = os.WriteFile(filepath.Join(state, "second/state.json"), b, 0o600)
+		}
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
 	h.ok("delete", "-f", "second")
 	h.has("oci-taken.scope", "ActiveState", "active")
 	h.ok("delete", "-f", "first")

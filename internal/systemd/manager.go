@@ -29,7 +29,7 @@ type Manager interface {
 	// Stop ends a unit, and forgets that it failed. One that is not there is no
 	// error.
 	Stop(ctx context.Context, unit string) error
-	// Group is the path of a unit's cgroup, below the mount point. The error
-	// wraps ErrNoUnit.
-	Group(ctx context.Context, unit string) (string, error)
+	// Find returns the path of a unit's cgroup, below the mount point, and its
+	// description. The error wraps ErrNoUnit.
+	Find(ctx context.Context, unit string) (group, description string, err error)
 }

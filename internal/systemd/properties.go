@@ -30,10 +30,14 @@ type DeviceLimit struct {
 // Infinity is "no limit" for systemd.
 const Infinity = math.MaxUint64
 
-// New are the properties of a container's scope, which begins with the process.
-func New(s Scope, pid int) []Property {
+// Description tells people, and us, whose a scope is.
+func Description(id string) string { return "container " + id + " of hvctl-oci" }
+
+// New are the properties of the scope of the container id, which begins with the
+// process.
+func New(s Scope, id string, pid int) []Property {
 	return []Property{
-		{Name: "Description", Value: "container " + s.Name},
+		{Name: "Description", Value: Description(id)},
 		{Name: "Slice", Value: s.Slice},
 		{Name: "PIDs", Value: []uint32{uint32(pid)}},
 		{Name: "Delegate", Value: true},

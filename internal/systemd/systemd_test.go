@@ -15,15 +15,15 @@ func TestPathsOfEngines(t *testing.T) {
 		user       bool
 		want       Scope
 	}{
-		{"podman's", "machine.slice:libpod:0123abcd", false, Scope{"machine.slice", "libpod-0123abcd.scope", "0123abcd"}},
-		{"a pod's of Kubernetes", "kubepods-besteffort-podab_c.slice:cri-containerd:0123", false, Scope{"kubepods-besteffort-podab_c.slice", "cri-containerd-0123.scope", "0123"}},
-		{"the root slice", "-.slice:a:b", false, Scope{"-.slice", "a-b.scope", "b"}},
-		{"no slice", ":a:b", false, Scope{"system.slice", "a-b.scope", "b"}},
-		{"no slice, a user's", ":a:b", true, Scope{"user.slice", "a-b.scope", "b"}},
-		{"no prefix", "x.slice::b", false, Scope{"x.slice", "b.scope", "b"}},
-		{"a scope by name", "x.slice::b.scope", false, Scope{"x.slice", "b.scope", "b.scope"}},
-		{"what units' names may not have", "x.slice:a+:b/c\\d", false, Scope{"x.slice", `a\x2b-b\x2fc\x5cd.scope`, "b/c\\d"}},
-		{"ours", DefaultPath("web"), false, Scope{"system.slice", "hvctl-oci-web.scope", "web"}},
+		{"podman's", "machine.slice:libpod:0123abcd", false, Scope{"machine.slice", "libpod-0123abcd.scope"}},
+		{"a pod's of Kubernetes", "kubepods-besteffort-podab_c.slice:cri-containerd:0123", false, Scope{"kubepods-besteffort-podab_c.slice", "cri-containerd-0123.scope"}},
+		{"the root slice", "-.slice:a:b", false, Scope{"-.slice", "a-b.scope"}},
+		{"no slice", ":a:b", false, Scope{"system.slice", "a-b.scope"}},
+		{"no slice, a user's", ":a:b", true, Scope{"user.slice", "a-b.scope"}},
+		{"no prefix", "x.slice::b", false, Scope{"x.slice", "b.scope"}},
+		{"a scope by name", "x.slice::b.scope", false, Scope{"x.slice", "b.scope"}},
+		{"what units' names may not have", "x.slice:a+:b/c\\d", false, Scope{"x.slice", `a\x2b-b\x2fc\x5cd.scope`}},
+		{"ours", DefaultPath("web"), false, Scope{"system.slice", "hvctl-oci-web.scope"}},
 	} {
 		if got, err := ParsePath(tc.path, tc.user); err != nil || got != tc.want {
 			t.Errorf("%s: %+v, %v", tc.name, got, err)

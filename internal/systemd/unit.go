@@ -9,7 +9,6 @@ import (
 type Scope struct {
 	Slice string // "machine-a.slice"
 	Unit  string // "prefix-name.scope"
-	Name  string // of the container, for people
 }
 
 const (
@@ -37,7 +36,7 @@ func ParsePath(path string, user bool) (Scope, error) {
 	if len(parts) != 3 {
 		return bad("with systemd's driver it is SLICE:PREFIX:NAME, such as system.slice:oci:web; without --systemd-cgroup it is a path")
 	}
-	s := Scope{Slice: parts[0], Name: parts[2]}
+	s, name := Scope{Slice: parts[0]}, parts[2]
 	switch {
 	case s.Slice == "" && user:
 		s.Slice = "user" + sliceSuffix
@@ -48,12 +47,12 @@ func ParsePath(path string, user bool) (Scope, error) {
 		return bad("the slice %q %s", s.Slice, why)
 	}
 	switch {
-	case s.Name == "":
+	case name == "":
 		return bad("the name is missing")
-	case strings.HasSuffix(s.Name, sliceSuffix):
+	case strings.HasSuffix(name, sliceSuffix):
 		return bad("a container is a scope in a slice, not a slice")
 	}
-	s.Unit = escape(strings.TrimSuffix(s.Name, scopeSuffix)) + scopeSuffix
+	s.Unit = escape(strings.TrimSuffix(name, scopeSuffix)) + scopeSuffix
 	if parts[1] != "" {
 		s.Unit = escape(parts[1]) + "-" + s.Unit
 	}

@@ -12,7 +12,7 @@ import (
 
 // confine leaves the process what it needs to carry connections, for good: no
 // program can be executed and no file be written, memory becomes no code, and
-// of sockets there are TCP and UDP. What is refused fails with EPERM, so that a
+// of sockets there are TCP and UDP, none that takes a port of the host's. What is refused fails with EPERM, so that a
 // call of Go's runtime that is missing here costs no instance its network.
 //
 // Preconditions: no_new_privs.
@@ -40,9 +40,13 @@ func profile(pid int) *specs.LinuxSeccomp {
 	one := func(a ...specs.LinuxSeccompArg) []specs.LinuxSeccompArg { return a }
 
 	// Frames, connections, and what waits for both.
-	allow(nil, "read", "write", "readv", "writev", "pread64", "close", "fstat", "fcntl", "lseek",
-		"accept4", "bind", "connect", "getpeername", "getsockname", "getsockopt", "setsockopt", "listen", "shutdown",
+	allow(nil, "read", "write", "readv", "writev", "pread64", "close", "fstat", "lseek",
+		"accept4", "connect", "getpeername", "getsockname", "getsockopt", "setsockopt", "shutdown",
 		"recvfrom", "recvmsg", "sendto", "sendmsg", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "eventfd2", "poll", "ppoll")
+	// Not F_SETOWN: signals of a descriptor reach other processes of this user.
+	for _, command := range []uint64{unix.F_GETFD, unix.F_SETFD, unix.F_GETFL, unix.F_SETFL, unix.F_DUPFD_CLOEXEC} {
+		allow(one(masked(1, ^uint64(0), command)), "fcntl")
+	}
 	for _, family := range []uint64{unix.AF_INET, unix.AF_INET6} {
 		for _, kind := range []uint64{unix.SOCK_STREAM, unix.SOCK_DGRAM} {
 			for _, protocol := range []uint64{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP} {
@@ -58,7 +62,7 @@ func profile(pid int) *specs.LinuxSeccomp {
 	// Go's runtime.
 	allow(nil, "futex", "nanosleep", "clock_nanosleep", "clock_gettime", "gettimeofday", "sched_yield", "sched_getaffinity", "getpid", "gettid",
 		"getrandom", "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "restart_syscall", "exit", "exit_group",
-		"munmap", "madvise", "rseq", "set_robust_list", "getrlimit", "prlimit64", "timer_create", "timer_settime", "timer_delete", "setitimer", "mincore")
+		"munmap", "madvise", "rseq", "set_robust_list", "mincore")
 	allow(one(masked(2, unix.PROT_EXEC, 0)), "mmap", "mprotect")
 	allow(one(masked(0, unix.CLONE_VM|unix.CLONE_THREAD, unix.CLONE_VM|unix.CLONE_THREAD)), "clone")
 	allow(one(masked(0, ^uint64(0), uint64(pid))), "tgkill")

@@ -32,6 +32,11 @@ func confined(dir string) {
 	if err == nil {
 		err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
+	ln, lerr := net.Listen("tcp", "127.0.0.1:0")
+	if lerr != nil {
+		fmt.Println("listen before", lerr)
+		return
+	}
 	started := make(chan struct{})
 	other := make(chan error)
 	go func() { // a thread that was there before
@@ -67,16 +72,16 @@ func confined(dir string) {
 	fmt.Println("code later", err)
 	_, err = unix.PtraceGetEventMsg(os.Getppid())
 	fmt.Println("trace", err)
-	fmt.Println("works", works())
+	_, err = net.Listen("tcp", "127.0.0.1:0")
+	fmt.Println("port", err)
+	_, err = unix.FcntlInt(existing.Fd(), unix.F_SETOWN, os.Getppid())
+	fmt.Println("signals by descriptors", err)
+	fmt.Println("works", works(ln))
 }
 
 // works does what the process has to do: connections, and what Go's runtime
 // does meanwhile.
-func works() error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return err
-	}
+func works(ln net.Listener) error {
 	var all sync.WaitGroup
 	errs := make(chan error, 64)
 	for range 32 {
@@ -129,7 +134,7 @@ func TestConfinedProcessCarriesConnectionsAndNothingElse(t *testing.T) {
 	}
 	said := map[string]string{}
 	for line := range strings.Lines(string(out)) {
-		for _, what := range []string{"confine ", "create ", "remove ", "mkdir on another thread ", "exec ", "kill ", "unix socket ", "raw socket ", "multipath socket ", "code later ", "code ", "trace ", "works "} {
+		for _, what := range []string{"confine ", "create ", "remove ", "mkdir on another thread ", "exec ", "kill ", "unix socket ", "raw socket ", "multipath socket ", "code later ", "code ", "trace ", "port ", "signals by descriptors ", "works "} {
 			if rest, ok := strings.CutPrefix(line, what); ok {
 				said[what] = strings.TrimSpace(rest)
 				break
@@ -141,7 +146,7 @@ func TestConfinedProcessCarriesConnectionsAndNothingElse(t *testing.T) {
 			t.Errorf("%s: %s", what, got)
 		}
 	}
-	if len(said) != 13 {
+	if len(said) != 15 {
 		t.Errorf("it said %q", out)
 	}
 }

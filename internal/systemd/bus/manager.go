@@ -20,6 +20,7 @@ const (
 	objectPath       = dbus.ObjectPath("/org/freedesktop/systemd1")
 	managerInterface = service + ".Manager"
 	scopeInterface   = service + ".Scope"
+	unitInterface    = service + ".Unit"
 
 	errUnitExists = service + ".UnitExists"
 	errNoUnit     = service + ".NoSuchUnit"
@@ -260,20 +261,23 @@ func (m *Manager) Stop(ctx context.Context, unit string) error {
 	return nil
 }
 
-// Group implements systemd.Manager.
-func (m *Manager) Group(ctx context.Context, unit string) (string, error) {
+// Find implements systemd.Manager.
+func (m *Manager) Find(ctx context.Context, unit string) (group, description string, err error) {
 	ctx, cancel, err := m.connected(ctx)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
 	defer cancel()
 	var object dbus.ObjectPath
 	if err := m.ask(ctx, "GetUnit", []any{unit}).Store(&object); err != nil {
-		return "", failed("find", unit, err)
+		return "", "", failed("find", unit, err)
 	}
-	group, err := m.property(ctx, object, scopeInterface, "ControlGroup")
+	group, err = m.property(ctx, object, scopeInterface, "ControlGroup")
 	if err == nil && group == "" { // it has ended, and is about to go
 		err = systemd.ErrNoUnit
 	}
-	return group, failed("find the cgroup of", unit, err)
+	if err == nil {
+		description, err = m.property(ctx, object, unitInterface, "Description")
+	}
+	return group, description, failed("find", unit, err)
 }
