@@ -39,7 +39,7 @@ type Puller struct {
 	o        PullOptions
 	original [][]uint64
 	done     chan struct{} // closed when err is final
-	drained  chan struct{} // closed when the source was told
+	drained  chan struct{} // the source has closed its connection when all was there
 
 	filling sync.Mutex // held while Fill runs
 
@@ -301,6 +301,12 @@ func (p *Puller) leave(r role, c *wire.Conn) {
 	}
 	if r == rolePush && p.push == c {
 		p.push, p.seen = nil, time.Now()
+		if p.over {
+			select {
+			case p.drained <- struct{}{}:
+			default:
+			}
+		}
 	}
 }
 
@@ -396,8 +402,8 @@ func (p *Puller) arrived(region int, from, n uint64) {
 		return
 	}
 	p.finish(nil)
-	if push != nil && sendJSON(push, wire.Drained, p.Arrival()) == nil {
-		p.drained <- struct{}{}
+	if push != nil {
+		_ = sendJSON(push, wire.Drained, p.Arrival()) // or it dials again, and is told
 	}
 }
 

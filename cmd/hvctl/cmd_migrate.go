@@ -23,7 +23,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
+		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
 
@@ -35,8 +35,10 @@ func (p *program) cmdMigrateSend() *cli.Command {
 		Description: "Memory is copied while the VM runs, in rounds, until the rest can be copied in\n" +
 			"the downtime aimed at. Then it stops here and goes on there. Up to that moment\n" +
 			"any failure leaves it running here. A VM that writes faster than it can be copied is\n" +
-			"left here after 30 rounds or --timeout, moved all the same (force), or slowed down\n" +
-			"until it fits (throttle). Between hosts the connections are TLS, and\n" +
+			"left here after 30 rounds or --timeout, moved all the same (force), slowed down\n" +
+			"until it fits (throttle), or moved with the memory that is left following when it is\n" +
+			"touched (postcopy; with --mode postcopy, from the start). Then the VM depends on both\n" +
+			"hosts until all has arrived: if one dies, it is lost. Between hosts the connections are TLS, and\n" +
 			"each side names the other's fingerprint (`hvctl migrate identity`).",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
@@ -44,7 +46,8 @@ func (p *program) cmdMigrateSend() *cli.Command {
 			bindFlag(),
 			&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
 			&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
-			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force or throttle"},
+			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force, throttle or postcopy"},
+			&cli.StringFlag{Name: "mode", Value: "precopy", Usage: "copy memory before (`WHEN` precopy), or after the VM goes (postcopy)"},
 			&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
 			&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
 			&cli.StringFlag{Name: "compress", Value: string(migrate.CompressAuto), Usage: "pack memory by `METHOD` auto (while the link is slower than packing), none, s2 or zstd"},
@@ -68,8 +71,15 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 	if _, err := migrate.ParseCompress(r.Compress); err != nil {
 		return usagef(c, "--compress: %w", err)
 	}
-	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow {
-		return usagef(c, "--on-timeout %q: use cancel, force or throttle", r.OnTimeout)
+	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow && how != migrate.Later {
+		return usagef(c, "--on-timeout %q: use cancel, force, throttle or postcopy", r.OnTimeout)
+	}
+	switch mode := c.String("mode"); mode {
+	case "precopy":
+	case "postcopy":
+		r.AtOnce = true
+	default:
+		return usagef(c, "--mode %q: use precopy or postcopy", mode)
 	}
 	if err := checkBinds(c); err != nil {
 		return err

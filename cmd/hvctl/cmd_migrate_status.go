@@ -38,6 +38,8 @@ func (p *program) printMigration(m workload.MigrationStatus) error {
 		return nil
 	case workload.MigrationGoing:
 		fmt.Fprintf(p.stdout, "to %s, for %v\n", m.To, time.Since(time.Unix(0, m.BeganNs)).Round(time.Millisecond))
+	case workload.MigrationServing:
+		fmt.Fprintf(p.stdout, "it runs at %s since it was handed over, on memory that is partly here; begun %v ago\n", m.To, time.Since(time.Unix(0, m.BeganNs)).Round(time.Millisecond))
 	case workload.MigrationInDoubt:
 		fmt.Fprintf(p.stdout, "to %s: in doubt: %s\n", m.To, m.Error)
 	default:
@@ -48,6 +50,24 @@ func (p *program) printMigration(m workload.MigrationStatus) error {
 		return fmt.Errorf("report of the migration: %w", err)
 	}
 	return r.WriteTable(p.stdout)
+}
+
+func (p *program) cmdMigrateRecover() *cli.Command {
+	return &cli.Command{
+		Name:      "recover",
+		Usage:     "dial the destination again that waits for memory of an instance",
+		ArgsUsage: "INSTANCE",
+		Description: "For a VM that was sent with postcopy, and whose connections have broken since: it stands\n" +
+			"still at its destination on the first page that it lacks. This is tried every 2 seconds without\n" +
+			"being told. While memory is copied before the VM goes, nothing needs to be recovered.",
+		BashComplete: p.completeInstances(workload.Running),
+		Action: p.one(func(c *cli.Context, h *launch.Handle) error {
+			if err := h.Client.RecoverMigration(c.Context); err != nil {
+				return named(h, err)
+			}
+			return nil
+		}),
+	}
 }
 
 func (p *program) cmdMigrateCancel() *cli.Command {

@@ -100,6 +100,11 @@ func (c *Client) CancelMigration(ctx context.Context) error {
 	return c.do(ctx, "DELETE", "/v1/migrate", nil, nil)
 }
 
+// RecoverMigration dials a destination that waits for memory from there.
+func (c *Client) RecoverMigration(ctx context.Context) error {
+	return c.do(ctx, "POST", "/v1/recover", nil, nil)
+}
+
 // Resolve says who keeps an instance whose migration is in doubt.
 func (c *Client) Resolve(ctx context.Context, keep workload.Keep) error {
 	return c.do(ctx, "POST", "/v1/resolve", ResolveRequest{Keep: keep}, nil)

@@ -48,6 +48,8 @@ type Owner interface {
 	// CancelMigration calls the one under way off.
 	Migration(ctx context.Context) (workload.MigrationStatus, error)
 	CancelMigration(ctx context.Context) error
+	// RecoverMigration dials a destination that waits for memory from here.
+	RecoverMigration(ctx context.Context) error
 	// Resolve is an operator's word on a migration in doubt.
 	Resolve(ctx context.Context, r ResolveRequest) error
 	// Upgrade hands the running instance over to a process of r.Program; the
@@ -103,6 +105,7 @@ var Routes = []Route{
 	{"POST", "/v1/plan", (*Server).plan},
 	{"GET", "/v1/migrate", (*Server).migration},
 	{"DELETE", "/v1/migrate", (*Server).cancelMigration},
+	{"POST", "/v1/recover", (*Server).recoverMigration},
 	{"POST", "/v1/resolve", (*Server).resolve},
 	{"POST", "/v1/upgrade", (*Server).upgrade},
 	{"GET", "/v1/wait", (*Server).wait},
@@ -272,6 +275,10 @@ func (s *Server) migration(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) cancelMigration(w http.ResponseWriter, r *http.Request) error {
 	return done(w, s.owner.CancelMigration(r.Context()))
+}
+
+func (s *Server) recoverMigration(w http.ResponseWriter, r *http.Request) error {
+	return done(w, s.owner.RecoverMigration(r.Context()))
 }
 
 func (s *Server) resolve(w http.ResponseWriter, r *http.Request) error {

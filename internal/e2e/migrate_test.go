@@ -81,7 +81,11 @@ func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
 			t.Fatalf("hop %d: counted to %d after %d", hop, before, last)
 		}
 		done := h.receive(to, at, allow...)
-		out := h.ok(append([]string{"migrate", "send", from, "--to", at, "--on-timeout", "force", "--downtime", "300ms", "--json"}, allow...)...)
+		how := []string{"--on-timeout", "force", "--downtime", "300ms"}
+		if hop == 1 { // and too fast for the link
+			how = []string{"--on-timeout", "postcopy", "--downtime", "1ms", "--rate", "16M"}
+		}
+		out := h.ok(append(append([]string{"migrate", "send", from, "--to", at, "--json"}, how...), allow...)...)
 		id := done()
 		var report struct {
 			Outcome  string
@@ -89,11 +93,25 @@ func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
 			Blackout struct {
 				Total time.Duration `json:"total_ns"`
 			}
+			PostCopy *struct {
+				State   string
+				Missing uint64 `json:"missing_pages"`
+				Faulted uint64 `json:"faulted_pages"`
+				Arrival struct {
+					Faults uint64
+					P50    time.Duration `json:"p50_ns"`
+					P99    time.Duration `json:"p99_ns"`
+					Max    time.Duration `json:"max_ns"`
+				}
+			}
 		}
 		if err := json.Unmarshal([]byte(out), &report); err != nil || report.Outcome != "handed" {
 			t.Fatalf("report: %v\n%s", err, out)
 		}
-		t.Logf("hop %d: %d rounds, blackout %v", hop, len(report.Rounds), report.Blackout.Total)
+		t.Logf("hop %d: %d rounds, blackout %v, %+v", hop, len(report.Rounds), report.Blackout.Total, report.PostCopy)
+		if p := report.PostCopy; (hop == 1) != (p != nil) || p != nil && (p.State != "drained" || p.Arrival.Faults == 0) {
+			t.Errorf("hop %d: %+v", hop, p)
+		}
 		if r := h.hvctl("wait", from); strings.TrimSpace(r.out) != "0" {
 			t.Errorf("the source ended with %q, %s", r.out, r.err)
 		}

@@ -44,6 +44,9 @@ func (v *VM) close() error {
 			<-g.serving
 		}
 	}
+	if s := v.sent.Load(); s != nil {
+		s.finish()
+	}
 	if stuck { // what it uses goes with the process
 		v.machine, v.filler = nil, nil
 	}

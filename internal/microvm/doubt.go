@@ -86,6 +86,12 @@ func (h *handover) decide(try func() error) (known bool) {
 
 // Resolve implements workload.Migrator.
 func (v *VM) Resolve(ctx context.Context, keep workload.Keep) error {
+	if s := v.sent.Load(); s != nil && s.serves() {
+		if keep == workload.KeepSource {
+			return fmt.Errorf("the VM has run on at %s: what is here is memory that it lacks there, not the VM", s.to)
+		}
+		return s.say(ctx, commit.KeepDest)
+	}
 	h := v.doubt.Load()
 	if h == nil {
 		return errors.New("nothing is in doubt here")

@@ -4,14 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"os"
 	"path/filepath"
 
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/uffd"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/handoff"
 	"github.com/hvctl/hvctl/migrate/lazy"
 	"github.com/hvctl/hvctl/migrate/snapshot"
+	"github.com/hvctl/hvctl/migrate/transport"
 )
 
 // VerbFaults has the owner's program serve the faults of a VM that is restored
@@ -33,6 +37,25 @@ func (v *VM) fillLazily(s *snapshot.Snapshot) (err error) {
 	return err
 }
 
+// pages has memory come later from the VM's former owner (post-copy), which connects
+// to l at e.
+func (v *VM) pages(e workload.Endpoint, l net.Listener) *lazy.Remote {
+	return &lazy.Remote{
+		Options: lazy.Options{
+			Command:  []string{"/proc/self/exe", VerbFaults},
+			Lost:     v.lose,
+			LostFile: filepath.Join(v.dir, workload.LostFile),
+			Log:      v.log,
+		},
+		Address: e.Address, Identity: e.Identity, Allow: e.Allow,
+		Listener: func() (*os.File, error) { return transport.File(l) },
+		Filling: func(f *lazy.Filler) {
+			v.filler = f
+			v.fills.Store(f)
+		},
+	}
+}
+
 // lose ends a VM whose memory cannot be had any more.
 func (v *VM) lose(why error) {
 	v.log.Error("the VM cannot go on", "err", why)
@@ -42,7 +65,7 @@ func (v *VM) lose(why error) {
 	}
 }
 
-// settle reads what a lazy restore has not read yet: until then the holes of the
+// settle reads what a lazy restore or a post-copy has not read yet: until then the holes of the
 // memory file are no zeroes.
 func (v *VM) settle(ctx context.Context) error {
 	if v.filler == nil {
@@ -51,7 +74,7 @@ func (v *VM) settle(ctx context.Context) error {
 	return v.filler.Complete(ctx)
 }
 
-// filling tells whether pages may still come from a snapshot, so that a hole in
+// filling tells whether pages may still come from elsewhere, so that a hole in
 // the memory is no zeroes.
 func (v *VM) filling() bool {
 	f := v.fills.Load()
@@ -60,7 +83,7 @@ func (v *VM) filling() bool {
 
 // reason is why a machine was ended when it was nobody's wish; nil: it was.
 func reason(e machine.End) error {
-	for _, is := range []error{lazy.ErrLost, handoff.ErrLost, handoff.ErrStopped} {
+	for _, is := range []error{lazy.ErrLost, migrate.ErrLost, handoff.ErrLost, handoff.ErrStopped} {
 		if e.Reason == machine.Killed && errors.Is(e.Err, is) {
 			return e.Err
 		}

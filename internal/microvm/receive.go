@@ -67,6 +67,7 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 			}
 		},
 		Facts: v.facts(own),
+		Pull:  v.pages(own.VM.Receive.Endpoint, l),
 		Once:  true, // then it answers questions only, as long as the guest lives here
 		Log:   v.log,
 	})

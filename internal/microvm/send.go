@@ -61,16 +61,19 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 		options: migrate.SendOptions{
 			VM: v.cfg.Name, Peer: r.To.Address, Description: description, Plan: row,
 			Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
-			OnTimeout: migrate.OnTimeout(r.OnTimeout), Compress: migrate.Compress(r.Compress), Log: v.log,
+			OnTimeout: migrate.OnTimeout(r.OnTimeout), AtOnce: r.AtOnce, Ended: g.ctx.Done(), Compress: migrate.Compress(r.Compress), Log: v.log,
 		},
 	}
 	ctx, s := v.begin(ctx, r.To.Address)
-	h.options.Progress = s.progress
+	h.options.Progress, h.options.Operator = s.progress, s.word
 	report, err := migrate.Send(ctx, outgoing{g.machine}, dial, h.journal, h.options)
 	b, jerr := json.Marshal(report)
 	switch {
 	case err == nil:
 		h.left()
+		if p := report.PostCopy; p != nil && p.State != "drained" {
+			err = fmt.Errorf("%w: %s: %s", migrate.ErrLost, p.State, p.Why)
+		}
 	case errors.Is(err, migrate.ErrInDoubt):
 		h.ask()
 	}

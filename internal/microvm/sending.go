@@ -10,6 +10,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
+	"github.com/hvctl/hvctl/migrate/commit"
 )
 
 // errCancelled ends a migration that the operator has called off.
@@ -21,6 +22,10 @@ type sending struct {
 	began  time.Time
 	cancel context.CancelCauseFunc
 	over   chan struct{} // closed when report and err are final
+	// The guest runs at its destination, which still lacks memory that is here:
+	// serving is closed then, and word takes what an operator says.
+	serving chan struct{}
+	word    chan commit.Event
 
 	mu     sync.Mutex // guards what follows
 	report migrate.Report
@@ -30,7 +35,7 @@ type sending struct {
 // begin makes the attempt the one that people ask about.
 func (v *VM) begin(ctx context.Context, to string) (context.Context, *sending) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &sending{to: to, began: time.Now(), cancel: cancel, over: make(chan struct{})}
+	s := &sending{to: to, began: time.Now(), cancel: cancel, over: make(chan struct{}), serving: make(chan struct{}), word: make(chan commit.Event)}
 	v.sent.Store(s)
 	return ctx, s
 }
@@ -38,8 +43,90 @@ func (v *VM) begin(ctx context.Context, to string) (context.Context, *sending) {
 func (s *sending) progress(r migrate.Report) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.PostCopy != nil && s.report.PostCopy == nil {
+		close(s.serving)
+	}
 	s.report = r
 }
+
+// serves tells whether the guest runs elsewhere on memory that is partly here.
+func (s *sending) serves() bool {
+	select {
+	case <-s.over:
+		return false
+	default:
+	}
+	select {
+	case <-s.serving:
+		return true
+	default:
+		return false
+	}
+}
+
+// say gives an operator's word to whoever serves the destination.
+func (s *sending) say(ctx context.Context, e commit.Event) error {
+	select {
+	case s.word <- e:
+		return nil
+	case <-s.over:
+		return errors.New("it is over")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// finish ends an attempt whose VM is about to go, and waits until nobody reads its
+// memory any more.
+func (s *sending) finish() {
+	s.cancel(errClosed)
+	select {
+	case <-s.over:
+	case <-time.After(finishTimeout):
+	}
+}
+
+// finishTimeout is how long that may take.
+const finishTimeout = 5 * time.Second
+
+// RecoverMigration implements workload.Migrator.
+func (v *VM) RecoverMigration(ctx context.Context) error {
+	s := v.sent.Load()
+	switch {
+	case s == nil:
+		return errors.New("there is no migration to recover")
+	case !s.serves():
+		return errors.New("there is nothing to recover: no destination waits for memory from here; while memory is copied, broken connections are dialled again by themselves")
+	}
+	if err := s.say(ctx, commit.Retry); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoverTimeout)
+	defer cancel()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-s.over:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		p := *s.report.PostCopy
+		s.mu.Unlock()
+		switch {
+		case p.State == "serving", p.State == "drained":
+			return nil
+		case !s.serves():
+			return fmt.Errorf("the guest is lost at %s: %s", s.to, p.Why)
+		case ctx.Err() != nil:
+			return fmt.Errorf("%s is not reached (%s); it is tried on", s.to, p.Why)
+		}
+	}
+}
+
+// recoverTimeout is how long RecoverMigration waits for the destination.
+const recoverTimeout = 15 * time.Second
 
 func (s *sending) end(r *migrate.Report, err error) {
 	s.mu.Lock()
@@ -63,6 +150,9 @@ func (v *VM) Migration() workload.MigrationStatus {
 		}
 	default:
 		m.State = workload.MigrationGoing
+		if s.serves() {
+			m.State = workload.MigrationServing
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -86,9 +176,15 @@ func (v *VM) CancelMigration(ctx context.Context) error {
 		return errors.New("there is no migration to cancel: the latest one is over")
 	default:
 	}
+	late := fmt.Errorf("too late: the VM runs at %s, and needs the memory that is still here; it goes when all has arrived", s.to)
+	if s.serves() {
+		return late
+	}
 	s.cancel(errCancelled)
 	select {
 	case <-s.over:
+	case <-s.serving:
+		return late
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

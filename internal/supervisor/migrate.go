@@ -48,6 +48,15 @@ func (o *owner) CancelMigration(ctx context.Context) error {
 	return m.CancelMigration(ctx)
 }
 
+// RecoverMigration implements control.Owner.
+func (o *owner) RecoverMigration(ctx context.Context) error {
+	m, err := o.migrator("migrate")
+	if err != nil {
+		return err
+	}
+	return m.RecoverMigration(ctx)
+}
+
 // Migrate implements control.Owner. It is given up when the client goes away, as
 // long as that is possible.
 func (o *owner) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {

@@ -31,7 +31,8 @@ type MigrateRequest struct {
 	Streams    int      `json:"streams,omitempty"`
 	Rate       uint64   `json:"rate,omitempty"`      // bytes per second
 	Compress   string   `json:"compress,omitempty"`  // auto, none, s2 or zstd
-	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel, force or throttle
+	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel, force, throttle or postcopy
+	AtOnce     bool     `json:"atOnce,omitempty"`    // postcopy without copying anything before
 	Binds      []string `json:"binds,omitempty"`     // KIND:NAME=ACTION[:ARG], for the plan
 }
 
@@ -42,6 +43,8 @@ type MigrationState string
 const (
 	MigrationNone    MigrationState = "none"     // never tried
 	MigrationGoing   MigrationState = "going"    // it can be cancelled
+	// MigrationServing: the instance runs elsewhere, on memory that is partly here.
+	MigrationServing MigrationState = "serving"
 	MigrationOver    MigrationState = "over"     // the instance goes on here; the report says why
 	MigrationInDoubt MigrationState = "in-doubt" // the instance stands still here
 )
@@ -70,6 +73,9 @@ type Migrator interface {
 	// CancelMigration calls the one under way off and returns when that is done.
 	// The error says so when there is none, or when it came too late.
 	CancelMigration(ctx context.Context) error
+	// RecoverMigration dials a destination now that waits for memory from here, and
+	// returns when it is reached, or was not for a while.
+	RecoverMigration(ctx context.Context) error
 	// Resolve is an operator's word on a migration in doubt.
 	Resolve(ctx context.Context, keep Keep) error
 }

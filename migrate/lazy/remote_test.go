@@ -113,8 +113,14 @@ func (m *comer) LoadState([]state.Section) error {
 	return nil
 }
 
+// page waits for a page and looks at it. The wait is a system call, for the source is
+// in this process, too, and could not serve it while the garbage collector waits for
+// a goroutine that waits for the page.
 func (m *comer) page(p int) {
 	m.t.Helper()
+	if err := <-m.populate(p); err != nil {
+		m.t.Error(err)
+	}
 	if got := bytes.Clone(m.g.Regions()[0].Bytes[p*page : (p+1)*page]); !bytes.Equal(got, m.want[p*page:(p+1)*page]) {
 		m.t.Errorf("page %d is not the source's", p)
 	}
@@ -128,7 +134,7 @@ func (m *comer) populate(p int) <-chan error {
 	return done
 }
 
-// wire carries connections, until it is cut.
+// cable carries connections, until it is cut.
 type cable struct {
 	to    string
 	l     net.Listener
