@@ -58,7 +58,8 @@ type Options struct {
 	Counts map[string]int
 	// BatchTime is what a calibrated batch takes.
 	BatchTime time.Duration
-	// Step is read a byte from before each probe; nil: nobody is asked.
+	// Step is read a byte from before each probe, and before the end; nil: nobody
+	// is asked.
 	Step io.Reader
 	// Slow plants a slowdown: for each hundred operations so many more are done
 	// than are counted. It is for tests of the benchmark.
@@ -70,17 +71,29 @@ type Options struct {
 func Run(w io.Writer, probes []Probe, o Options) error {
 	out := json.NewEncoder(w)
 	for _, p := range probes {
-		if o.Step != nil {
-			if err := out.Encode(Line{Ready: p.Name}); err != nil {
-				return err
-			}
-			if _, err := io.ReadFull(o.Step, make([]byte, 1)); err != nil {
-				return fmt.Errorf("wait for the word to begin: %w", err)
-			}
+		if err := o.step(out, p.Name); err != nil {
+			return err
 		}
 		if err := out.Encode(p.run(o)); err != nil {
 			return err
 		}
+	}
+	return o.step(out, End) // so that there is time to look at what the last one took
+}
+
+// End is Ready when there is nothing more to begin.
+const End = "end"
+
+// step waits for the word to begin, if there is anybody to give it.
+func (o *Options) step(out *json.Encoder, name string) error {
+	if o.Step == nil {
+		return nil
+	}
+	if err := out.Encode(Line{Ready: name}); err != nil {
+		return err
+	}
+	if _, err := io.ReadFull(o.Step, make([]byte, 1)); err != nil {
+		return fmt.Errorf("wait for the word to begin: %w", err)
 	}
 	return nil
 }

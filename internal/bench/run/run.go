@@ -171,7 +171,7 @@ func measure(ctx context.Context, w World, argv []string, at result.Sample) (out
 	}
 	m := &meter{at: at}
 	err := drive(ctx, w, argv, m, func(l probe.Line) {
-		if l.Probe == "" {
+		if l.Probe == "" || ctx.Err() != nil { // what was finished is kept; that it was cut off is no failure
 			return
 		}
 		s := m.at
@@ -180,7 +180,7 @@ func measure(ctx context.Context, w World, argv []string, at result.Sample) (out
 		out = append(out, s)
 	})
 	if ctx.Err() != nil {
-		return out // what was finished is kept; that it was cut off is no failure
+		return out
 	}
 	if err != nil {
 		s := m.at

@@ -1,0 +1,92 @@
+package e2e
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// benchResult is what these tests read of result.json.
+type benchResult struct {
+	Partial string
+	Samples []struct{ Probe, Target, Error string }
+}
+
+func readBench(t *testing.T, dir string) (r benchResult) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "result.json"))
+	if err == nil {
+		err = json.Unmarshal(b, &r)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// An interrupt in the middle of a run keeps what is finished, says so in the
+// report, and leaves no instance, mount or group (newHostOf looks for them).
+func TestInterruptedBenchKeepsItsSamples(t *testing.T) {
+	h := newHostOf(t, ctr)
+	out := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c := h.command(ctx, "bench", "run", "--targets", "host,container", "--suite", "life", "--blocks", "50", "--batches", "1", "--batch-time", "1ms", "--out", out)
+	progress, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	for in := bufio.NewScanner(progress); in.Scan(); {
+		said.WriteString(in.Text() + "\n")
+		if strings.HasPrefix(in.Text(), "5 of ") {
+			if err := c.Process.Signal(unix.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := c.Wait(); err == nil {
+		t.Error("an interrupted run succeeds")
+	}
+	r := readBench(t, out)
+	if r.Partial == "" || len(r.Samples) == 0 {
+		t.Fatalf("partial %q, %d samples\n%s", r.Partial, len(r.Samples), said.String())
+	}
+	for _, s := range r.Samples {
+		if s.Error != "" {
+			t.Errorf("%s on %s failed: %s", s.Probe, s.Target, s.Error)
+		}
+	}
+	if b, err := os.ReadFile(filepath.Join(out, "report.md")); err != nil || !strings.Contains(string(b), "**Partial:**") {
+		t.Errorf("report.md: %v\n%.500s", err, b)
+	}
+}
+
+// A program that sees something else in one place fails the run, and is named.
+func TestPlantedDifferenceFailsTheBench(t *testing.T) {
+	h := newHostOf(t, ctr)
+	out := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	c := h.command(ctx, "bench", "run", "--targets", "host,container", "--suite", "equiv", "--plant-output", "container", "--out", out)
+	said, err := c.CombinedOutput()
+	// The digest and the planted argument, as two users.
+	if err == nil || !strings.Contains(string(said), "4 facts differ that must not, 0 tests failed") {
+		t.Errorf("%v\n%s", err, said)
+	}
+	for _, want := range []string{"| see | computed |", "unexpected: container"} {
+		if !strings.Contains(string(said), want) {
+			t.Errorf("%q is not in\n%s", want, said)
+		}
+	}
+}
