@@ -45,7 +45,7 @@ type Puller struct {
 
 	mu    sync.Mutex // guards what follows
 	left  uint64
-	asked map[cursor]time.Time // when somebody began to wait
+	asked map[cursor]asking
 	push  *wire.Conn
 	fault *wire.Conn
 	seen  time.Time // when there was a source last
@@ -53,6 +53,12 @@ type Puller struct {
 	waits waits
 	err   error
 	over  bool
+}
+
+// asking is a page that somebody waits for.
+type asking struct {
+	since time.Time // somebody waits
+	sent  time.Time // the source was asked last, or would have been
 }
 
 // NewPuller returns a Puller whose Serve does the work.
@@ -68,7 +74,7 @@ func NewPuller(o PullOptions) *Puller {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	p := &Puller{o: o, done: make(chan struct{}), drained: make(chan struct{}, 1), asked: map[cursor]time.Time{}, seen: time.Now()}
+	p := &Puller{o: o, done: make(chan struct{}), drained: make(chan struct{}, 1), asked: map[cursor]asking{}, seen: time.Now()}
 	for _, m := range o.Missing {
 		p.original = append(p.original, append([]uint64(nil), m...))
 		p.left += count(m)
@@ -103,7 +109,8 @@ func (p *Puller) Fault(region int, page uint64) Presence {
 	c := cursor{region, page}
 	_, twice := p.asked[c]
 	if !twice {
-		p.asked[c] = time.Now()
+		now := time.Now()
+		p.asked[c] = asking{now, now}
 	}
 	fault := p.fault
 	p.mu.Unlock()
@@ -179,11 +186,10 @@ func (p *Puller) watch() {
 	if p.fault == nil {
 		return
 	}
-	for at, since := range p.asked {
-		if now.Sub(since) > p.o.Stall {
-			p.o.Log.Warn("the source does not send a page that somebody waits for", "region", at.region, "page", at.page, "for", now.Sub(since))
-			_ = p.fault.Close()
-			p.asked[at] = now
+	for at, a := range p.asked {
+		if now.Sub(a.sent) > p.o.Stall {
+			p.o.Log.Warn("the source does not send a page that somebody waits for", "region", at.region, "page", at.page, "for", now.Sub(a.since))
+			_ = p.fault.Close() // it dials again, and is asked again
 			return
 		}
 	}
@@ -282,8 +288,11 @@ func (p *Puller) enter(r role, c *wire.Conn) {
 	}
 	*at, p.seen = c, time.Now()
 	var asked []cursor
-	for a := range p.asked {
-		asked = append(asked, a)
+	for at, a := range p.asked {
+		asked = append(asked, at)
+		if r == roleFault {
+			p.asked[at] = asking{a.since, time.Now()}
+		}
 	}
 	p.mu.Unlock()
 	if r == roleFault {
@@ -390,9 +399,9 @@ func (p *Puller) arrived(region int, from, n uint64) {
 	now := time.Now()
 	for page := from; page < from+n; page++ {
 		p.o.Missing[region][page/64] &^= 1 << (page % 64)
-		if since, ok := p.asked[cursor{region, page}]; ok {
+		if a, ok := p.asked[cursor{region, page}]; ok {
 			delete(p.asked, cursor{region, page})
-			p.waits.add(now.Sub(since))
+			p.waits.add(now.Sub(a.since))
 		}
 	}
 	p.left -= n
