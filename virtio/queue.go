@@ -195,7 +195,9 @@ func (q *Queue) Rings() QueueState { return q.state }
 func (q *Queue) KickFD() *eventfd.EventFD { return q.kick }
 
 // SetNext sets the indices where a RingTaker's other side stopped: the next
-// avail entry to take and the next used entry to write.
+// avail entry to take and the next used entry to write. The driver has been told
+// of what was used before.
 func (q *Queue) SetNext(avail, used uint16) {
 	q.state.NextAvail, q.state.NextUsed = avail, used
+	q.availSeen, q.signalled = avail, used
 }

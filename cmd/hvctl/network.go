@@ -14,8 +14,8 @@ import (
 	"github.com/urfave/cli/v2"
 )
 
-const networkUsage = "`MODE` none, bridge[:queues=N,mtu=N,rx=SIZE,tx=SIZE], user[:host=on], cni:NAME, " +
-	"tap:NAME[,address=IP/LENGTH,gateway=IP,queues=N,mtu=N] or host (containers only)"
+const networkUsage = "`MODE` none, bridge[:queues=N,vhost=on,mtu=N,rx=SIZE,tx=SIZE], user[:host=on], cni:NAME, " +
+	"tap:NAME[,address=IP/LENGTH,gateway=IP,queues=N,vhost=on,mtu=N] or host (containers only)"
 
 // networkMode reads --network.
 func networkMode(s string, n *workload.Network) error {
@@ -91,6 +91,11 @@ func linkOption(key, value string, n *workload.Network) (err error) {
 		if n.MTU, err = strconv.Atoi(value); err != nil || n.MTU < 576 || n.MTU > 65521 {
 			return errors.New("want 576 to 65521 bytes")
 		}
+	case key == "vhost":
+		if value != "on" && value != "off" {
+			return errors.New("want on or off")
+		}
+		n.Vhost = value == "on"
 	case bridge && key == "rx":
 		n.Limit.Rx, err = parseSize(value)
 	case bridge && key == "tx":
@@ -104,9 +109,9 @@ func linkOption(key, value string, n *workload.Network) (err error) {
 			return errors.New("want an IP address")
 		}
 	case bridge:
-		return errors.New("options are queues=, mtu=, rx= and tx=")
+		return errors.New("options are queues=, vhost=, mtu=, rx= and tx=")
 	default:
-		return errors.New("options are address=, gateway=, queues= and mtu=")
+		return errors.New("options are address=, gateway=, queues=, vhost= and mtu=")
 	}
 	return err
 }

@@ -308,7 +308,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		}
 		return nil
 	case "container":
-		if cfg.Net.Queues != 0 || cfg.Net.Tap != nil {
+		if cfg.Net.Queues != 0 || cfg.Net.Vhost || cfg.Net.Tap != nil {
 			return fmt.Errorf("container: --network %s: %w; a container's interface is no tap", c.String("network"), workload.ErrUnsupported)
 		}
 		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "cpu", "balloon", "timeline", "gdb", "gdb-wait")

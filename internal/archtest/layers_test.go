@@ -38,9 +38,10 @@ var layers = map[string]string{
 	"virtio/console":    "virtio memory internal/state internal/metrics",
 	"virtio/fs":         "virtio virtio/fs/hostdir memory internal/state internal/metrics",
 	"virtio/fs/hostdir": "",
-	"virtio/net":        "virtio memory internal/state internal/metrics",
+	"virtio/net":        "virtio virtio/vhostring memory internal/eventfd internal/state internal/metrics internal/vhost",
 	"virtio/rng":        "virtio memory internal/state internal/metrics",
-	"virtio/vsock":      "virtio memory internal/eventfd internal/state internal/metrics internal/vhost",
+	"virtio/vhostring":  "virtio memory internal/vhost",
+	"virtio/vsock":      "virtio virtio/vhostring memory internal/eventfd internal/state internal/metrics internal/vhost",
 	"virtio/devices":    "virtio virtio/...",
 	"virtio/virtiotest": "virtio virtio/mmio virtio/pci memory internal/state internal/bus internal/eventfd internal/pci",
 

@@ -1,8 +1,10 @@
 package machine
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hvctl/hvctl/kvm"
 	"github.com/hvctl/hvctl/memory"
@@ -22,17 +24,15 @@ func (m *Machine) StartDirtyLog() error {
 	if m.closed || m.ended.Load() {
 		return ErrEnded
 	}
-	for _, d := range m.devices {
-		if t, ok := d.core.Device().(virtio.RingTaker); ok && takesAny(t, d.core) {
-			return fmt.Errorf("%w: device %s is served by the host's kernel (vhost), whose writes are not logged", ErrDirtyLog, d.id)
-		}
+	if err := m.serveHere(true); err != nil {
+		return err
 	}
 	for i, r := range m.mem.Regions() {
 		if r.Offset/memory.PageSize%64 != 0 {
 			return fmt.Errorf("%w: region %v begins inside a word of the bitmap", ErrDirtyLog, r.GPA)
 		}
 		if err := m.vm.SetMemorySlot(uint32(i), kvm.MemLogDirtyPages, uint64(r.GPA), r.Bytes); err != nil {
-			return errors.Join(err, m.logOff())
+			return errors.Join(err, m.logOff(), m.serveHere(false))
 		}
 	}
 	m.mem.Dirty().Clear()
@@ -59,8 +59,50 @@ func (m *Machine) StopDirtyLog() error {
 	}
 	m.logging = false
 	m.logDisks(false)
-	return m.logOff()
+	return errors.Join(m.logOff(), m.serveHere(false))
 }
+
+// returner is a device whose queues the kernel serves or this process: the kernel
+// keeps no log of what it writes.
+type returner interface {
+	KernelServes() bool
+	ServeHere(here bool)
+}
+
+// serveHere has this process serve all devices while there is a log, and the kernel
+// again afterwards. A device that only the kernel can serve is refused. m.mu is
+// held.
+func (m *Machine) serveHere(here bool) error {
+	for _, d := range m.devices {
+		t, ok := d.core.Device().(virtio.RingTaker)
+		if !ok {
+			continue
+		}
+		r, can := t.(returner)
+		switch {
+		case !can && here && takesAny(t, d.core):
+			return fmt.Errorf("%w: device %s is served by the host's kernel (vhost), whose writes are not logged", ErrDirtyLog, d.id)
+		case !can || !r.KernelServes():
+			continue
+		case m.paused:
+			r.ServeHere(here)
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), returnTimeout)
+		err := d.Stop(ctx)
+		cancel()
+		if err == nil {
+			r.ServeHere(here)
+		}
+		if err := errors.Join(err, d.Start()); err != nil {
+			return fmt.Errorf("device %s: %w", d.id, err)
+		}
+	}
+	return nil
+}
+
+// returnTimeout is how long the kernel may take to give queues back.
+const returnTimeout = 5 * time.Second
 
 func (m *Machine) logOff() error {
 	var errs []error

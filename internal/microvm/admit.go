@@ -2,9 +2,11 @@ package microvm
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/hvctl/hvctl/internal/vhost"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -35,6 +37,9 @@ func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error 
 	}
 	if cfg.Net.Mode == workload.NetTap || cfg.Net.Tap != nil {
 		return fmt.Errorf("%w: an interface of the source's host; only none, bridge and user are received", workload.ErrUnsupported)
+	}
+	if _, err := os.Stat(vhost.NetPath); err != nil {
+		cfg.Net.Vhost = false // who serves the queues is this host's affair
 	}
 	cfg.Net.ReachHost = false // what listens on our loopback is not for whoever sends VMs
 	return checkRootfs(cfg, rootfs)

@@ -110,11 +110,11 @@ func (v *VM) devices() ([]machine.Device, error) {
 		if v.net.Socket != nil {
 			frames = map[string]*os.File{"socket": v.net.Socket}
 		}
-		devs = append(devs, machine.Device{Kind: "net", Args: virtio.Args{
-			ID:     "net0",
-			Values: map[string]string{"mac": v.net.MAC.String(), "mtu": fmt.Sprint(v.net.MTU)},
-			Files:  frames,
-		}})
+		values := map[string]string{"mac": v.net.MAC.String(), "mtu": fmt.Sprint(v.net.MTU)}
+		if v.cfg.Net.Vhost {
+			values["vhost"] = "on"
+		}
+		devs = append(devs, machine.Device{Kind: "net", Args: virtio.Args{ID: "net0", Values: values, Files: frames}})
 	}
 	shares, err := v.shareDevices()
 	if err != nil {

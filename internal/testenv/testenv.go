@@ -53,6 +53,8 @@ const (
 	CNIPlugins Need = "cni-plugins"
 	// VhostVsock is a /dev/vhost-vsock that opens (module vhost_vsock, root).
 	VhostVsock Need = "vhost-vsock"
+	// VhostNet is a /dev/vhost-net that opens (module vhost_net, root).
+	VhostNet Need = "vhost-net"
 	// NetModules is a kernel with a distribution's modules for networks: macvtap
 	// and act_police.
 	NetModules Need = "net-modules"
@@ -124,6 +126,8 @@ func probe(n Need) error {
 		return probeDevice("/dev/kvm")
 	case VhostVsock:
 		return probeDevice("/dev/vhost-vsock")
+	case VhostNet:
+		return probeDevice("/dev/vhost-net")
 	case NetModules:
 		if out, err := exec.Command("modprobe", "-a", "macvtap", "act_police").CombinedOutput(); err != nil {
 			return fmt.Errorf("modprobe: %w: %.200s", err, out)

@@ -93,6 +93,8 @@ var (
 	reqSetVringCall = iow[vringFile](0x21, "VHOST_SET_VRING_CALL")
 	reqSetVringErr  = iow[vringFile](0x22, "VHOST_SET_VRING_ERR")
 
+	reqNetSetBackend = iow[vringFile](0x30, "VHOST_NET_SET_BACKEND")
+
 	reqVsockSetGuestCID = iow[uint64](0x60, "VHOST_VSOCK_SET_GUEST_CID")
 	reqVsockSetRunning  = iow[int32](0x61, "VHOST_VSOCK_SET_RUNNING")
 )

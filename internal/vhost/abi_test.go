@@ -29,7 +29,7 @@ var mirrored = []struct {
 
 var requests = []request{
 	reqGetFeatures, reqSetFeatures, reqSetOwner, reqSetMemTable, reqSetVringNum, reqSetVringAddr, reqSetVringBase,
-	reqGetVringBase, reqSetVringKick, reqSetVringCall, reqSetVringErr, reqVsockSetGuestCID, reqVsockSetRunning,
+	reqGetVringBase, reqSetVringKick, reqSetVringCall, reqSetVringErr, reqNetSetBackend, reqVsockSetGuestCID, reqVsockSetRunning,
 }
 
 // abiLines is what Go says, in the words of abi.c's output.

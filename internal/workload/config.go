@@ -115,6 +115,7 @@ type Network struct {
 	MTU       int          `json:"mtu,omitempty"`       // NetBridge and NetTap; 0: the network's
 	Queues    int          `json:"queues,omitempty"`    // VMs with NetBridge or NetTap: pairs of queues; 0: one
 	Limit     NetLimit     `json:"limit,omitzero"`      // NetBridge
+	Vhost     bool         `json:"vhost,omitempty"`     // as Queues: the host's kernel serves them
 }
 
 // NetLimit bounds what an instance receives and sends, in bytes a second; 0 does

@@ -6,6 +6,7 @@ import (
 	stdnet "net"
 	"os"
 
+	"github.com/hvctl/hvctl/internal/vhost"
 	"github.com/hvctl/hvctl/virtio"
 )
 
@@ -19,6 +20,7 @@ var Kind = virtio.Kind{
 	Options: []virtio.Option{
 		{Key: "mac", Help: "the guest's address; the driver chooses without it"},
 		{Key: "mtu", Help: "MTU of the link, 68 to 65521"},
+		{Key: "vhost", Help: "on has the host's kernel serve the queues (/dev/vhost-net)"},
 		{Key: "link", Help: "off starts with the cable pulled out"},
 	},
 	New: fromArgs,
@@ -37,6 +39,9 @@ func fromArgs(a virtio.Args) (virtio.Device, error) {
 	fail := func(err error) (virtio.Device, error) {
 		for _, b := range o.Backends {
 			err = errors.Join(err, b.Close())
+		}
+		for _, k := range o.Kernel {
+			err = errors.Join(err, k.Close())
 		}
 		return nil, err
 	}
@@ -78,6 +83,16 @@ func fromArgs(a virtio.Args) (virtio.Device, error) {
 			return fail(err)
 		}
 		o.Backends = append(o.Backends, b)
+	}
+	vhosts, err := a.Bool("vhost", false)
+	for i := 0; vhosts && i < len(o.Backends) && err == nil; i++ {
+		var k *vhost.Net
+		if k, err = vhost.OpenNet(); err == nil {
+			o.Kernel = append(o.Kernel, k)
+		}
+	}
+	if err != nil {
+		return fail(fmt.Errorf("%w: %s: vhost=on: %w; load it as root (modprobe vhost_net), or leave it to this process", virtio.ErrArgs, a.ID, err))
 	}
 	return New(o)
 }

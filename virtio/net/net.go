@@ -45,6 +45,9 @@ type Options struct {
 	MTU uint16
 	// LinkDown starts without a link.
 	LinkDown bool
+	// Kernel has the kernel serve the queues (vhost): one for each backend, which
+	// are taps. The device owns them. Empty: this process does.
+	Kernel []Kernel
 }
 
 // Device is the network device. Besides the core, any goroutine may call
@@ -56,6 +59,9 @@ type Device struct {
 	metrics  Metrics
 	filter   atomic.Pointer[filter]
 	up       atomic.Bool // the link
+	kernel   []*inKernel // with vhost, by pair
+	lacks    virtio.Features
+	here     atomic.Bool // this process serves what the kernel could
 
 	mu       sync.Mutex // guards what follows
 	env      *virtio.Env
@@ -72,7 +78,7 @@ type pair struct {
 	tx sender
 }
 
-// New makes a network device. On error the backends are closed.
+// New makes a network device. On error what it would own is closed.
 func New(o Options) (*Device, error) {
 	d := &Device{o: o, features: always}
 	can := OffloadCSUM | segmented | OffloadECN
@@ -97,6 +103,9 @@ func New(o Options) (*Device, error) {
 	case o.MTU != 0 && o.MTU < 68: // §5.1.4.1
 		return nil, errors.Join(fmt.Errorf("%w: MTU %d is below 68", virtio.ErrArgs, o.MTU), d.Close())
 	}
+	if err := d.useKernel(); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	for _, b := range o.Backends {
 		p := &pair{}
 		p.rx.init(d, b)
@@ -106,6 +115,28 @@ func New(o Options) (*Device, error) {
 	d.up.Store(!o.LinkDown)
 	d.forget()
 	return d, nil
+}
+
+// useKernel looks at what the kernel is to serve, and offers what it can.
+func (d *Device) useKernel() error {
+	if n := len(d.o.Kernel); n != 0 && n != len(d.o.Backends) {
+		return fmt.Errorf("%w: %d vhost devices for %d queue pairs", virtio.ErrArgs, n, len(d.o.Backends))
+	}
+	const core = virtio.FeatureIndirectDesc | virtio.FeatureEventIdx
+	for i, k := range d.o.Kernel {
+		tap, err := tapOf(d.o.Backends[i])
+		if err != nil {
+			return fmt.Errorf("%w: %w", virtio.ErrArgs, err)
+		}
+		f := virtio.Features(k.Features())
+		if !f.Has(virtio.FeatureVersion1) {
+			return fmt.Errorf("%w: this kernel's vhost-net is older than virtio 1.0", virtio.ErrArgs)
+		}
+		d.features &^= featMrgRxbuf &^ f
+		d.lacks |= core &^ f
+		d.kernel = append(d.kernel, &inKernel{k: k, tap: tap})
+	}
+	return nil
 }
 
 // forget is the state after New and Reset.
@@ -118,7 +149,7 @@ func (d *Device) forget() {
 
 // Info describes the device.
 func (d *Device) Info() virtio.Info {
-	i := virtio.Info{ID: virtio.IDNet, Features: d.features, ConfigLen: configLen}
+	i := virtio.Info{ID: virtio.IDNet, Features: d.features, Lacks: d.lacks, ConfigLen: configLen}
 	for range d.pairs {
 		i.QueueSizes = append(i.QueueSizes, queueSize, queueSize)
 	}
@@ -129,6 +160,13 @@ func (d *Device) Info() virtio.Info {
 // Activate tells the backends what the driver takes. After a restore they are
 // new ones, so it is done every time.
 func (d *Device) Activate(_ context.Context, env *virtio.Env) error {
+	if err := d.negotiated(env); err != nil {
+		return err
+	}
+	return d.handOver(env)
+}
+
+func (d *Device) negotiated(env *virtio.Env) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.env = env
@@ -204,10 +242,19 @@ func (d *Device) Reset() {
 	for _, p := range d.pairs {
 		p.rx.reset()
 	}
+	for _, p := range d.kernel {
+		_ = p.unwire() // closing an eventfd does not fail
+	}
 }
 
-// Close closes the backends.
+// Close closes what the device owns.
 func (d *Device) Close() (err error) {
+	for _, k := range d.o.Kernel {
+		err = errors.Join(err, k.Close())
+	}
+	for _, p := range d.kernel {
+		err = errors.Join(err, p.unwire())
+	}
 	for _, b := range d.o.Backends {
 		err = errors.Join(err, b.Close())
 	}

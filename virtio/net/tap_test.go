@@ -23,9 +23,9 @@ const childEnv = "VIRTIO_NET_CHILD"
 
 // inNetns runs the calling test once more in a process with a network
 // namespace of its own; false in the process that only waits for that.
-func inNetns(t *testing.T) bool {
+func inNetns(t *testing.T, needs ...testenv.Need) bool {
 	t.Helper()
-	testenv.Require(t, testenv.Root)
+	testenv.Require(t, append([]testenv.Need{testenv.Root}, needs...)...)
 	if os.Getenv(childEnv) == t.Name() {
 		return true
 	}
@@ -110,6 +110,49 @@ func receiveUDP(t *testing.T, q *virtiotest.Queue) []byte {
 	}
 }
 
+var ping, pong = []byte("ping from the host"), []byte("ping from the guest")
+
+// dialGuest is the host's socket to the guest.
+func dialGuest(t *testing.T) *stdnet.UDPConn {
+	t.Helper()
+	c, err := stdnet.DialUDP("udp4", nil, &stdnet.UDPAddr{IP: guestIP, Port: 9})
+	check(t, err)
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+// getPing sends a datagram to the guest and returns the flags that it comes with.
+func getPing(t *testing.T, c *stdnet.UDPConn, d *virtiotest.Driver) (flags byte) {
+	t.Helper()
+	_, err := c.Write(ping)
+	check(t, err)
+	f := receiveUDP(t, d.Queue(0))
+	if !bytes.HasSuffix(f, ping) {
+		t.Errorf("received %x", f)
+	}
+	return f[0]
+}
+
+func listenHost(t *testing.T) *stdnet.UDPConn {
+	t.Helper()
+	u, err := stdnet.ListenUDP("udp4", &stdnet.UDPAddr{IP: hostIP, Port: 7})
+	check(t, err)
+	t.Cleanup(func() { u.Close() })
+	return u
+}
+
+// sendPing sends a datagram to the host.
+func sendPing(t *testing.T, u *stdnet.UDPConn, d *virtiotest.Driver, link netlink.Link) {
+	t.Helper()
+	d.Queue(1).Do(virtiotest.Out(udpFrame(link.Attrs().HardwareAddr, pong)))
+	buf := make([]byte, 100)
+	check(t, u.SetReadDeadline(time.Now().Add(10*time.Second)))
+	n, from, err := u.ReadFromUDP(buf)
+	if err != nil || !bytes.Equal(buf[:n], pong) || !from.IP.Equal(guestIP) {
+		t.Errorf("%q from %v, %v", buf[:n], from, err)
+	}
+}
+
 func TestTapOffloadsAndRestore(t *testing.T) {
 	if !inNetns(t) {
 		return
@@ -121,18 +164,10 @@ func TestTapOffloadsAndRestore(t *testing.T) {
 	if !d.Features.Has(featGuestCSUM | featGuestTSO4 | featGuestTSO6 | featHostTSO4 | featHostTSO6 | featCSUM) {
 		t.Errorf("offered %#x", uint64(d.Features))
 	}
-	c, err := stdnet.DialUDP("udp4", nil, &stdnet.UDPAddr{IP: guestIP, Port: 9})
-	check(t, err)
-	defer c.Close()
+	c := dialGuest(t)
 	get := func(d *virtiotest.Driver) (flags byte) {
 		t.Helper()
-		_, err := c.Write([]byte("ping from the host"))
-		check(t, err)
-		f := receiveUDP(t, d.Queue(0))
-		if !bytes.HasSuffix(f, []byte("ping from the host")) {
-			t.Errorf("received %x", f)
-		}
-		return f[0]
+		return getPing(t, c, d)
 	}
 	if get(d)&needsCsum == 0 {
 		t.Error("the host computed a checksum that the driver offered to")
@@ -146,19 +181,10 @@ func TestTapOffloadsAndRestore(t *testing.T) {
 	}
 
 	// A frame whose checksum is left to the host.
-	u, err := stdnet.ListenUDP("udp4", &stdnet.UDPAddr{IP: hostIP, Port: 7})
-	check(t, err)
-	defer u.Close()
-	payload := []byte("ping from the guest")
+	u := listenHost(t)
 	send := func(d *virtiotest.Driver) {
 		t.Helper()
-		d.Queue(1).Do(virtiotest.Out(udpFrame(link.Attrs().HardwareAddr, payload)))
-		buf := make([]byte, 100)
-		check(t, u.SetReadDeadline(time.Now().Add(10*time.Second)))
-		n, from, err := u.ReadFromUDP(buf)
-		if err != nil || !bytes.Equal(buf[:n], payload) || !from.IP.Equal(guestIP) {
-			t.Errorf("%q from %v, %v", buf[:n], from, err)
-		}
+		sendPing(t, u, d, link)
 	}
 	send(d)
 
@@ -176,7 +202,7 @@ func TestTapOffloadsAndRestore(t *testing.T) {
 
 	// A header that makes no sense is refused by the kernel, and counted.
 	dev = d.Link.Core().Device().(*Device)
-	f := udpFrame(link.Attrs().HardwareAddr, payload)
+	f := udpFrame(link.Attrs().HardwareAddr, pong)
 	f[1], f[4] = 0x77, 0xff // gso_type, gso_size
 	bad := dev.metrics.TxBad.Load()
 	d.Queue(1).Do(virtiotest.Out(f))

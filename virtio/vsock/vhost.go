@@ -11,18 +11,14 @@ import (
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/internal/vhost"
 	"github.com/hvctl/hvctl/virtio"
+	"github.com/hvctl/hvctl/virtio/vhostring"
 )
 
 // kernel is what the device needs of the kernel's side; *vhost.Vsock is it.
 type kernel interface {
-	Features() uint64
+	vhostring.Kernel
 	SetGuestCID(cid uint64) error
-	SetFeatures(f uint64) error
-	SetMemTable(regions []vhost.MemoryRegion) error
-	SetVring(v vhost.Vring) error
-	VringBase(index int) (uint16, error)
 	SetRunning(on bool) error
-	Close() error
 }
 
 // featureSeqpacket is VIRTIO_VSOCK_F_SEQPACKET (§5.10.3).

@@ -6,8 +6,8 @@ import (
 	"fmt"
 
 	"github.com/hvctl/hvctl/internal/eventfd"
-	"github.com/hvctl/hvctl/internal/vhost"
 	"github.com/hvctl/hvctl/virtio"
+	"github.com/hvctl/hvctl/virtio/vhostring"
 )
 
 // Activate hands the driver's rings to the kernel. A driver that has set up only
@@ -48,19 +48,11 @@ func (d *Vhost) Activate(_ context.Context, env *virtio.Env) error {
 // handOver sets the kernel's side up and starts it. The core has validated the
 // rings.
 func (d *Vhost) handOver(env *virtio.Env) error {
-	f := uint64(env.Features) & d.k.Features()
-	if err := d.k.SetFeatures(f); err != nil {
-		return err
-	}
-	var regions []vhost.MemoryRegion
-	for _, r := range env.Mem.Regions() {
-		regions = append(regions, vhost.MemoryRegion{GuestPhysAddr: uint64(r.GPA), MemorySize: r.Size, UserspaceAddr: uint64(r.HVA())})
-	}
-	if err := d.k.SetMemTable(regions); err != nil {
+	if err := vhostring.Prepare(d.k, env); err != nil {
 		return err
 	}
 	for i, call := range d.wires.calls {
-		v, err := vring(env, env.Queues[i])
+		v, err := vhostring.Vring(env, env.Queues[i], i)
 		if err != nil {
 			return err
 		}
@@ -70,24 +62,6 @@ func (d *Vhost) handOver(env *virtio.Env) error {
 		}
 	}
 	return d.k.SetRunning(true)
-}
-
-// vring describes q by this process's addresses.
-func vring(env *virtio.Env, q *virtio.Queue) (vhost.Vring, error) {
-	s := q.Rings()
-	v := vhost.Vring{Index: q.Index(), Num: s.Size, Base: s.NextAvail, Kick: q.KickFD().FD()}
-	for _, p := range []struct {
-		to *uint64
-		of virtio.RingPart
-	}{{&v.Desc, virtio.PartDesc}, {&v.Avail, virtio.PartAvail}, {&v.Used, virtio.PartUsed}} {
-		at, n := s.Part(p.of)
-		hva, err := env.Mem.HVA(at, n)
-		if err != nil {
-			return v, virtio.GuestErrorf("queue %d, %v: %w", q.Index(), p.of, err)
-		}
-		*p.to = uint64(hva)
-	}
-	return v, nil
 }
 
 // supervise waits until the rings are wanted back, or the kernel finds one
@@ -105,23 +79,16 @@ func (d *Vhost) supervise(ctx context.Context, env *virtio.Env) error {
 	return errors.Join(err, d.takeBack(env))
 }
 
-// takeBack stops the kernel's side. It serves each chain to the end before it
-// takes the next, so both indices of a ring are the same then. It keeps no log
-// of the pages it has written: all of them count as dirty.
+// takeBack stops the kernel's side.
 func (d *Vhost) takeBack(env *virtio.Env) error {
 	err := d.k.SetRunning(false)
 	for i := range d.wires.calls {
 		if err != nil {
 			break
 		}
-		var n uint16
-		if n, err = d.k.VringBase(i); err == nil {
-			env.Queues[i].SetNext(n, n)
-		}
+		err = vhostring.TakeBack(d.k, env.Queues[i], i)
 	}
-	for _, r := range env.Mem.Regions() {
-		env.Mem.MarkDirty(r.GPA, r.Size)
-	}
+	vhostring.MarkAll(env.Mem)
 	if err != nil {
 		d.broken = fmt.Errorf("rings not had back from the kernel: %w", err)
 	}

@@ -55,6 +55,7 @@ func NewNetwork() (n *Network, err error) {
 	n.hvctl = []variant{{"", func(string) []string { return []string{"--network", "tap:" + tapName} }}}
 	n.qemu = []variant{qemuTap("")}
 	if _, err := os.Stat("/dev/vhost-net"); err == nil {
+		n.hvctl = append(n.hvctl, variant{"vhost", func(string) []string { return []string{"--network", "tap:" + tapName + ",vhost=on"} }})
 		n.qemu = append(n.qemu, qemuTap("vhost"))
 	}
 	return n, nil
