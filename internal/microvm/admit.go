@@ -6,8 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/hvctl/hvctl/internal/vhost"
 	"github.com/hvctl/hvctl/internal/workload"
+	virtionet "github.com/hvctl/hvctl/virtio/net"
 )
 
 // admit judges the configuration of a VM that another owner offers, and puts our
@@ -38,7 +38,7 @@ func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error 
 	if cfg.Net.Mode == workload.NetTap || cfg.Net.Tap != nil {
 		return fmt.Errorf("%w: an interface of the source's host; only none, bridge and user are received", workload.ErrUnsupported)
 	}
-	if _, err := os.Stat(vhost.NetPath); err != nil {
+	if _, err := os.Stat(virtionet.VhostPath); err != nil {
 		cfg.Net.Vhost = false // who serves the queues is this host's affair
 	}
 	cfg.Net.ReachHost = false // what listens on our loopback is not for whoever sends VMs

@@ -26,6 +26,9 @@ var Kind = virtio.Kind{
 	New: fromArgs,
 }
 
+// VhostPath is the device node that the option vhost needs.
+const VhostPath = vhost.NetPath
+
 // QueueFile is the name in Args.Files of the i-th queue pair's tap.
 func QueueFile(i int) string {
 	if i == 0 {
