@@ -74,35 +74,33 @@ func (b *Backend) Start(ctx context.Context, j Job) (*Living, error) {
 	if err != nil {
 		return nil, err
 	}
-	if j.Cold {
-		if begin, err = b.chill(ctx, cfg); err != nil {
+	cfg.Backend = b.Backend.Name()
+	if err := b.Backend.Prepare(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if j.Cold { // preparing has read the files: a cold start is timed from here
+		if err := b.chill(cfg); err != nil {
 			return nil, err
 		}
+		begin = time.Now()
 	}
 	return b.launch(ctx, cfg, begin)
 }
 
-// chill prepares cfg, which reads, and takes the files out of memory then. A cold
-// start is timed from there.
-func (b *Backend) chill(ctx context.Context, cfg *workload.Config) (time.Time, error) {
-	cfg.Backend = b.Backend.Name()
-	if err := b.Backend.Prepare(ctx, cfg); err != nil {
-		return time.Time{}, err
-	}
+// chill takes the files that cfg needs out of the host's memory.
+func (b *Backend) chill(cfg *workload.Config) error {
 	owner, err := b.Backend.Command()
-	if err == nil {
-		err = chill([]string{owner[0], cfg.Rootfs.ImagePath, cfg.VM.Kernel, cfg.VM.Initrd})
+	if err != nil {
+		return err
 	}
-	return time.Now(), err
+	return chill([]string{owner[0], cfg.Rootfs.ImagePath, cfg.VM.Kernel, cfg.VM.Initrd})
 }
 
-// launch makes an instance of cfg and starts it.
+// launch makes an instance of cfg, which is prepared or needs no preparation, and
+// starts it.
 func (b *Backend) launch(ctx context.Context, cfg *workload.Config, begin time.Time) (*Living, error) {
 	l := &Living{begin: begin}
 	cfg.Backend, cfg.OpenStdin = b.Backend.Name(), true
-	if err := b.Backend.Prepare(ctx, cfg); err != nil {
-		return nil, err
-	}
 	i, err := b.Instances.Create(cfg, instance.CreateOptions{})
 	if err != nil {
 		return nil, err
