@@ -97,6 +97,17 @@ with_lock() {
 	) 9>"$lock"
 }
 
+# copy_image STORE IMAGE TO copies an image to another store, file system and all.
+copy_image() {
+	local store=$1 image=$2 to=$3 digest
+	mkdir -p "$to"/{blobs/sha256,derived}
+	cp "$store"/{index.json,oci-layout} "$to"/
+	digest=$("$hv_repo/bin/hvctl" --store "$store" images --json | grep -A1 "/$image\"" | sed -n 's/.*"sha256:\([0-9a-f]*\)".*/\1/p')
+	[[ -n $digest ]] || die "the store $store has no image $image"
+	cp "$store"/derived/"$digest"* "$to"/derived/
+	find "$store/blobs/sha256" -type f -size -1000k -exec cp {} "$to"/blobs/sha256/ \;
+}
+
 # in_memory FOLDER PATH... puts copies below FOLDER, which is in a tmpfs, in the
 # place of files and folders: in the test host they come from another machine's
 # disk, and waiting for it counts.

@@ -284,7 +284,7 @@ func (p *program) worlds(ctx context.Context, c *cli.Context, dir string, target
 	return out, tree, nil
 }
 
-// writeReport leaves report.md, report.html and its pictures, and shows the first.
+// writeReport leaves report.html, report.md and pictures, and shows a summary.
 func (p *program) writeReport(r *result.Result, dir string) error {
 	pictures, err := report.Pictures(r)
 	if err != nil {
@@ -304,7 +304,7 @@ func (p *program) writeReport(r *result.Result, dir string) error {
 			return err
 		}
 	}
-	if err := report.Markdown(p.stdout, r); err != nil {
+	if err := report.Text(p.stdout, r); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(p.stderr, "the report: %s\n", filepath.Join(dir, "report.html"))

@@ -123,7 +123,7 @@ func (p *pages) page() *page {
 	r := p.x.r
 	out := &page{
 		Style: template.CSS(plot.Style + pageStyle), //nolint:gosec // ours
-		Title: list(slices.Clone(r.Plan.Targets[1:])) + " beside " + plot.Text(r.Base()), Mode: plot.Text(r.Mode), ModeWords: modeWords[r.Mode],
+		Title: p.title(), Mode: plot.Text(r.Mode), ModeWords: modeWords[r.Mode],
 		Emulated: r.Emulated(), Partial: plot.OneLine(r.Partial, maxCommand), Command: p.command, BaseName: plot.Text(r.Base()), CopyName: plot.Text(r.Plan.Copy),
 		Meta: []pair{
 			{"Measured", r.Started.UTC().Format("2 January 2006, 15:04 UTC")}, {"Took", (time.Duration(clamp(r.TookS, 0, 1e9)) * time.Second).String()},
@@ -131,9 +131,6 @@ func (p *pages) page() *page {
 			{"Limits", limits(r.Plan)},
 			{"Image", plot.Text(r.Image.Ref)},
 		},
-	}
-	if len(r.Plan.Targets) == 1 {
-		out.Title = plot.Text(r.Base()) + " beside itself"
 	}
 	for _, t := range append([]string{r.Plan.Copy}, r.Plan.Targets...) {
 		if f := p.x.broken[t]; len(f) > 0 {
@@ -170,6 +167,14 @@ func (p *pages) page() *page {
 	out.Tables = p.drawn(tables(r))
 	out.Lecture = p.lecture()
 	return out
+}
+
+func (p *pages) title() string {
+	r := p.x.r
+	if len(r.Plan.Targets) == 1 {
+		return plot.Text(r.Base()) + " beside itself"
+	}
+	return list(slices.Clone(r.Plan.Targets[1:])) + " beside " + plot.Text(r.Base())
 }
 
 func limits(p result.Plan) string {

@@ -139,6 +139,10 @@ func TestPageOfHostileResultsIsInert(t *testing.T) {
 			if len(page) > 4<<20 {
 				t.Errorf("the page has %d bytes", len(page))
 			}
+			var text strings.Builder
+			if err := report.Text(&text, r); err != nil || strings.ContainsAny(text.String(), "\x00\x1b\u202e") {
+				t.Errorf("the summary: %v", err)
+			}
 			var md strings.Builder
 			if err := report.Markdown(&md, r); err != nil {
 				t.Fatal(err)
