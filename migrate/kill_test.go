@@ -16,6 +16,7 @@ import (
 
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/transport"
 	"github.com/hvctl/hvctl/migrate/wire"
 )
 
@@ -67,6 +68,9 @@ func complain(dir, format string, args ...any) {
 // its end is that its parent kills it.
 func child(role string) int {
 	dir := os.Getenv("MIGRATE_DIR")
+	if role == "faults" {
+		return serveFaults()
+	}
 	w := newWorld()
 	w.dir = dir
 	m, err := makeMachine(w, role, ramSize)
@@ -85,7 +89,7 @@ func childSource(dir string, m *machine) error {
 	var r rig
 	quick(&r)
 	o := r.send
-	o.VM, o.Peer, o.Streams = "web", "there", 2
+	o.VM, o.Peer, o.Streams, o.AtOnce = "web", "there", 2, later()
 	var d net.Dialer
 	dial := func(ctx context.Context) (net.Conn, error) {
 		return d.DialContext(ctx, "tcp", os.Getenv("MIGRATE_ADDR"))
@@ -123,7 +127,9 @@ func childSource(dir string, m *machine) error {
 	if err := os.Rename(tmp, filepath.Join(dir, "result")); err != nil {
 		return err
 	}
-	select {}
+	for { // the guest runs on, unlike in a process where everything waits
+		time.Sleep(time.Hour)
+	}
 }
 
 // settle asks until there is an answer.
@@ -146,9 +152,12 @@ func childDestination(dir string, m *machine) error {
 		return err
 	}
 	_ = os.Remove(filepath.Join(dir, "dst"))
-	l, err := net.Listen("unix", filepath.Join(dir, "dst"))
+	l, err := transport.Listen("unix:"+filepath.Join(dir, "dst"), transport.Options{})
 	if err != nil {
 		return err
+	}
+	if later() {
+		takeLater(dir, m, l, &o)
 	}
 	return migrate.NewReceiver(records, o).Serve(context.Background(), l)
 }
@@ -189,16 +198,18 @@ func TestKilledProcessesLeaveOneRunner(t *testing.T) {
 			for _, f := range []fault{"", drop} {
 				t.Run(fmt.Sprintf("%s at %v %s", victim, typ, f), func(t *testing.T) {
 					t.Parallel()
-					kill(t, victim, typ, f)
+					kill(t, victim, typ, 0, f)
 				})
 			}
 		}
 	}
 }
 
-func kill(t *testing.T, victim string, typ wire.Type, f fault) {
-	dir := stateDir(t)
-	dst := spawn(t, "destination", dir, "")
+// kill kills a process when the nth frame of a type comes, starts it again, and looks
+// at what has become of the guest. more is the environment of both.
+func kill(t *testing.T, victim string, typ wire.Type, nth int, f fault, more ...string) (dir string, handed bool) {
+	dir = stateDir(t)
+	dst := spawn(t, "destination", dir, "", more...)
 	listens := func() bool {
 		c, err := net.Dial("unix", filepath.Join(dir, "dst"))
 		if err == nil {
@@ -207,7 +218,7 @@ func kill(t *testing.T, victim string, typ wire.Type, f fault) {
 		return err == nil
 	}
 	await(t, "the destination listens", listens)
-	p := newProxy(t, &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, "dst")}, typ, 0, f)
+	p := newProxy(t, &net.UnixAddr{Net: "unix", Name: filepath.Join(dir, "dst")}, typ, nth, f)
 	addr := p.ln.Addr().String()
 	died := make(chan struct{})
 	var src *exec.Cmd
@@ -224,7 +235,7 @@ func kill(t *testing.T, victim string, typ wire.Type, f fault) {
 		close(died)
 	}
 	p.mu.Unlock()
-	src = spawn(t, "source", dir, addr)
+	src = spawn(t, "source", dir, addr, more...)
 	close(ready)
 	select {
 	case <-died:
@@ -232,9 +243,9 @@ func kill(t *testing.T, victim string, typ wire.Type, f fault) {
 		t.Fatalf("the frame never came: %v", p.counts())
 	}
 	if victim == "source" {
-		spawn(t, "source", dir, addr, "MIGRATE_AGAIN=1")
+		spawn(t, "source", dir, addr, append(more, "MIGRATE_AGAIN=1")...)
 	} else {
-		spawn(t, "destination", dir, "")
+		spawn(t, "destination", dir, "", more...)
 		await(t, "the destination listens again", listens)
 	}
 	var result []byte
@@ -249,18 +260,20 @@ func kill(t *testing.T, victim string, typ wire.Type, f fault) {
 	}
 	runner := whoRuns(t, dir)
 	owner := ownerRecords(t, dir)
-	switch handed := string(result) == "handed"; {
+	handed = string(result) == "handed"
+	switch {
 	case handed && !owner:
 		t.Error("handed over, and the destination has no owner record")
 	case !handed && owner:
 		t.Errorf("kept at the source, and the destination owns it too")
-	case handed && victim == "source" && runner != "destination":
+	case handed && victim == "source" && runner != "destination" && len(more) == 0:
 		t.Errorf("handed over, %q runs", runner)
 	case handed && victim == "destination" && runner == "source":
 		t.Error("handed over, and the source runs") // "" is a guest that died with its host
 	case !handed && runner != "source":
 		t.Errorf("kept, %q runs", runner)
 	}
+	return dir, handed
 }
 
 // whoRuns returns who holds the lock.

@@ -32,7 +32,8 @@ var ErrLost = errors.New("the guest's memory cannot be read from its snapshot")
 // lost is the error for memory that cannot be had.
 func (l layout) lost(why error) error {
 	if l.Remote != nil {
-		return fmt.Errorf("%w: %w", migrate.ErrLost, why)
+		text := strings.TrimPrefix(why.Error(), migrate.ErrLost.Error()+": ") // the handler's word may begin so
+		return fmt.Errorf("%w: %s", migrate.ErrLost, text)
 	}
 	return fmt.Errorf("%w: %w", ErrLost, why)
 }

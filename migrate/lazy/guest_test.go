@@ -66,8 +66,8 @@ func run(t *testing.T, m *machine.Machine) (stop func()) {
 	return stop
 }
 
-// saved is the snapshot of a guest that sweeps, and the sum it gets.
-func saved(t *testing.T) (path string, sum uint32) {
+// sweeping is a guest that sweeps, and has twice.
+func sweeping(t *testing.T) *machine.Machine {
 	t.Helper()
 	testenv.Require(t, testenv.KVM)
 	kernel := filepath.Join(t.TempDir(), "kernel")
@@ -84,6 +84,13 @@ func saved(t *testing.T) (path string, sum uint32) {
 	}
 	run(t, m)
 	eventually(t, "the guest has swept twice", func() bool { return word(m, microguest.CounterAt+4) >= 2 })
+	return m
+}
+
+// saved is the snapshot of such a guest, and the sum it gets.
+func saved(t *testing.T) (path string, sum uint32) {
+	t.Helper()
+	m := sweeping(t)
 	if err := m.Pause(t.Context()); err != nil {
 		t.Fatal(err)
 	}
