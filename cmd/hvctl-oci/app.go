@@ -124,8 +124,9 @@ func (a *app) runtime() (*container.Runtime, error) {
 // maker is the library for commands that make a container.
 func (a *app) maker() (*container.Runtime, error) {
 	r, err := a.runtime()
-	if err == nil {
-		r.Scopes = a.systemd
+	if err == nil && a.systemd {
+		r.Scopes = true
+		_, err = manager() // before anything is made that it would make again
 	}
 	return r, err
 }
