@@ -109,7 +109,7 @@ func (h *host) leftovers() string {
 	for _, i := range ifs {
 		fmt.Fprintln(&b, "interface:", i.Name)
 	}
-	for _, pattern := range []string{"/sys/block/loop*/loop/backing_file", "/run/netns/*", "/dev/shm/*", "/sys/fs/cgroup/hvctl/*"} {
+	for _, pattern := range []string{"/sys/block/loop*/loop/backing_file", "/run/netns/*", "/dev/shm/*", "/sys/fs/cgroup/hvctl/*-*"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			h.t.Fatal(err)

@@ -189,6 +189,9 @@ func moves(r *result.Result) table {
 	var keys []key
 	of := map[key][]result.Move{}
 	for _, m := range r.Moves {
+		if m.Block == 0 && m.Error == "" {
+			continue
+		}
 		k := key{m.Kind, m.Target}
 		if of[k] == nil {
 			keys = append(keys, k)

@@ -24,7 +24,7 @@ func TestTablesSayWhatIsWrongFirst(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		r.Density = append(r.Density, result.Crowd{Target: "vm", N: n, Available: uint64(100-10*n) << 20, PSS: uint64(8*n) << 20, Cgroup: uint64(9*n) << 20})
 	}
-	r.Moves = []result.Move{{Kind: result.LiveMigration, Target: "vm", TotalNs: 5e8, StillNs: 5e7, Bytes: 1 << 20, Kept: true}, {Kind: result.Restart, Target: "vm", Error: "stuck"}}
+	r.Moves = []result.Move{{Kind: result.LiveMigration, Target: "vm", Block: 1, TotalNs: 5e8, StillNs: 5e7, Bytes: 1 << 20, Kept: true}, {Kind: result.LiveMigration, Target: "vm", TotalNs: 9e9}, {Kind: result.Restart, Target: "vm", Block: 1, Error: "stuck"}}
 	r.Machine = []result.Pressure{{Chapter: "probes", CPU: 0.25, Memory: -1}}
 	for name, write := range map[string]func(*strings.Builder) error{
 		"Markdown": func(b *strings.Builder) error { return report.Markdown(b, r) },

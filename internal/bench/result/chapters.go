@@ -52,7 +52,7 @@ type Move struct {
 	// Kind says what it is: they are not the same thing.
 	Kind   string `json:"kind"`
 	Target string `json:"target"`
-	Block  int    `json:"block"`
+	Block  int    `json:"block"` // 0 is the warm-up
 	// TotalNs is from the command to the word that it is over.
 	TotalNs int64 `json:"totalNs"`
 	// StillNs is the longest time between two beats of the program, by its own

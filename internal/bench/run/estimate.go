@@ -56,7 +56,7 @@ func estimate(o Options, r *result.Result, lives map[string]time.Duration) (tota
 			total += time.Duration(o.ControlBlocks) * (all*o.ControlTime + 2*all*life)
 		}
 		if has("mig") {
-			total += time.Duration(o.Moves) * 6 * (life + time.Second)
+			total += time.Duration(o.Moves+1) * 6 * (life + time.Second)
 		}
 	}
 	return total

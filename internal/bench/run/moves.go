@@ -40,11 +40,11 @@ func moves(ctx context.Context, o Options, r *result.Result) error {
 		all = append(all, mover{result.Restart, w.Name(), func(ctx context.Context, _ string, m *result.Move) error { return restart(ctx, w, m) }})
 	}
 	done := 0
-	for block := range o.Moves {
+	for block := range o.Moves + 1 { // the first warms up: CRIU loads modules
 		before := readPressure()
 		for _, mv := range all {
-			o.Progress(done, o.Moves*len(all), mv.kind+": "+mv.target, 0)
-			m := result.Move{Kind: mv.kind, Target: mv.target, Block: block + 1}
+			o.Progress(done, (o.Moves+1)*len(all), mv.kind+": "+mv.target, 0)
+			m := result.Move{Kind: mv.kind, Target: mv.target, Block: block}
 			err := inDirectory(func(dir string) error { return mv.move(ctx, dir, &m) })
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -55,7 +55,7 @@ func moves(ctx context.Context, o Options, r *result.Result) error {
 			r.Moves = append(r.Moves, m)
 			done++
 		}
-		r.Machine = append(r.Machine, before.until(readPressure(), "mig", block+1))
+		r.Machine = append(r.Machine, before.until(readPressure(), "mig", block))
 		if err := o.Save(); err != nil {
 			return err
 		}
