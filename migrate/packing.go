@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/hvctl/hvctl/migrate/wire"
@@ -58,6 +59,7 @@ const (
 // of a method is its own or, if that is less, the link's with fewer bytes.
 type gauge struct {
 	mode Compress
+	here bool // the peer is on this host
 	now  wire.Method
 	link float64 // bytes per second that the link took; 0 before it is known
 	seen [3]struct {
@@ -78,6 +80,17 @@ func newGauge(mode Compress) gauge {
 	return gauge{mode: mode, try: firstTry, wait: firstTry, held: firstHold}
 }
 
+// over tells which connection the frames will take. To a peer on this host nothing
+// is packed by itself: what is slow then is not a link, but processors that it
+// would only keep busier.
+func (g *gauge) over(c net.Conn) {
+	if g.mode != CompressAuto {
+		return
+	}
+	tcp, ok := c.RemoteAddr().(*net.TCPAddr)
+	g.here = !ok || tcp.IP.IsLoopback()
+}
+
 // pause is the end of a time in which there was something to send.
 func (g *gauge) pause() { g.begun = time.Time{} }
 
@@ -95,7 +108,7 @@ func (g *gauge) next(now time.Time) wire.Method {
 		g.begun, g.raw, g.sent, g.n = now, 0, 0, 0
 	}
 	g.frames++
-	if g.now != plain || g.frames < g.try || g.link == 0 || g.link > fastLink {
+	if g.here || g.now != plain || g.frames < g.try || g.link == 0 || g.link > fastLink {
 		return g.now
 	}
 	g.try, g.wait = g.frames+g.wait, min(2*g.wait, lastTry)
@@ -121,11 +134,15 @@ func (g *gauge) packed(m wire.Method, before, after int, took time.Duration) {
 // done tells that the link has taken a frame.
 func (g *gauge) done(raw, sent int, now time.Time) {
 	g.raw, g.sent, g.n = g.raw+raw, g.sent+sent, g.n+1
-	if g.n < window || g.begun.IsZero() {
+	if g.begun.IsZero() {
 		return
 	}
 	took := max(now.Sub(g.begun), time.Microsecond).Seconds()
 	pace, wired := float64(g.raw)/took, float64(g.sent)/took
+	hopeless := g.now != plain && g.n >= 2 && pace < g.link/2
+	if g.n < window && !hopeless {
+		return
+	}
 	g.begun, g.raw, g.sent, g.n = now, 0, 0, 0
 	switch {
 	case g.now == plain:

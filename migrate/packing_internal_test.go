@@ -2,6 +2,7 @@ package migrate
 
 import (
 	"math"
+	"net"
 	"testing"
 	"time"
 
@@ -72,6 +73,7 @@ func TestStreamsPackWhenItPays(t *testing.T) {
 		{"noise on a slow link", road{link: 25e6, buffer: 1e6, speed: speed, share: [3]float64{0, 1, 1}}, plain, 1.01},
 		{"noise, slow processor", road{link: 25e6, buffer: 1e6, speed: [3]float64{0, 40e6, 15e6}, share: [3]float64{0, 1, 1}}, plain, 1.01},
 		{"slow processor", road{link: 60e6, buffer: 1e6, speed: [3]float64{0, 40e6, 15e6}, share: share}, plain, 1.03},
+		{"very slow processor", road{link: 60e6, buffer: 1e6, speed: [3]float64{0, 6e6, 3e6}, share: share}, plain, 1.03},
 		{"no buffer", road{link: 112e6, speed: speed, share: share}, wire.Zstd, 1.12},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -127,3 +129,32 @@ func TestStreamsNoticeThatNothingIsGained(t *testing.T) {
 		t.Errorf("noise took %.2f s (%v), the link alone takes %.2f s", took, by, want)
 	}
 }
+
+// A peer on this host shares our processors: what is slow there is no link.
+func TestNothingIsPackedForAPeerOnThisHost(t *testing.T) {
+	for _, tc := range []struct {
+		peer net.Addr
+		want bool // something is tried
+	}{
+		{&net.UnixAddr{Net: "unix", Name: "/run/s"}, false},
+		{&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, false},
+		{&net.TCPAddr{IP: net.IPv6loopback}, false},
+		{&net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, true},
+	} {
+		r := road{link: 5e6, buffer: 1e6, speed: [3]float64{0, 800e6, 350e6}, share: [3]float64{0, .5, .3}}
+		g := newGauge(CompressAuto)
+		g.over(peer{addr: tc.peer})
+		_, by := r.carry(&g, 1000)
+		if got := by[plain] < 1000; got != tc.want {
+			t.Errorf("%v: frames by method: %v", tc.peer, by)
+		}
+	}
+}
+
+// peer is a connection to an address.
+type peer struct {
+	net.Conn
+	addr net.Addr
+}
+
+func (p peer) RemoteAddr() net.Addr { return p.addr }

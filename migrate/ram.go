@@ -224,6 +224,7 @@ func (s *stream) lost(m *ram, applied uint64) (pages uint64) {
 // share sends the pages of the stream's stripes that are to be sent. When it
 // fails, the pages of no frame are lost: they are in flights or in todo.
 func (s *stream) share(ctx context.Context, m *ram, streams int, c *wire.Conn, l *limiter) (err error) {
+	s.gauge.over(c)
 	defer func() {
 		s.gauge.pause()
 		if err != nil {

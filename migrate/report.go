@@ -50,6 +50,13 @@ type Report struct {
 	Total      time.Duration `json:"total_ns"`
 	Blackout   Blackout      `json:"blackout"`
 	PostCopy   *PostCopy     `json:"postcopy,omitempty"` // nil when nothing followed later
+	// GuestGap is for how long the guest did not run by its own clock, to 2
+	// ms, from the first round until it was reached again: also for lack of a
+	// processor, or because its memory had to be mapped anew. 0 is not known.
+	GuestGap time.Duration `json:"guest_gap_ns,omitempty"`
+	// ProbeGap is for how long somebody who connects from outside was not answered;
+	// 0 is not known.
+	ProbeGap time.Duration `json:"probe_gap_ns,omitempty"`
 	// The bounds: no migration over these sockets can be faster.
 	BoundTotal    time.Duration `json:"bound_total_ns"`
 	BoundBlackout time.Duration `json:"bound_blackout_ns"`
@@ -108,5 +115,15 @@ blackout %v (bound %v): pause %v, pages %v, state %v, load %v, commit %v
 	if err == nil && r.PostCopy != nil {
 		err = r.PostCopy.write(w)
 	}
+	if err != nil || b.Total == 0 {
+		return err
+	}
+	said := func(d time.Duration) string {
+		if d == 0 {
+			return "not known"
+		}
+		return d.Round(us).String()
+	}
+	_, err = fmt.Fprintf(w, "stood still: by this side's account %v, by the guest's clock %s, seen from outside %s\n", b.Total.Round(us), said(r.GuestGap), said(r.ProbeGap))
 	return err
 }

@@ -51,6 +51,7 @@ func (p *program) cmdMigrateSend() *cli.Command {
 			&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
 			&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
 			&cli.StringFlag{Name: "compress", Value: string(migrate.CompressAuto), Usage: "pack memory by `METHOD` auto (while the link is slower than packing), none, s2 or zstd"},
+			&cli.StringFlag{Name: "probe", Usage: "connect to `HOST:PORT` of the VM meanwhile, and report for how long it did not answer"},
 			&cli.StringFlag{Name: "timeline", TakesFile: true, Usage: "draw what happened into `FILE`, as SVG"},
 			jsonFlag(),
 		},
@@ -89,15 +90,9 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 			return usagef(c, "%w", err)
 		}
 	}
-	ctx, stop := interruptible(c)
-	defer stop()
-	b, err := h.Client.Migrate(ctx, r)
+	report, err := sendProbed(c, h, r)
 	if err != nil {
-		return named(h, err)
-	}
-	var report migrate.Report
-	if err := json.Unmarshal(b, &report); err != nil {
-		return fmt.Errorf("report of the migration: %w", err)
+		return err
 	}
 	if name := c.String("timeline"); name != "" {
 		if err := drawTimeline(name, report); err != nil {
@@ -108,6 +103,31 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 		return p.printJSON(report)
 	}
 	return report.WriteTable(p.stdout)
+}
+
+// sendProbed sends the VM, and watches it from outside if that is asked for.
+func sendProbed(c *cli.Context, h *launch.Handle, r workload.MigrateRequest) (report migrate.Report, err error) {
+	ctx, stop := interruptible(c)
+	defer stop()
+	var outside *probe
+	if address := c.String("probe"); address != "" {
+		if _, _, err := net.SplitHostPort(address); err != nil {
+			return report, usagef(c, "--probe %q: want HOST:PORT: %w", address, err)
+		}
+		outside = startProbe(address)
+		defer outside.end()
+	}
+	b, err := h.Client.Migrate(ctx, r)
+	if err != nil {
+		return report, named(h, err)
+	}
+	if err := json.Unmarshal(b, &report); err != nil {
+		return report, fmt.Errorf("report of the migration: %w", err)
+	}
+	if outside != nil {
+		report.ProbeGap = outside.last(5 * time.Second)
+	}
+	return report, nil
 }
 
 func drawTimeline(name string, r migrate.Report) error {

@@ -34,6 +34,7 @@ type manager struct {
 	cfg    config
 	dial   dialer
 	host   *server
+	beat   beat
 	loaded <-chan struct{}         // closed when the kernel modules are in
 	group  func() (*cgroup, error) // waits for the workload's group
 

@@ -194,6 +194,10 @@ func (m *manager) call(method string, params json.RawMessage) (any, error) {
 		return guestproto.Pong{UnixNano: time.Now().UnixNano(), UptimeNs: uptime()}, nil
 	case guestproto.MethodSyncClock:
 		return nil, do(params, func(c guestproto.SyncClock) error { return setClock(c.UnixNano) })
+	case guestproto.MethodBeat:
+		return with(params, func(b guestproto.Beat) (guestproto.Gap, error) {
+			return guestproto.Gap{LongestNs: m.beat.watch(b.On).Nanoseconds()}, nil
+		})
 	case guestproto.MethodReseed:
 		return nil, do(params, func(r guestproto.Reseed) error { return reseed(r.Entropy) })
 	case guestproto.MethodIdentify:

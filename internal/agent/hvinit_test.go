@@ -557,6 +557,28 @@ func neverEnding(t *testing.T) io.Reader {
 	return r
 }
 
+func TestBeatMeasuresWhatTheGuestMisses(t *testing.T) {
+	g := startGuest(t)
+	if d, err := g.Beat(t.Context(), true); err != nil || d != 0 {
+		t.Fatalf("a gap of %v before it began, %v", d, err)
+	}
+	for end := time.Now().Add(time.Minute); ; {
+		d, err := g.Beat(t.Context(), true)
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("no gap was seen: %v", err)
+		}
+		if d > 0 {
+			break
+		}
+	}
+	if _, err := g.Beat(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	if d, err := g.Beat(t.Context(), false); err != nil || d != 0 {
+		t.Errorf("a gap of %v after it ended, %v", d, err)
+	}
+}
+
 func TestStatsAndPing(t *testing.T) {
 	g := startGuest(t)
 	g.run(guestproto.Run{Process: proc("main", "sleep", "1000")}, agent.IO{})

@@ -42,6 +42,15 @@ func (s *Session) SyncClock(ctx context.Context, now time.Time) error {
 	return s.call(ctx, guestproto.MethodSyncClock, guestproto.SyncClock{UnixNano: now.UnixNano()}, nil)
 }
 
+// Beat has the agent begin to measure for how long the guest does not run, or end
+// that, and returns the longest time of that kind since it began. An agent that
+// knows nothing of it answers with an error.
+func (s *Session) Beat(ctx context.Context, on bool) (time.Duration, error) {
+	var g guestproto.Gap
+	err := s.call(ctx, guestproto.MethodBeat, guestproto.Beat{On: on}, result(&g))
+	return time.Duration(g.LongestNs), err
+}
+
 // Reseed gives the guest's random generator fresh entropy. A machine that was
 // copied or restored needs it before it runs user code again.
 func (s *Session) Reseed(ctx context.Context) error {

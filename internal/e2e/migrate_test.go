@@ -105,13 +105,17 @@ func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
 					Max    time.Duration `json:"max_ns"`
 				}
 			}
+			GuestGap time.Duration `json:"guest_gap_ns"`
 		}
 		if err := json.Unmarshal([]byte(out), &report); err != nil || report.Outcome != "handed" {
 			t.Fatalf("report: %v\n%s", err, out)
 		}
-		t.Logf("hop %d: %d rounds, blackout %v, %+v", hop, len(report.Rounds), report.Blackout.Total, report.PostCopy)
+		t.Logf("hop %d: %d rounds, blackout %v, %v by the guest's clock, %+v", hop, len(report.Rounds), report.Blackout.Total, report.GuestGap, report.PostCopy)
 		if p := report.PostCopy; (hop == 1) != (p != nil) || p != nil && (p.State != "drained" || p.Arrival.Faults == 0) {
 			t.Errorf("hop %d: %+v", hop, p)
+		}
+		if report.GuestGap < report.Blackout.Total/2 {
+			t.Errorf("hop %d: the guest missed %v of %v", hop, report.GuestGap, report.Blackout.Total)
 		}
 		if r := h.hvctl("wait", from); strings.TrimSpace(r.out) != "0" {
 			t.Errorf("the source ended with %q, %s", r.out, r.err)
@@ -162,7 +166,7 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	at := "unix:" + filepath.Join(h.root, ".sock")
 	done := h.receive("to", at)
 	svg := filepath.Join(h.root, ".timeline.svg")
-	h.ok("migrate", "send", "from", "--to", at, "--on-timeout", "force", "--downtime", "300ms", "--timeline", svg)
+	h.ok("migrate", "send", "from", "--to", at, "--on-timeout", "force", "--downtime", "300ms", "--compress", "zstd", "--timeline", svg)
 	done()
 	if b, err := os.ReadFile(svg); err != nil || !strings.Contains(string(b), "blackout") {
 		t.Errorf("the timeline: %v, %d bytes", err, len(b))

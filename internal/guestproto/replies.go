@@ -174,6 +174,21 @@ func (s Stats) Validate() error {
 	return nil
 }
 
+// Gap answers Beat.
+type Gap struct {
+	// LongestNs is the longest time between two looks at the clock in the beat that
+	// ends with this answer; 0 when there was none.
+	LongestNs int64 `json:"longest_ns"`
+}
+
+// Validate checks a Gap that came from the guest.
+func (g Gap) Validate() error {
+	if g.LongestNs < 0 {
+		return invalid("gap: %d ns", g.LongestNs)
+	}
+	return nil
+}
+
 // Pong answers Ping.
 type Pong struct {
 	// UnixNano is the guest's wall clock.

@@ -32,6 +32,7 @@ const (
 	MethodStats      = "stats"       // -> Stats
 	MethodPing       = "ping"        // -> Pong
 	MethodSyncClock  = "sync_clock"  // SyncClock
+	MethodBeat       = "beat"        // Beat -> Gap
 	MethodReseed     = "reseed"      // Reseed
 	MethodIdentify   = "identify"    // Identity
 	MethodFreeze     = "freeze"      // flush and block writes to the disks
@@ -227,6 +228,12 @@ type CloseStdin struct {
 type SyncClock struct {
 	// UnixNano is nanoseconds since 1970.
 	UnixNano int64 `json:"unix_nano"`
+}
+
+// Beat has the agent look at its clock every 2 ms from now on, or stop doing
+// so: what it misses is time in which the guest did not run.
+type Beat struct {
+	On bool `json:"on"`
 }
 
 // Reseed mixes fresh entropy into the guest's random generator, and makes it

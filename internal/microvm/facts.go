@@ -26,7 +26,7 @@ const maxAsked = 256
 // outside: it can learn whether a file of the image folder is there, and whether
 // a port is free, nothing else of this host's files and ports.
 func (v *VM) facts(own *workload.Config) func(context.Context, json.RawMessage) (json.RawMessage, error) {
-	return func(_ context.Context, raw json.RawMessage) (json.RawMessage, error) {
+	return func(ctx context.Context, raw json.RawMessage) (json.RawMessage, error) {
 		var q question
 		d := json.NewDecoder(bytes.NewReader(raw))
 		d.DisallowUnknownFields()
@@ -35,6 +35,9 @@ func (v *VM) facts(own *workload.Config) func(context.Context, json.RawMessage) 
 		}
 		if len(q.Ports) > maxAsked || q.CPUs < 1 || q.CPUs > maxAsked {
 			return nil, fmt.Errorf("%d ports and %d processors; at most %d are answered for", len(q.Ports), q.CPUs, maxAsked)
+		}
+		if q.Gap != "" {
+			return v.tellGap(ctx, q.Gap)
 		}
 		f := plan.Facts{Networks: []string{workload.NetUser}}
 		if os.Geteuid() == 0 {

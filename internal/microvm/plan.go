@@ -19,6 +19,7 @@ type question struct {
 	Network string          `json:"network"`
 	Ports   []workload.Port `json:"ports,omitempty"`
 	CPUs    int             `json:"cpus"`
+	Gap     string          `json:"gap,omitempty"` // the session by which a VM has come, to learn its gap instead
 }
 
 // Plan implements workload.Migrator.

@@ -30,7 +30,8 @@ type arrival struct {
 	v       *VM
 	io      workload.Stdio
 	guest   *guest // set by Resume
-	renamed bool   // the guest's addresses are another one's here
+	gap     *gap
+	renamed bool // the guest's addresses are another one's here
 }
 
 // NewConfig implements workload.Reconfigured.
@@ -118,7 +119,8 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 	if err := takeDisks(cfg, own.DataDir, o.Volumes); err != nil {
 		return nil, err
 	}
-	a := &arrival{v: v, io: io}
+	a := &arrival{v: v, io: io, gap: &gap{session: o.Session, known: make(chan struct{})}}
+	v.gap.Store(a.gap)
 	c, err := a.surround(ctx, cfg, d)
 	if err != nil {
 		return nil, err
@@ -174,6 +176,8 @@ func (v *VM) arrived(ctx context.Context, a *arrival) (workload.Process, error) 
 	use := a.Clock()
 	v.log.Info("a VM has arrived", "clock_advanced", use.Advanced, "clock_lags", use.Passed-use.Advanced, "new_addresses", a.renamed)
 	p, err := v.take(ctx, a.guest, a.io, func(ctx context.Context, s *agent.Session) error {
+		a.gap.longest = v.beat(ctx, s, false)
+		close(a.gap.known)
 		if a.renamed {
 			return s.Identify(ctx, v.cfg.Spec.Hostname, v.network())
 		}

@@ -64,20 +64,28 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 			OnTimeout: migrate.OnTimeout(r.OnTimeout), AtOnce: r.AtOnce, Ended: g.ctx.Done(), Compress: migrate.Compress(r.Compress), Log: v.log,
 		},
 	}
+	v.beat(ctx, g.session, true)
 	ctx, s := v.begin(ctx, r.To.Address)
 	h.options.Progress, h.options.Operator = s.progress, s.word
 	report, err := migrate.Send(ctx, outgoing{g.machine}, dial, h.journal, h.options)
-	b, jerr := json.Marshal(report)
 	switch {
 	case err == nil:
 		h.left()
 		if p := report.PostCopy; p != nil && p.State != "drained" {
 			err = fmt.Errorf("%w: %s: %s", migrate.ErrLost, p.State, p.Why)
+			break
+		}
+		var gerr error
+		if report.GuestGap, gerr = askGap(context.WithoutCancel(ctx), dial, report.Session, v.cfg.Name); gerr != nil {
+			v.log.Info("for how long the guest stood still by its own clock is not known", "err", gerr)
 		}
 	case errors.Is(err, migrate.ErrInDoubt):
 		h.ask()
+	default:
+		v.beat(context.WithoutCancel(ctx), g.session, false)
 	}
 	s.end(report, err)
+	b, jerr := json.Marshal(report)
 	return b, errors.Join(err, jerr)
 }
 

@@ -58,6 +58,7 @@ type VM struct {
 	sent  atomic.Pointer[sending]  // the latest migration away from here
 	lost  atomic.Pointer[error]    // why its memory cannot be had any more; nil: it can
 	left  atomic.Bool              // the guest was handed over
+	gap   atomic.Pointer[gap]      // of the latest guest that was offered
 	moved atomic.Pointer[string]   // where the guest was sent; nil: it is here
 
 	// What Start made so far; only Start and Close use these.

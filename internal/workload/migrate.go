@@ -41,8 +41,8 @@ type MigrationState string
 
 // The states.
 const (
-	MigrationNone    MigrationState = "none"     // never tried
-	MigrationGoing   MigrationState = "going"    // it can be cancelled
+	MigrationNone  MigrationState = "none"  // never tried
+	MigrationGoing MigrationState = "going" // it can be cancelled
 	// MigrationServing: the instance runs elsewhere, on memory that is partly here.
 	MigrationServing MigrationState = "serving"
 	MigrationOver    MigrationState = "over"     // the instance goes on here; the report says why
