@@ -57,7 +57,7 @@ func (o *fakeOwner) Migration(context.Context) (workload.MigrationStatus, error)
 	return workload.MigrationStatus{State: workload.MigrationGoing, To: "unix:/x"}, o.fail
 }
 func (o *fakeOwner) CancelMigration(context.Context) error         { return o.fail }
-func (o *fakeOwner) RecoverMigration(context.Context) error { return o.fail }
+func (o *fakeOwner) RecoverMigration(context.Context) error        { return o.fail }
 func (o *fakeOwner) Resolve(context.Context, ResolveRequest) error { return o.fail }
 func (o *fakeOwner) Upgrade(context.Context, UpgradeRequest) (json.RawMessage, error) {
 	return json.RawMessage("{}"), o.fail
