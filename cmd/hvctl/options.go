@@ -70,6 +70,8 @@ func workloadFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "gdb-wait", Usage: "VM: hold the guest at its first instruction until gdb lets it go"},
 		&cli.BoolFlag{Name: "hugepages", Usage: "VM: back memory with huge pages"},
 		balloonFlag("VM: "),
+		&cli.StringFlag{Name: "watchdog", Usage: "VM: give the guest a watchdog; when it fires, `ACTION` exit, dump (into guest.core) or pause", DefaultText: "none"},
+		&cli.StringFlag{Name: "on-panic", Usage: "VM: when the guest's kernel crashes, `ACTION` exit, dump (into guest.core) or pause", DefaultText: "exit"},
 		cpuFlag(),
 		&cli.BoolFlag{Name: "timeline", Hidden: true, Usage: "VM: leave timeline.json in the state directory (hvctl bench boot)"},
 		&cli.BoolFlag{Name: "no-log", Usage: "keep no log of the output"},
@@ -150,6 +152,7 @@ func (p *program) fromFlags(c *cli.Context) (*workload.Config, workload.SpecOpti
 	note(resources(c, cfg))
 	note(debugger(c, cfg))
 	note(balloonOf(c, cfg))
+	note(atEnds(c, cfg))
 	note(network(c, cfg))
 	cfg.Labels, err = parsePairs("label", c.StringSlice("label"))
 	note(err)
@@ -311,7 +314,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		if cfg.Net.Queues != 0 || cfg.Net.Vhost || cfg.Net.Tap != nil {
 			return fmt.Errorf("container: --network %s: %w; a container's interface is no tap", c.String("network"), workload.ErrUnsupported)
 		}
-		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "cpu", "balloon", "timeline", "gdb", "gdb-wait")
+		return refuse("kernel", "cmdline", "transport", "disk", "hugepages", "cpu", "balloon", "watchdog", "on-panic", "timeline", "gdb", "gdb-wait")
 	}
 	return nil
 }

@@ -73,6 +73,7 @@ func run(cfg config) error {
 	go func() {
 		defer close(loaded)
 		var once sync.Once
+		defer guard(cfg.realBoot)
 		loadModules(initrdDir, func() { once.Do(func() { close(vsock) }) }, func(what string, err error) {
 			say(os.Stderr, what+": "+err.Error())
 		})

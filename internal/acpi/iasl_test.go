@@ -38,7 +38,7 @@ func iasl(t *testing.T, dir string, args ...string) {
 // the bytes back: what ACPICA reads is what was meant, in its shortest form.
 func TestIASLAgrees(t *testing.T) {
 	testenv.Require(t, testenv.IASL)
-	for name, p := range map[string]Platform{"everything": everything(), "least": least()} {
+	for name, p := range map[string]Platform{"everything": everything(), "least": least(), "guarded": guarded()} {
 		for sig, table := range mustBuild(t, p) {
 			if sig == "RSD PTR " {
 				continue // iasl does not know it without its neighbours

@@ -23,6 +23,8 @@ type Platform struct {
 	I8042      bool         // keyboard controller at ports 0x60 and 0x64, GSI 1
 	PanicPort  uint16       // where the guest reports a panic, one byte (pvpanic); 0: nowhere
 
+	Watchdog *Watchdog // nil: none
+
 	// GED delivers the power button and, when VMGenID is set, changes of it.
 	// nil: neither can be delivered, and no power button is declared.
 	GED *GED

@@ -8,7 +8,7 @@ import (
 
 // Table is one table as the guest will see it.
 type Table struct {
-	Signature string // "RSD PTR ", "XSDT", "FACP", "APIC", "MCFG", "DSDT"
+	Signature string // "RSD PTR ", "XSDT", "FACP", "APIC", "MCFG", "WDAT", "DSDT"
 	GPA       memory.GPA
 	Data      []byte
 }
@@ -61,6 +61,9 @@ func Build(p Platform) (*Tables, error) {
 	}
 	if p.PCI != nil {
 		roots = append(roots, t.add("MCFG", p.PCI.mcfg()))
+	}
+	if p.Watchdog != nil {
+		roots = append(roots, t.add("WDAT", p.Watchdog.wdat()))
 	}
 	xsdt := t.add("XSDT", xsdt(roots))
 	t.List = append([]Table{{"RSD PTR ", t.RSDP, rsdp(xsdt)}}, t.List...)

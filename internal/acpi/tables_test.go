@@ -61,6 +61,13 @@ func mustBuild(t *testing.T, p Platform) map[string]Table {
 }
 
 // TestTablesLinkUp walks the tables as a guest does, from the RSDP.
+// guarded has a watchdog.
+func guarded() Platform {
+	p := least()
+	p.Watchdog = &Watchdog{Control: 0x610, Count: 0x614, Left: 0x618, TickMs: 100, Max: 0xffff}
+	return p
+}
+
 func TestTablesLinkUp(t *testing.T) {
 	le := binary.LittleEndian
 	for name, p := range map[string]Platform{"everything": everything(), "least": least()} {
@@ -175,7 +182,7 @@ func TestMCFGCoversECAM(t *testing.T) {
 }
 
 func TestBuildGolden(t *testing.T) {
-	for name, p := range map[string]Platform{"everything": everything(), "least": least()} {
+	for name, p := range map[string]Platform{"everything": everything(), "least": least(), "guarded": guarded()} {
 		t.Run(name, func(t *testing.T) {
 			ts, err := Build(p)
 			if err != nil {

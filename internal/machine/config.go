@@ -69,6 +69,9 @@ type Config struct {
 	// the end of Run.
 	SerialOut io.Writer
 
+	// Watchdog gives the guest one; the machine ends with WatchdogFired when it fires.
+	Watchdog bool
+
 	// CPUThread runs on the thread of every vCPU before the guest does; nil is
 	// fine. It may say how the host schedules the thread.
 	CPUThread func() error

@@ -40,6 +40,9 @@ func (m *Machine) attachAll() error {
 	if err := m.attachLegacy(); err != nil {
 		return err
 	}
+	if err := m.attachWatchdog(); err != nil {
+		return err
+	}
 	if m.cfg.Transport == PCI {
 		if err := m.createPCI(); err != nil {
 			return err

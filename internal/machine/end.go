@@ -16,8 +16,10 @@ const (
 	Reboot      Reason = "reboot"       // ACPI reset register, keyboard controller or port 0xcf9
 	TripleFault Reason = "triple-fault" // the CPU shut down: a crash, or a reboot by force
 	Crash       Reason = "crash"        // the guest's kernel reported a panic
-	Killed      Reason = "killed"       // the context of Run ended
-	Failed      Reason = "failed"       // the VMM could not go on
+	// WatchdogFired: the guest has started its watchdog and not written to it in time.
+	WatchdogFired Reason = "watchdog"
+	Killed        Reason = "killed" // the context of Run ended
+	Failed        Reason = "failed" // the VMM could not go on
 )
 
 // End is how a machine stopped.

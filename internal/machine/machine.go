@@ -38,6 +38,7 @@ type Machine struct {
 	cpus      []*vcpu.VCPU
 	serial    *legacy.Serial
 	power     *power
+	watchdog  *legacy.Watchdog // nil without
 	platform  acpi.Platform
 	metrics   metrics.Registry
 	end       chan End    // the first reason to end
@@ -310,6 +311,9 @@ func (m *Machine) freeze(ctx context.Context) error {
 	if err := m.parkCPUs(); err != nil {
 		return err
 	}
+	if m.watchdog != nil {
+		m.watchdog.Pause()
+	}
 	for _, d := range m.devices {
 		if err := d.Stop(ctx); err != nil {
 			return fmt.Errorf("device %s: %w", d.id, err)
@@ -347,6 +351,9 @@ func (m *Machine) thaw() error {
 	var errs []error
 	for _, d := range m.devices {
 		errs = append(errs, d.Start())
+	}
+	if m.watchdog != nil {
+		m.watchdog.Resume()
 	}
 	if !m.entered {
 		return errors.Join(errs...)
@@ -404,6 +411,9 @@ func (m *Machine) Close() error {
 	}
 	if m.serial != nil {
 		m.serial.Close()
+	}
+	if m.watchdog != nil {
+		m.watchdog.Close()
 	}
 	for _, d := range m.devices {
 		errs = append(errs, d.Close())

@@ -332,3 +332,17 @@ func TestPowerRegisters(t *testing.T) {
 		t.Errorf("%d of 256 values switch off, %d reset; want one each", off, reset)
 	}
 }
+
+func TestAWatchdogEndsAGuestThatHasStartedIt(t *testing.T) {
+	m := newMachine(t, Config{Watchdog: true},
+		0xb8, 1, 0, 0, 0, // mov eax, 1
+		0xba, 0x14, 0x06, 0, 0, // mov edx, 0x614
+		0xef,                   // out dx, eax: one tick
+		0xba, 0x10, 0x06, 0, 0, // mov edx, 0x610
+		0xef,       // out dx, eax: run
+		0xeb, 0xfe, // for ever
+	)
+	if end := m.Run(t.Context()); end.Reason != WatchdogFired {
+		t.Errorf("the machine ended by %v", end)
+	}
+}

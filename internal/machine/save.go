@@ -52,6 +52,9 @@ func (m *Machine) parts(msrs []uint32, load loading) []part {
 	if m.serial != nil {
 		p = append(p, part{"serial", "after the interrupt controllers: it raises its interrupt again", m.serial})
 	}
+	if m.watchdog != nil {
+		p = append(p, part{"watchdog", "its place does not matter: it is paused", m.watchdog})
+	}
 	return append(p, part{"power", "after the interrupt controllers, like the serial port", m.power})
 }
 

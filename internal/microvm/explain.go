@@ -25,6 +25,8 @@ func ending(e machine.End) string {
 		return "the guest's kernel crashed"
 	case machine.TripleFault:
 		return fmt.Sprintf("the guest's kernel crashed (triple fault on CPU %d)", e.CPU)
+	case machine.WatchdogFired:
+		return "the guest's watchdog fired: it did not answer in time"
 	case machine.PowerOff:
 		return "the guest powered off"
 	case machine.Killed:

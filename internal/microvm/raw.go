@@ -17,12 +17,13 @@ import (
 
 // Exit codes of a raw VM, by how it ended.
 var rawExit = map[machine.Reason]int{
-	machine.PowerOff:    0,
-	machine.Reboot:      1,
-	machine.TripleFault: 2,
-	machine.Crash:       2,
-	machine.Killed:      128 + int(unix.SIGKILL),
-	machine.Failed:      workload.ExitOwnFailure,
+	machine.PowerOff:      0,
+	machine.Reboot:        1,
+	machine.TripleFault:   2,
+	machine.Crash:         2,
+	machine.WatchdogFired: 2,
+	machine.Killed:        128 + int(unix.SIGKILL),
+	machine.Failed:        workload.ExitOwnFailure,
 }
 
 // serialOut is where the serial port's output goes: to console.log, and of a

@@ -223,6 +223,8 @@ func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config,
 		Devices:     v.inherited.equip(devs),
 		SerialOut:   v.serialOut(io.Out),
 		CPUThread:   promised(v.cfg.Res.Deadline),
+		Watchdog:    v.cfg.VM.Watchdog != "",
+		Ending:      v.atEnd,
 		Mark:        v.times.mark,
 		Log:         v.log,
 	}, err

@@ -174,6 +174,10 @@ type VM struct {
 	Transport   string `json:"transport,omitempty"` // "pci" or "mmio"
 	Disks       []Disk `json:"disks,omitempty"`     // beside the root file system
 	HugePages   bool   `json:"hugePages,omitempty"`
+	// OnPanic is what becomes of a guest whose kernel has crashed, and Watchdog of one
+	// that has not written to its watchdog in time; empty: AtEndExit, and no watchdog.
+	OnPanic  string `json:"onPanic,omitempty"`
+	Watchdog string `json:"watchdog,omitempty"`
 	// Balloon lets the guest give memory back; nil: it cannot.
 	Balloon *Balloon `json:"balloon,omitempty"`
 	CPU     string   `json:"cpu,omitempty"` // model of the processor that the guest is shown (package cpuid)
@@ -205,6 +209,16 @@ type Balloon struct {
 	NoOOM       bool   `json:"noOOM,omitempty"`       // not even a guest that is out of memory takes some of that back
 	NoReporting bool   `json:"noReporting,omitempty"` // it does not give back by itself what it has free
 }
+
+// What becomes of a guest that has come to an end that nobody wanted.
+const (
+	AtEndExit  = "exit"  // the VM ends
+	AtEndDump  = "dump"  // it does, and leaves CrashFile
+	AtEndPause = "pause" // it stands still, for who wants to look at it, until it is killed
+)
+
+// CrashFile is the core of a guest that AtEndDump left, in the state directory.
+const CrashFile = "guest.core"
 
 // Vsock backends.
 const (

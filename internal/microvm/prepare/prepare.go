@@ -193,6 +193,8 @@ func needed(module string, c *workload.Config) bool {
 		return c.VM.Transport == "mmio"
 	case "virtio_console":
 		return false // the console is the serial port
+	case "wdat_wdt":
+		return c.VM.Watchdog != ""
 	case "virtio_balloon":
 		return c.VM.Balloon != nil
 	case "virtio_net":
