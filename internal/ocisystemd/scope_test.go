@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,7 +34,7 @@ func TestSystemd(t *testing.T) {
 		run  func(*host)
 	}{
 		{"a container lives in a scope with its limits", life},
-		{"slices nest, and have defaults", slices},
+		{"slices nest, and have defaults", inSlices},
 		{"limits that a container cannot be made under hold afterwards", fewProcesses},
 		{"paths that name no scope are refused", badPaths},
 		{"a name is taken once", taken},
@@ -89,7 +90,7 @@ func life(h *host) {
 	h.gone(unit)
 }
 
-func slices(h *host) {
+func inSlices(h *host) {
 	for _, tc := range []struct{ path, unit, slice, group string }{
 		{"one-two-three.slice:a:b", "a-b.scope", "one-two-three.slice", "/one.slice/one-two.slice/one-two-three.slice/a-b.scope"},
 		{"-.slice:a:root", "a-root.scope", "-.slice", "/a-root.scope"},
@@ -262,7 +263,7 @@ func podman(h *host) {
 		"env", "HOME=/root", "podman", "--root", root + "/root", "--runroot", "/run/podman-test", "--tmpdir", "/run/podman-test/tmp", "--storage-driver", "vfs",
 		"--events-backend", "file", "--cgroup-manager", "systemd", "--runtime", h.program,
 	}
-	do := func(more ...string) result { return h.do(append(args[:len(args):len(args)], more...)...) }
+	do := func(more ...string) result { return h.do(append(slices.Clip(args), more...)...) }
 	r := do("run", "-d", "--name", "web", "--network", "none", "--memory", "64m", "--pids-limit", "50", "--log-driver", "k8s-file", "--rootfs", bundle+"/rootfs", "sleep", "1000")
 	if r.code != 0 {
 		h.t.Fatal(r)

@@ -70,8 +70,10 @@ func TestLimitsBecomeProperties(t *testing.T) {
 		files []cgroup.File
 		want  []Property
 	}{
-		{"memory", files("memory.swap.max", "0", "memory.max", "1048576", "memory.low", "max"),
-			[]Property{{"MemorySwapMax", uint64(0), 0}, {"MemoryMax", uint64(1048576), 0}, {"MemoryLow", uint64(Infinity), 0}}},
+		{
+			"memory", files("memory.swap.max", "0", "memory.max", "1048576", "memory.low", "max"),
+			[]Property{{"MemorySwapMax", uint64(0), 0}, {"MemoryMax", uint64(1048576), 0}, {"MemoryLow", uint64(Infinity), 0}},
+		},
 		{"a quota", files("cpu.max", "50000 100000"), []Property{{"CPUQuotaPerSecUSec", uint64(500000), 0}, {"CPUQuotaPeriodUSec", uint64(100000), 0}}},
 		{"a quota that is no whole percent is rounded up", files("cpu.max", "12345 100000"), []Property{{"CPUQuotaPerSecUSec", uint64(130000), 0}, {"CPUQuotaPeriodUSec", uint64(100000), 0}}},
 		{"no quota", files("cpu.max", "max"), []Property{{"CPUQuotaPerSecUSec", uint64(Infinity), 0}, {"CPUQuotaPeriodUSec", uint64(100000), 0}}},
@@ -80,13 +82,15 @@ func TestLimitsBecomeProperties(t *testing.T) {
 		{"the last value counts", files("cpu.weight", "50", "pids.max", "7", "cpu.weight", "70"), []Property{{"TasksMax", uint64(7), 0}, {"CPUWeight", uint64(70), 0}}},
 		{"processors", files("cpuset.cpus", "0-2,9", "cpuset.mems", "0"), []Property{{"AllowedCPUs", []byte{7, 2}, 0}, {"AllowedMemoryNodes", []byte{1}, 0}}},
 		{"processors that nobody has", files("cpuset.cpus", "0-70000", "cpuset.mems", "3-1"), nil},
-		{"devices", files("io.weight", "default 200", "io.weight", "8:0 300", "io.max", "8:0 rbps=10 wiops=max", "io.max", "8:16 rbps=20", "io.max", "8:0 rbps=30"),
+		{
+			"devices", files("io.weight", "default 200", "io.weight", "8:0 300", "io.max", "8:0 rbps=10 wiops=max", "io.max", "8:16 rbps=20", "io.max", "8:0 rbps=30"),
 			[]Property{
 				{"IOWeight", uint64(200), 0},
 				{"IODeviceWeight", []DeviceLimit{{"/dev/block/8:0", 300}}, 0},
 				{"IOReadBandwidthMax", []DeviceLimit{{"/dev/block/8:16", 20}, {"/dev/block/8:0", 30}}, 0},
 				{"IOWriteIOPSMax", []DeviceLimit{{"/dev/block/8:0", Infinity}}, 0},
-			}},
+			},
+		},
 		{"what systemd has no word for, and nonsense", files("hugetlb.2MB.max", "1", "memory.oom.group", "1", "memory.max", "many", "io.max", "8:0", "cpu.max", "1 0"), nil},
 	} {
 		if got := Limits(tc.files); len(got) != len(tc.want) || len(got) > 0 && !reflect.DeepEqual(got, tc.want) {

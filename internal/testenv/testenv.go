@@ -189,15 +189,17 @@ func probe(n Need) error {
 	case Systemd:
 		return probePrograms("/lib/systemd/systemd", "systemctl", "nsenter", "setpriv")
 	case AppArmor:
-		b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
-		if err != nil || !strings.HasPrefix(string(b), "Y") {
-			return fmt.Errorf("AppArmor is not enabled here (%q, %v)", b, err)
+		if b, err := os.ReadFile("/sys/module/apparmor/parameters/enabled"); err != nil {
+			return fmt.Errorf("AppArmor is not enabled here: %w", err)
+		} else if !strings.HasPrefix(string(b), "Y") {
+			return fmt.Errorf("AppArmor is not enabled here (%q)", b)
 		}
 		return probePrograms("apparmor_parser")
 	case SELinux:
-		b, err := os.ReadFile("/proc/filesystems")
-		if err != nil || !strings.Contains(string(b), "selinuxfs") {
-			return fmt.Errorf("SELinux is not enabled here (no selinuxfs, %v)", err)
+		if b, err := os.ReadFile("/proc/filesystems"); err != nil {
+			return err
+		} else if !strings.Contains(string(b), "selinuxfs") {
+			return fmt.Errorf("SELinux is not enabled here: the kernel has no selinuxfs")
 		}
 		return probePrograms("secilc")
 	case CRIU:

@@ -74,7 +74,7 @@ func open(ctx context.Context, e endpoint) (conn *dbus.Conn, err error) {
 	}
 	defer func() {
 		if err != nil {
-			conn.Close()
+			_ = conn.Close()
 		}
 	}()
 	uid, err := outerUID()
@@ -103,7 +103,7 @@ func awaitRead(conn *net.UnixConn) error {
 	if err != nil {
 		return err
 	}
-	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Microsecond) {
+	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Microsecond) { //nolint:forbidigo // a condition with a deadline, of which nobody tells
 		left, ierr := 0, error(nil)
 		if err := raw.Control(func(fd uintptr) { left, ierr = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) }); err != nil || ierr != nil {
 			return errors.Join(err, os.NewSyscallError("ioctl SIOCOUTQ", ierr))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -111,15 +112,7 @@ func (m *Manager) job(ctx context.Context, method string, args ...any) error {
 // is says that systemd answered with one of these errors.
 func is(err error, names ...string) bool {
 	var e dbus.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, n := range names {
-		if e.Name == n {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &e) && slices.Contains(names, e.Name)
 }
 
 // transient is a property as D-Bus has it: (sv).
