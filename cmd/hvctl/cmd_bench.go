@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/boot"
+	"github.com/hvctl/hvctl/internal/bench/record"
 	"github.com/hvctl/hvctl/internal/doctor"
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -29,7 +31,7 @@ func (p *program) cmdBenchBoot() *cli.Command {
 		Usage: "time the way from starting hvctl to a workload's first output",
 		Description: "Prints the medians and when each stage was reached. The peer is QEMU's microvm machine\n" +
 			"with the same kernel, initramfs, root file system and agent.",
-		Flags: []cli.Flag{
+		Flags: resultFlags(
 			&cli.StringFlag{Name: "image", Value: "debian:bookworm", Usage: "run this `IMAGE`"},
 			&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
 			&cli.StringFlag{Name: "transports", Value: "mmio,pci", Usage: "measure these transports: `LIST`"},
@@ -37,10 +39,7 @@ func (p *program) cmdBenchBoot() *cli.Command {
 			&cli.IntFlag{Name: "memory", Value: 256, Usage: "`MIB` of memory"},
 			&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 10, Usage: "start every target `NUMBER` times"},
 			&cli.StringFlag{Name: "peer", Usage: "compare with QEMU: `PATH` of qemu-system-x86_64"},
-			&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
-			&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
-			jsonFlag(),
-		},
+		),
 		Action: p.benchBoot,
 	}
 }
@@ -63,7 +62,7 @@ func (p *program) benchBoot(c *cli.Context) error {
 	}
 	defer os.RemoveAll(root)
 	r := boot.Result{
-		When: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment(),
+		Header: header(c),
 		Kernel: c.String("kernel"), Image: c.String("image"), CPUs: c.Int("cpus"), MemoryMiB: c.Int("memory"),
 	}
 	ctx, stop := interruptible(c)
@@ -76,37 +75,49 @@ func (p *program) benchBoot(c *cli.Context) error {
 			fmt.Fprintf(p.stderr, "%d of %d: %s\n", done+1, all, target)
 		},
 	})
-	if err != nil && len(r.Samples) == 0 {
-		return err
-	}
-	if kerr := p.keep(c, &r); kerr != nil {
-		return kerr
-	}
-	return err
+	return p.keep(c, &r, len(r.Samples), err)
 }
 
 // printer is a result that can be shown as text.
 type printer interface{ Print(w io.Writer) error }
 
-// keep writes the result where the flags say.
-func (p *program) keep(c *cli.Context, r printer) error {
+// resultFlags are a benchmark's own flags, and those that all have.
+func resultFlags(own ...cli.Flag) []cli.Flag {
+	return append(own,
+		&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
+		&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
+		jsonFlag(),
+	)
+}
+
+// header is what a result begins with.
+func header(c *cli.Context) record.Header {
+	return record.Header{When: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment()}
+}
+
+// keep writes the result where the flags say, unless it has no samples. err is
+// how the measurement ended; that some samples could be had does not change it.
+func (p *program) keep(c *cli.Context, r printer, samples int, err error) error {
+	if err != nil && samples == 0 {
+		return err
+	}
 	if c.Bool("json") || c.String("out") != "" {
-		b, err := json.MarshalIndent(r, "", "  ")
-		if err != nil {
-			return err
+		b, jerr := json.MarshalIndent(r, "", "  ")
+		if jerr != nil {
+			return jerr
 		}
 		b = append(b, '\n')
 		if out := c.String("out"); out != "" {
-			if err := os.WriteFile(out, b, 0o644); err != nil { //nolint:gosec // a result for everybody
-				return err
+			if werr := os.WriteFile(out, b, 0o644); werr != nil { //nolint:gosec // a result for everybody
+				return werr
 			}
 		}
 		if c.Bool("json") {
-			_, err := p.stdout.Write(b)
-			return err
+			_, werr := p.stdout.Write(b)
+			return errors.Join(err, werr)
 		}
 	}
-	return r.Print(p.stdout)
+	return errors.Join(err, r.Print(p.stdout))
 }
 
 // execMode is the label every figure carries.

@@ -5,24 +5,20 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/device"
 	"github.com/urfave/cli/v2"
 )
 
 func deviceFlags(own ...cli.Flag) []cli.Flag {
-	return append(own,
+	return resultFlags(append(own,
 		&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
 		&cli.StringFlag{Name: "transports", Value: "mmio,pci", Usage: "measure these transports: `LIST`"},
 		&cli.StringFlag{Name: "tests", Usage: "do these tests only: `LIST`", DefaultText: "all"},
 		&cli.IntFlag{Name: "memory", Value: 256, Usage: "`MIB` of memory"},
 		&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 3, Usage: "measure every target `NUMBER` times"},
 		&cli.StringFlag{Name: "peer", Usage: "compare with QEMU: `PATH` of qemu-system-x86_64"},
-		&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
-		&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
-		jsonFlag(),
-	)
+	)...)
 }
 
 func (p *program) cmdBenchIO() *cli.Command {
@@ -91,7 +87,7 @@ func (p *program) benchDevice(c *cli.Context, s device.Subject, r device.Result)
 		return err
 	}
 	defer os.RemoveAll(root)
-	r.When, r.Mode, r.Env = time.Now().UTC(), execMode(c.String("mode")), environment()
+	r.Header = header(c)
 	r.Kernel, r.MemoryMiB = c.String("kernel"), c.Int("memory")
 	ctx, stop := interruptible(c)
 	defer stop()
@@ -101,11 +97,5 @@ func (p *program) benchDevice(c *cli.Context, s device.Subject, r device.Result)
 		Transports: strings.FieldsFunc(c.String("transports"), func(r rune) bool { return r == ',' }),
 		Progress:   func(done, all int, target string) { fmt.Fprintf(p.stderr, "%d of %d: %s\n", done+1, all, target) },
 	}, s)
-	if err != nil && len(r.Samples) == 0 {
-		return err
-	}
-	if kerr := p.keep(c, &r); kerr != nil {
-		return kerr
-	}
-	return err
+	return p.keep(c, &r, len(r.Samples), err)
 }

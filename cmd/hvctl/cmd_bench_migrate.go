@@ -18,7 +18,7 @@ func (p *program) cmdBenchMigrate() *cli.Command {
 		Usage: "time live migrations over a link of a given rate",
 		Description: "The guest writes to memory at a steady rate, in percent of what the link carries. The peer\n" +
 			"is QEMU's microvm machine with the same kernel, guest, memory and link. Needs root.",
-		Flags: []cli.Flag{
+		Flags: resultFlags(
 			&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
 			&cli.IntFlag{Name: "cpus", Value: 1, Usage: "`NUMBER` of processors"},
 			&cli.IntFlag{Name: "memory", Value: 256, Usage: "`MIB` of memory"},
@@ -32,10 +32,7 @@ func (p *program) cmdBenchMigrate() *cli.Command {
 			&cli.DurationFlag{Name: "timeout", Value: 2 * time.Minute, Usage: "give each migration `TIME`"},
 			&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 3, Usage: "measure every cell `NUMBER` times"},
 			&cli.StringFlag{Name: "peer", Usage: "compare with QEMU: `PATH` of qemu-system-x86_64"},
-			&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
-			&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
-			jsonFlag(),
-		},
+		),
 		Action: p.benchMigrate,
 	}
 }
@@ -87,17 +84,11 @@ func (p *program) benchMigrate(c *cli.Context) error {
 	ctx, stop := interruptible(c)
 	defer stop()
 	r := migrate.Result{
-		When: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment(), Kernel: k.Name, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB,
+		Header: header(c), Kernel: k.Name, CPUs: o.CPUs, MemoryMiB: o.MemoryMiB,
 		FillMiB: o.FillMiB, SetMiB: o.SetMiB, LinkRate: o.LinkRate, DowntimeMs: o.Downtime.Milliseconds(),
 	}
 	r.Samples, r.PlainRate, err = migrate.Run(ctx, o)
-	if err != nil && len(r.Samples) == 0 {
-		return err
-	}
-	if kerr := p.keep(c, &r); kerr != nil {
-		return kerr
-	}
-	return err
+	return p.keep(c, &r, len(r.Samples), err)
 }
 
 // numbers reads a list of whole numbers.

@@ -5,7 +5,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/snapshot"
 	"github.com/hvctl/hvctl/internal/machine/limits"
@@ -18,16 +17,13 @@ func (p *program) cmdBenchSnapshot() *cli.Command {
 		Usage: "time snapshots and restores of a guest of a few instructions",
 		Description: "Needs no kernel and no image. A restore is timed from the file's name to the guest's\n" +
 			"first instruction.",
-		Flags: []cli.Flag{
+		Flags: resultFlags(
 			&cli.StringFlag{Name: "memory", Value: "64,256,1024", Usage: "measure these sizes: `LIST` in MiB"},
 			&cli.IntFlag{Name: "filled", Value: 25, Usage: "`PERCENT` of the memory has content"},
 			&cli.IntFlag{Name: "cpus", Value: 1, Usage: "`NUMBER` of processors"},
 			&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 10, Usage: "measure each size `NUMBER` times"},
 			&cli.StringFlag{Name: "dir", Usage: "write snapshots to `DIR`", DefaultText: "a temporary one"},
-			&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
-			&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
-			jsonFlag(),
-		},
+		),
 		Action: p.benchSnapshot,
 	}
 }
@@ -52,13 +48,7 @@ func (p *program) benchSnapshot(c *cli.Context) error {
 	o.Progress = func(done, all int, what string) { fmt.Fprintf(p.stderr, "%d of %d: %s\n", done+1, all, what) }
 	ctx, stop := interruptible(c)
 	defer stop()
-	r := snapshot.Result{When: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment(), CPUs: o.CPUs, Filled: o.FilledPercent}
+	r := snapshot.Result{Header: header(c), CPUs: o.CPUs, Filled: o.FilledPercent}
 	r.Samples, err = snapshot.Run(ctx, o)
-	if err != nil && len(r.Samples) == 0 {
-		return err
-	}
-	if kerr := p.keep(c, &r); kerr != nil {
-		return kerr
-	}
-	return err
+	return p.keep(c, &r, len(r.Samples), err)
 }

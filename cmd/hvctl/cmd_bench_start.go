@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/start"
 	"github.com/urfave/cli/v2"
@@ -18,14 +17,11 @@ func (p *program) cmdBenchStart() *cli.Command {
 		Usage: "time how OCI runtimes start containers",
 		Description: "Prints the medians of create, start, wait and delete, of run, and of exec of /bin/true\n" +
 			"from a bundle with busybox. Needs root. crun refuses hybrid cgroups.",
-		Flags: []cli.Flag{
+		Flags: resultFlags(
 			&cli.StringFlag{Name: "runtimes", Usage: "measure these programs: `LIST`", DefaultText: "hvctl-oci beside hvctl; crun and runc if they are there"},
 			&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 50, Usage: "do everything `NUMBER` times"},
 			&cli.StringFlag{Name: "busybox", Usage: "the static busybox `FILE`", DefaultText: "from PATH"},
-			&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
-			&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
-			jsonFlag(),
-		},
+		),
 		Action: p.benchStart,
 	}
 }
@@ -49,16 +45,10 @@ func (p *program) benchStart(c *cli.Context) error {
 	}
 	ctx, stop := interruptible(c)
 	defer stop()
-	r := start.Result{When: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment()}
+	r := start.Result{Header: header(c)}
 	err := start.Measure(ctx, start.Options{
 		Runtimes: runtimes, Busybox: c.String("busybox"), Iterations: c.Int("iterations"),
 		Progress: func(done, all int) { fmt.Fprintf(p.stderr, "%d of %d\n", done+1, all) },
 	}, &r)
-	if err != nil && len(r.Samples) == 0 {
-		return err
-	}
-	if kerr := p.keep(c, &r); kerr != nil {
-		return kerr
-	}
-	return err
+	return p.keep(c, &r, len(r.Samples), err)
 }

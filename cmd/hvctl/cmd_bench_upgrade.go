@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/upgrade"
 	"github.com/hvctl/hvctl/internal/machine/limits"
@@ -16,16 +15,13 @@ func (p *program) cmdBenchUpgrade() *cli.Command {
 		Usage: "time for how long a guest of a few instructions stands still in an upgrade",
 		Description: "Needs no kernel and no image. Each guest is handed over to a new process, as\n" +
 			"`hvctl upgrade` does, and its first instruction there is waited for.",
-		Flags: []cli.Flag{
+		Flags: resultFlags(
 			&cli.IntFlag{Name: "memory", Value: 1024, Usage: "`SIZE` of the guest in MiB"},
 			&cli.IntFlag{Name: "filled", Value: 25, Usage: "`PERCENT` of the memory has content"},
 			&cli.IntFlag{Name: "cpus", Value: 1, Usage: "`NUMBER` of processors"},
 			&cli.IntFlag{Name: "iterations", Aliases: []string{"n"}, Value: 50, Usage: "measure `NUMBER` times"},
 			&cli.BoolFlag{Name: "successor", Hidden: true},
-			&cli.StringFlag{Name: "mode", EnvVars: []string{"HVCTL_EXEC_MODE"}, Usage: "label the result with execution `MODE`", DefaultText: "detected"},
-			&cli.StringFlag{Name: "out", Usage: "keep the samples in `FILE`"},
-			jsonFlag(),
-		},
+		),
 		Action: p.benchUpgrade,
 	}
 }
@@ -49,13 +45,7 @@ func (p *program) benchUpgrade(c *cli.Context) error {
 		return err
 	}
 	defer os.RemoveAll(o.Dir)
-	r := upgrade.Result{When: time.Now().UTC(), Mode: execMode(c.String("mode")), Env: environment(), CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Filled: o.FilledPercent}
+	r := upgrade.Result{Header: header(c), CPUs: o.CPUs, MemoryMiB: o.MemoryMiB, Filled: o.FilledPercent}
 	r.Samples, err = upgrade.Run(ctx, o)
-	if err != nil && len(r.Samples) == 0 {
-		return err
-	}
-	if kerr := p.keep(c, &r); kerr != nil {
-		return kerr
-	}
-	return err
+	return p.keep(c, &r, len(r.Samples), err)
 }

@@ -5,55 +5,32 @@ import (
 	"io"
 	"slices"
 	"text/tabwriter"
-	"time"
+
+	"github.com/hvctl/hvctl/internal/bench/record"
 )
 
 // Result is a whole measurement, as it is kept under docs/results/.
 type Result struct {
-	When      time.Time         `json:"when"`
-	Mode      string            `json:"mode"` // hw, nested-hw, pvm, tcg, tcg-icount
-	Env       map[string]string `json:"env"`
-	Kernel    string            `json:"kernel"`
-	Image     string            `json:"image"`
-	CPUs      int               `json:"cpus"`
-	MemoryMiB int               `json:"memoryMiB"`
-	Samples   []Sample          `json:"samples"`
-}
-
-// Spread is what the good samples of a target say of one figure.
-type Spread struct {
-	Min, Median, Max int64 // of two middle values the median is the lower one
-	N                int   // how many samples; all else is 0 when there is none
+	record.Header
+	Kernel    string   `json:"kernel"`
+	Image     string   `json:"image"`
+	CPUs      int      `json:"cpus"`
+	MemoryMiB int      `json:"memoryMiB"`
+	Samples   []Sample `json:"samples"`
 }
 
 // Spread looks at f over the good samples of a target.
-func (r *Result) Spread(target string, f func(Sample) int64) Spread {
-	var v []int64
-	for _, s := range r.Samples {
-		if s.Target == target && s.Error == "" {
-			v = append(v, f(s))
-		}
-	}
-	if len(v) == 0 {
-		return Spread{}
-	}
-	slices.Sort(v)
-	return Spread{Min: v[0], Median: v[(len(v)-1)/2], Max: v[len(v)-1], N: len(v)}
+func (r *Result) Spread(target string, f func(Sample) int64) record.Spread {
+	return record.Of(r.Samples, func(s Sample) bool { return s.Target == target && s.Error == "" }, f)
 }
 
 // Targets returns the targets in order of appearance.
 func (r *Result) Targets() []string {
-	var t []string
-	for _, s := range r.Samples {
-		if !slices.Contains(t, s.Target) {
-			t = append(t, s.Target)
-		}
-	}
-	return t
+	return record.Distinct(r.Samples, func(s Sample) string { return s.Target })
 }
 
 // span says from what to what, in milliseconds.
-func (s Spread) span() string {
+func span(s record.Spread) string {
 	return fmt.Sprintf("%.0f-%.0f", float64(s.Min)/1e6, float64(s.Max)/1e6)
 }
 
@@ -66,7 +43,7 @@ func (r *Result) Print(w io.Writer) error {
 		total := r.Spread(name, func(s Sample) int64 { return s.TotalNs })
 		guest := r.Spread(name, func(s Sample) int64 { return s.InitNs })
 		pss := r.Spread(name, func(s Sample) int64 { return s.PSSBytes })
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%.1f MiB\t%d\t%d\t\n", name, ms(total.Median), total.span(), ms(guest.Median), guest.span(),
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%.1f MiB\t%d\t%d\t\n", name, ms(total.Median), span(total), ms(guest.Median), span(guest),
 			float64(pss.Median)/(1<<20), total.N, r.failed(name))
 	}
 	if err := t.Flush(); err != nil {
@@ -80,13 +57,8 @@ func (r *Result) Print(w io.Writer) error {
 	return nil
 }
 
-func (r *Result) failed(target string) (n int) {
-	for _, s := range r.Samples {
-		if s.Target == target && s.Error != "" {
-			n++
-		}
-	}
-	return n
+func (r *Result) failed(target string) int {
+	return record.Count(r.Samples, func(s Sample) bool { return s.Target == target && s.Error != "" })
 }
 
 func (r *Result) printStages(w io.Writer, target string) error {

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/hvctl/hvctl/internal/bench/record"
 )
 
 func made(samples ...Sample) *Result {
-	return &Result{Mode: "tcg", Kernel: "minimal", Image: "i", CPUs: 1, MemoryMiB: 256, Env: map[string]string{"go": "1"}, Samples: samples}
+	return &Result{Header: record.Header{Mode: "tcg", Env: map[string]string{"go": "1"}}, Kernel: "minimal", Image: "i", CPUs: 1, MemoryMiB: 256, Samples: samples}
 }
 
 func TestFailedSamplesAreCountedNotMixedIn(t *testing.T) {
@@ -15,10 +17,10 @@ func TestFailedSamplesAreCountedNotMixedIn(t *testing.T) {
 		Sample{Target: "a", TotalNs: 30e6}, Sample{Target: "a", TotalNs: 10e6}, Sample{Target: "a", TotalNs: 20e6},
 		Sample{Target: "a", TotalNs: 1, Error: "it broke"})
 	got := r.Spread("a", func(s Sample) int64 { return s.TotalNs })
-	if want := (Spread{Min: 10e6, Median: 20e6, Max: 30e6, N: 3}); got != want {
+	if want := (record.Spread{Min: 10e6, Median: 20e6, P95: 30e6, Max: 30e6, N: 3}); got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
-	if none := r.Spread("b", func(s Sample) int64 { return s.TotalNs }); none != (Spread{}) {
+	if none := r.Spread("b", func(s Sample) int64 { return s.TotalNs }); none != (record.Spread{}) {
 		t.Errorf("of no samples: %+v", none)
 	}
 	var b bytes.Buffer

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hvctl/hvctl/internal/bench/device/probe"
+	"github.com/hvctl/hvctl/internal/bench/record"
 )
 
 // stepper counts ten exits between any two looks.
@@ -52,7 +53,7 @@ func TestTheLeastOfAllIterationsIsShown(t *testing.T) {
 			Exits: map[string]uint64{"exits": 25}, Error: failed,
 		}
 	}
-	r := Result{Mode: "tcg", Samples: []Sample{sample("x", 90e3, ""), sample("x", 50e3, ""), sample("x", 10e3, "broke")}}
+	r := Result{Header: record.Header{Mode: "tcg"}, Samples: []Sample{sample("x", 90e3, ""), sample("x", 50e3, ""), sample("x", 10e3, "broke")}}
 	var b bytes.Buffer
 	if err := r.Print(&b); err != nil {
 		t.Fatal(err)

@@ -3,21 +3,19 @@ package device
 import (
 	"fmt"
 	"io"
-	"slices"
 	"text/tabwriter"
-	"time"
+
+	"github.com/hvctl/hvctl/internal/bench/record"
 )
 
 // Result is a whole measurement, as it is kept under docs/results/.
 type Result struct {
-	When      time.Time         `json:"when"`
-	Mode      string            `json:"mode"` // hw, nested-hw, pvm, tcg, tcg-icount
-	Env       map[string]string `json:"env"`
-	Kernel    string            `json:"kernel"`
-	Subject   string            `json:"subject"` // what is measured, for people
-	Disk      string            `json:"disk,omitempty"`
-	MemoryMiB int               `json:"memoryMiB"`
-	Samples   []Sample          `json:"samples"`
+	record.Header
+	Kernel    string   `json:"kernel"`
+	Subject   string   `json:"subject"` // what is measured, for people
+	Disk      string   `json:"disk,omitempty"`
+	MemoryMiB int      `json:"memoryMiB"`
+	Samples   []Sample `json:"samples"`
 }
 
 // least returns the sample of least time for a test on a target; ok is false
@@ -31,24 +29,14 @@ func (r *Result) least(target, test string) (best Sample, ok bool) {
 	return best, ok
 }
 
-// column lists the distinct values of a field in order of appearance.
-func (r *Result) column(of func(Sample) string) (v []string) {
-	for _, s := range r.Samples {
-		if x := of(s); x != "" && !slices.Contains(v, x) {
-			v = append(v, x)
-		}
-	}
-	return v
-}
-
 // Print writes one table per test: microseconds for each operation, the least
 // of all iterations, and the exits of that one.
 func (r *Result) Print(w io.Writer) error {
 	fmt.Fprintf(w, "%s, execution mode %s: time of one operation, the least of all iterations, and VM exits that it took\n", r.Subject, r.Mode)
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	for _, test := range r.column(func(s Sample) string { return s.Test }) {
+	for _, test := range record.Distinct(r.Samples, func(s Sample) string { return s.Test }) {
 		fmt.Fprintf(t, "\n%s\ttime\tMiB/s\tVMM time\texits\thalts\tI/O\tMMIO\t\n", test)
-		for _, target := range r.column(func(s Sample) string { return s.Target }) {
+		for _, target := range record.Distinct(r.Samples, func(s Sample) string { return s.Target }) {
 			s, ok := r.least(target, test)
 			if !ok {
 				continue

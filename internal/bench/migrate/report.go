@@ -6,22 +6,22 @@ import (
 	"slices"
 	"text/tabwriter"
 	"time"
+
+	"github.com/hvctl/hvctl/internal/bench/record"
 )
 
 // Result is a whole measurement, as it is kept under docs/results/.
 type Result struct {
-	When       time.Time         `json:"when"`
-	Mode       string            `json:"mode"`
-	Env        map[string]string `json:"env"`
-	Kernel     string            `json:"kernel"`
-	CPUs       int               `json:"cpus"`
-	MemoryMiB  int               `json:"memoryMiB"`
-	FillMiB    int               `json:"fillMiB"`
-	SetMiB     int               `json:"setMiB"`
-	LinkRate   uint64            `json:"linkBytesPerS"`  // the link's limit
-	PlainRate  float64           `json:"plainBytesPerS"` // what a socket carried over it
-	DowntimeMs int64             `json:"downtimeMs"`     // asked for
-	Samples    []Sample          `json:"samples"`
+	record.Header
+	Kernel     string   `json:"kernel"`
+	CPUs       int      `json:"cpus"`
+	MemoryMiB  int      `json:"memoryMiB"`
+	FillMiB    int      `json:"fillMiB"`
+	SetMiB     int      `json:"setMiB"`
+	LinkRate   uint64   `json:"linkBytesPerS"`  // the link's limit
+	PlainRate  float64  `json:"plainBytesPerS"` // what a socket carried over it
+	DowntimeMs int64    `json:"downtimeMs"`     // asked for
+	Samples    []Sample `json:"samples"`
 }
 
 // Bound is what no pre-copy over the link can beat that copies filled bytes
@@ -45,20 +45,9 @@ func Bound(filled, set, rate, link float64, down time.Duration) (total time.Dura
 	return 0, false
 }
 
-// median returns the middle of the good samples of a cell, the lower of two, and
-// the least and the most.
-func (r *Result) median(target string, load int, f func(Sample) int64) (least, middle, most int64, n int) {
-	var v []int64
-	for _, s := range r.Samples {
-		if s.Target == target && s.Load == load && s.Error == "" {
-			v = append(v, f(s))
-		}
-	}
-	if len(v) == 0 {
-		return 0, 0, 0, 0
-	}
-	slices.Sort(v)
-	return v[0], v[(len(v)-1)/2], v[len(v)-1], len(v)
+// spread looks at f over the good samples of a cell.
+func (r *Result) spread(target string, load int, f func(Sample) int64) record.Spread {
+	return record.Of(r.Samples, func(s Sample) bool { return s.Target == target && s.Load == load && s.Error == "" }, f)
 }
 
 // Print writes a row per load and target.
@@ -81,22 +70,17 @@ func (r *Result) Print(w io.Writer) error {
 }
 
 func (r *Result) row(w io.Writer, target string, load int) {
-	failed := 0
-	for _, s := range r.Samples {
-		if s.Target == target && s.Load == load && s.Error != "" {
-			failed++
-		}
-	}
-	get := func(f func(Sample) int64) int64 { _, m, _, _ := r.median(target, load, f); return m }
-	t0, t1, t2, n := r.median(target, load, func(s Sample) int64 { return s.TotalNs })
-	d0, d1, d2, _ := r.median(target, load, func(s Sample) int64 { return s.StandstillNs })
+	failed := record.Count(r.Samples, func(s Sample) bool { return s.Target == target && s.Load == load && s.Error != "" })
+	get := func(f func(Sample) int64) int64 { return r.spread(target, load, f).Median }
+	total := r.spread(target, load, func(s Sample) int64 { return s.TotalNs })
+	still := r.spread(target, load, func(s Sample) int64 { return s.StandstillNs })
 	bound := "-"
 	filled, rate := get(func(s Sample) int64 { return int64(s.FilledBytes) }), get(func(s Sample) int64 { return int64(s.WrittenRate) })
-	if b, ok := Bound(float64(filled), float64(r.SetMiB<<20), float64(rate), r.PlainRate, time.Duration(r.DowntimeMs)*time.Millisecond); ok && n > 0 {
+	if b, ok := Bound(float64(filled), float64(r.SetMiB<<20), float64(rate), r.PlainRate, time.Duration(r.DowntimeMs)*time.Millisecond); ok && total.N > 0 {
 		bound = fmt.Sprintf("%.2f", b.Seconds())
 	}
 	fmt.Fprintf(w, "%d %%\t%s\t%.2f\t%.2f-%.2f\t%s\t%.1f\t%.1f-%.1f\t%.1f\t%.1f\t%.1f\t%d\t%d\t%d\t\n", load, target,
-		float64(t1)/1e9, float64(t0)/1e9, float64(t2)/1e9, bound, float64(d1)/1e6, float64(d0)/1e6, float64(d2)/1e6,
+		float64(total.Median)/1e9, float64(total.Min)/1e9, float64(total.Max)/1e9, bound, float64(still.Median)/1e6, float64(still.Min)/1e6, float64(still.Max)/1e6,
 		float64(get(func(s Sample) int64 { return s.VMMDowntimeNs }))/1e6, float64(get(func(s Sample) int64 { return s.GuestGapNs }))/1e6,
-		float64(get(func(s Sample) int64 { return int64(s.LinkBytes) }))/1e6, get(func(s Sample) int64 { return int64(s.Rounds) }), n, failed)
+		float64(get(func(s Sample) int64 { return int64(s.LinkBytes) }))/1e6, get(func(s Sample) int64 { return int64(s.Rounds) }), total.N, failed)
 }

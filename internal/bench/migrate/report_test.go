@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/migrate/beat"
+	"github.com/hvctl/hvctl/internal/bench/record"
 )
 
 func TestBoundIsWhatPreCopyTakesAtLeast(t *testing.T) {
@@ -50,7 +51,7 @@ func TestTicksThatCameAsMemoryAreNotTheDestinations(t *testing.T) {
 }
 
 func TestTheTableHasARowForEachLoadAndTarget(t *testing.T) {
-	r := Result{Mode: "tcg", LinkRate: 25e6, PlainRate: 25e6, SetMiB: 16, DowntimeMs: 50, Samples: []Sample{
+	r := Result{Header: record.Header{Mode: "tcg"}, LinkRate: 25e6, PlainRate: 25e6, SetMiB: 16, DowntimeMs: 50, Samples: []Sample{
 		{Target: "a", Load: 50, TotalNs: 3e9}, {Target: "a", Load: 50, Error: "it broke"}, {Target: "a", Load: 0, TotalNs: 1e9}, {Target: "b", Load: 0},
 	}}
 	var b bytes.Buffer

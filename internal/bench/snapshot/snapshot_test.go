@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hvctl/hvctl/internal/bench/record"
 	"github.com/hvctl/hvctl/internal/testenv"
 )
 
@@ -28,7 +29,7 @@ func TestEveryFigureIsTaken(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	r := Result{Mode: "test", CPUs: 1, Samples: samples}
+	r := Result{Header: record.Header{Mode: "test"}, CPUs: 1, Samples: samples}
 	if err := r.Print(&out); err != nil || strings.Count(out.String(), "MiB") != 2 || strings.Count(out.String(), "\n") != 4 {
 		t.Errorf("%v\n%s", err, out.String())
 	}

@@ -3,18 +3,16 @@ package start
 import (
 	"fmt"
 	"io"
-	"slices"
 	"text/tabwriter"
-	"time"
+
+	"github.com/hvctl/hvctl/internal/bench/record"
 )
 
 // Result is a whole measurement, as it is kept under docs/results/.
 type Result struct {
-	When     time.Time         `json:"when"`
-	Mode     string            `json:"mode"` // hw, nested-hw, pvm, tcg, tcg-icount
-	Env      map[string]string `json:"env"`
-	Runtimes []Memory          `json:"runtimes"`
-	Samples  []Sample          `json:"samples"`
+	record.Header
+	Runtimes []Memory `json:"runtimes"`
+	Samples  []Sample `json:"samples"`
 }
 
 // Memory is what is measured of a runtime once.
@@ -24,41 +22,18 @@ type Memory struct {
 	PeakKiB int64  `json:"peakKiB"` // of run
 }
 
-// Spread is what the good samples say of one figure.
-type Spread struct {
-	Min, Median, P95 int64 // of two middle values the median is the lower one
-	N, Failed        int   // samples; all else is 0 when there is none
+// Spread looks at f over the good samples of a runtime in a scenario.
+func (r *Result) Spread(target, scenario string, f func(Sample) int64) record.Spread {
+	return record.Of(r.Samples, func(s Sample) bool { return s.Target == target && s.Scenario == scenario && s.Error == "" }, f)
 }
 
-// Spread looks at f over the samples of a runtime in a scenario.
-func (r *Result) Spread(target, scenario string, f func(*Sample) int64) (sp Spread) {
-	var v []int64
-	for i := range r.Samples {
-		switch s := &r.Samples[i]; {
-		case s.Target != target || s.Scenario != scenario:
-		case s.Error != "":
-			sp.Failed++
-		default:
-			v = append(v, f(s))
-		}
-	}
-	if sp.N = len(v); sp.N == 0 {
-		return sp
-	}
-	slices.Sort(v)
-	sp.Min, sp.Median, sp.P95 = v[0], v[(len(v)-1)/2], v[(len(v)*95-1)/100]
-	return sp
+func (r *Result) failed(target, scenario string) int {
+	return record.Count(r.Samples, func(s Sample) bool { return s.Target == target && s.Scenario == scenario && s.Error != "" })
 }
 
 // Targets returns the runtimes in order of appearance.
 func (r *Result) Targets() []string {
-	var t []string
-	for _, s := range r.Samples {
-		if !slices.Contains(t, s.Target) {
-			t = append(t, s.Target)
-		}
-	}
-	return t
+	return record.Distinct(r.Samples, func(s Sample) string { return s.Target })
 }
 
 // Print writes a table for each scenario, then the stages of the four verbs.
@@ -68,9 +43,9 @@ func (r *Result) Print(w io.Writer) error {
 		t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
 		fmt.Fprintln(t, "runtime\tmedian\tleast\tp95\tprocessor\tsamples\tfailed\t")
 		for _, name := range r.Targets() {
-			total := r.Spread(name, sc, func(s *Sample) int64 { return s.TotalNs })
-			cpu := r.Spread(name, sc, func(s *Sample) int64 { return s.CPUNs })
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t\n", name, ms(total.Median), ms(total.Min), ms(total.P95), ms(cpu.Median), total.N, total.Failed)
+			total := r.Spread(name, sc, func(s Sample) int64 { return s.TotalNs })
+			cpu := r.Spread(name, sc, func(s Sample) int64 { return s.CPUNs })
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t\n", name, ms(total.Median), ms(total.Min), ms(total.P95), ms(cpu.Median), total.N, r.failed(name, sc))
 		}
 		if err := t.Flush(); err != nil {
 			return err
@@ -82,7 +57,7 @@ func (r *Result) Print(w io.Writer) error {
 	fmt.Fprintln(w, "memory: peak of run, and of a container that waits to be started")
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
 	for _, m := range r.Runtimes {
-		waiting := r.Spread(m.Target, Lifecycle, func(s *Sample) int64 { return s.WaitKiB }).Median
+		waiting := r.Spread(m.Target, Lifecycle, func(s Sample) int64 { return s.WaitKiB }).Median
 		fmt.Fprintf(t, "%s\t%d KiB\t%d KiB\t\n", m.Target, m.PeakKiB, waiting)
 	}
 	return t.Flush()
@@ -96,7 +71,7 @@ func (r *Result) printStages(w io.Writer) error {
 	for _, target := range r.Targets() {
 		fmt.Fprintf(t, "%s\t", target)
 		for i := range names {
-			fmt.Fprintf(t, "%s\t", ms(r.Spread(target, Lifecycle, func(s *Sample) int64 {
+			fmt.Fprintf(t, "%s\t", ms(r.Spread(target, Lifecycle, func(s Sample) int64 {
 				if i < len(s.Stages) {
 					return s.Stages[i].Ns
 				}

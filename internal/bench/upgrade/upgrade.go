@@ -10,12 +10,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"text/tabwriter"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/bench/record"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/machine/microguest"
 	"github.com/hvctl/hvctl/memory"
@@ -201,13 +201,11 @@ func await(m *machine.Machine) {
 
 // Result is what a run of the benchmark found.
 type Result struct {
-	When      time.Time         `json:"when"`
-	Mode      string            `json:"mode"`
-	Env       map[string]string `json:"env"`
-	CPUs      int               `json:"cpus"`
-	MemoryMiB int               `json:"memoryMiB"`
-	Filled    int               `json:"filledPercent"`
-	Samples   []Sample          `json:"samples"`
+	record.Header
+	CPUs      int      `json:"cpus"`
+	MemoryMiB int      `json:"memoryMiB"`
+	Filled    int      `json:"filledPercent"`
+	Samples   []Sample `json:"samples"`
 }
 
 // Print writes the spread of each figure.
@@ -227,17 +225,13 @@ func (r *Result) Print(w io.Writer) error {
 		{"stood still", func(s Sample) int64 { return s.BlackoutNs }},
 		{"to the first instruction", func(s Sample) int64 { return s.FirstNs }},
 	} {
-		var v []int64
-		for _, s := range r.Samples {
-			v = append(v, f.of(s))
-		}
-		if len(v) == 0 {
+		v := record.Of(r.Samples, func(Sample) bool { return true }, f.of)
+		if v.N == 0 {
 			continue
 		}
-		slices.Sort(v)
 		fmt.Fprintf(t, "%s\t", f.name)
-		for _, at := range []int{0, len(v) / 2, len(v) * 95 / 100, len(v) - 1} {
-			fmt.Fprintf(t, "%.2f\t", float64(v[at])/1e6)
+		for _, ns := range []int64{v.Min, v.Median, v.P95, v.Max} {
+			fmt.Fprintf(t, "%.2f\t", float64(ns)/1e6)
 		}
 		fmt.Fprintln(t)
 	}
