@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime/debug"
 
+	"github.com/hvctl/hvctl/internal/confine"
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/microvm"
 	"github.com/hvctl/hvctl/internal/ocivm"
@@ -65,7 +66,9 @@ func own(args []string) error {
 		return lazy.Serve(args[1], log)
 	case len(args) == 1:
 		return supervisor.Run(context.Background(), args[0], func(cfg *workload.Config) (workload.Runtime, error) {
-			return microvm.New(cfg, args[0], log), nil
+			v := microvm.New(cfg, args[0], log)
+			v.Confine(confine.Apply)
+			return v, nil
 		})
 	}
 	return errors.New("usage: hvctl-vmm STATEDIR | cleanup ROOT (started by hvctl, not by hand)")

@@ -64,7 +64,11 @@ func (p *program) clone(c *cli.Context, h *launch.Handle) error {
 	if err != nil {
 		return err
 	}
-	pending, err := store.Create("clone", true) // never given that name
+	out, err := outDir(h)
+	if err != nil {
+		return err
+	}
+	pending, err := store.Create("clone", true, out) // never given that name
 	if err != nil {
 		return err
 	}

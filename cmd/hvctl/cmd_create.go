@@ -25,7 +25,7 @@ func (p *program) cmdCreate() *cli.Command {
 			if err != nil {
 				return err
 			}
-			i, err := s.Create(cfg, instance.CreateOptions{Replace: c.Bool("replace"), Created: true})
+			i, err := newInstance(c, s, cfg, instance.CreateOptions{Replace: c.Bool("replace"), Created: true})
 			if err != nil {
 				return err
 			}

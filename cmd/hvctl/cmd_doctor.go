@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,11 +13,18 @@ import (
 
 func (p *program) cmdDoctor() *cli.Command {
 	return &cli.Command{
-		Name:        "doctor",
-		Usage:       "tell what this host can do, what is missing, and how to fix it",
-		Description: "The exit status is 1 when VMs cannot run, else 0.",
-		Flags:       []cli.Flag{jsonFlag(), &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only what is not ok"}},
+		Name:  "doctor",
+		Usage: "tell what this host can do, what is missing, and how to fix it",
+		Description: "The exit status is 1 when VMs cannot run, else 0.\n" +
+			"With --self it tells how the process of a running VM is confined, and what is left open and why.",
+		Flags: []cli.Flag{
+			jsonFlag(), &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print only what is not ok"},
+			&cli.StringFlag{Name: "self", Usage: "look at the process of the running VM `INSTANCE` in place of the host"},
+		},
 		Action: func(c *cli.Context) error {
+			if c.IsSet("self") {
+				return p.doctorSelf(c)
+			}
 			store, err := storeDir(c)
 			if err != nil {
 				return err
@@ -54,6 +62,22 @@ func (p *program) cmdDoctor() *cli.Command {
 }
 
 func (p *program) printChecks(checks []doctor.Check, quiet bool) error {
+	n := p.printEach(checks, quiet)
+	verdict := "VMs can run here"
+	if n[doctor.Fail] > 0 {
+		verdict = "VMs cannot run here"
+	}
+	if doctor.ContainersUsable(checks) {
+		verdict += ", containers can"
+	} else {
+		verdict += ", containers cannot"
+	}
+	_, err := fmt.Fprintf(p.stdout, "%s: %d ok, %d warnings, %d failures\n", verdict, n[doctor.OK], n[doctor.Warn], n[doctor.Fail])
+	return err
+}
+
+// printEach prints the checks and counts how they came out.
+func (p *program) printEach(checks []doctor.Check, quiet bool) map[doctor.Status]int {
 	n := map[doctor.Status]int{}
 	for _, c := range checks {
 		n[c.Status]++
@@ -65,15 +89,40 @@ func (p *program) printChecks(checks []doctor.Check, quiet bool) error {
 			fmt.Fprintf(p.stdout, "      %-12s why: %s\n      %-12s fix: %s\n", "", c.Why, "", c.Fix)
 		}
 	}
-	verdict := "VMs can run here"
-	if n[doctor.Fail] > 0 {
-		verdict = "VMs cannot run here"
+	return n
+}
+
+// doctorSelf looks at the process of a VM.
+func (p *program) doctorSelf(c *cli.Context) error {
+	h, err := p.handle(c, c.String("self"))
+	if err != nil {
+		return err
 	}
-	if doctor.ContainersUsable(checks) {
-		verdict += ", containers can"
-	} else {
-		verdict += ", containers cannot"
+	if b := h.Config().Backend; b != "vm" {
+		return usagef(c, "%s is a %s, whose owner is not confined", h.Name(), b)
 	}
-	_, err := fmt.Fprintf(p.stdout, "%s: %d ok, %d warnings, %d failures\n", verdict, n[doctor.OK], n[doctor.Warn], n[doctor.Fail])
+	info, err := h.Client.Info(c.Context)
+	if err != nil {
+		return named(h, err)
+	}
+	var said struct {
+		Confinement *doctor.Confinement `json:"confinement"`
+	}
+	b, err := json.Marshal(info.Inspect)
+	if err == nil {
+		err = json.Unmarshal(b, &said)
+	}
+	if err != nil {
+		return fmt.Errorf("what %s says of itself: %w", h.Name(), err)
+	}
+	checks, err := doctor.Self("/", info.State.PID, said.Confinement)
+	if err != nil {
+		return err
+	}
+	if c.Bool("json") {
+		return p.printJSON(checks)
+	}
+	n := p.printEach(checks, c.Bool("quiet"))
+	_, err = fmt.Fprintf(p.stdout, "%s, process %d: %d ok, %d warnings\n", h.Name(), info.State.PID, n[doctor.OK], n[doctor.Warn])
 	return err
 }

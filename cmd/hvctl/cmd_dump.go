@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
+	"github.com/hvctl/hvctl/internal/supervisor/launch"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/urfave/cli/v2"
 )
@@ -30,7 +33,7 @@ func (p *program) cmdDump() *cli.Command {
 			}
 			ctx, stop := interruptible(c)
 			defer stop()
-			r, err := h.Client.Dump(ctx, file)
+			r, err := dump(ctx, h, file)
 			if err != nil {
 				return named(h, err)
 			}
@@ -41,4 +44,28 @@ func (p *program) cmdDump() *cli.Command {
 			return err
 		},
 	}
+}
+
+// dump has the owner write where it may, and puts the file where it is wanted.
+func dump(ctx context.Context, h *launch.Handle, file string) (r workload.DumpReport, err error) {
+	out, err := outDir(h)
+	if err != nil {
+		return r, err
+	}
+	if out == "" {
+		return h.Client.Dump(ctx, file)
+	}
+	if _, err := os.Lstat(file); err == nil {
+		return r, &os.PathError{Op: "dump", Path: file, Err: os.ErrExist}
+	}
+	dir, err := os.MkdirTemp(out, "dump-")
+	if err != nil {
+		return r, err
+	}
+	defer os.RemoveAll(dir)
+	from := filepath.Join(dir, "core")
+	if r, err = h.Client.Dump(ctx, from); err != nil {
+		return r, err
+	}
+	return r, moveFile(ctx, file, from)
 }

@@ -23,7 +23,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
+		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), cmdMigrateDial(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
 
@@ -90,6 +90,15 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 			return usagef(c, "%w", err)
 		}
 	}
+	done, err := lendIdentity(h, &r.To)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if r.Dialer, err = lendDialer(to.Address); err != nil {
+		return err
+	}
+	defer r.Dialer.Close()
 	report, err := sendProbed(c, h, r)
 	if err != nil {
 		return err

@@ -51,7 +51,17 @@ func (p *program) migratePlan(c *cli.Context, h *launch.Handle) error {
 	if err := checkBinds(c); err != nil {
 		return err
 	}
-	b, err := h.Client.PlanMigration(c.Context, workload.MigrateRequest{To: to, Binds: c.StringSlice("bind")})
+	done, err := lendIdentity(h, &to)
+	if err != nil {
+		return err
+	}
+	defer done()
+	dialer, err := lendDialer(to.Address)
+	if err != nil {
+		return err
+	}
+	defer dialer.Close()
+	b, err := h.Client.PlanMigration(c.Context, workload.MigrateRequest{To: to, Binds: c.StringSlice("bind"), Dialer: dialer})
 	if err != nil {
 		return named(h, err)
 	}

@@ -72,7 +72,7 @@ func (p *program) launchConfig(ctx context.Context, c *cli.Context, b workload.B
 	if err != nil {
 		return nil, nil, err
 	}
-	i, err := s.Create(cfg, instance.CreateOptions{Replace: c.Bool("replace")})
+	i, err := newInstance(c, s, cfg, instance.CreateOptions{Replace: c.Bool("replace")})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -54,7 +54,11 @@ func (p *program) snapshotCreate(c *cli.Context, h *launch.Handle) error {
 	if name == "" {
 		name = h.Name()
 	}
-	made, err := s.Create(name, c.Bool("replace"))
+	out, err := outDir(h)
+	if err != nil {
+		return err
+	}
+	made, err := s.Create(name, c.Bool("replace"), out)
 	if err != nil {
 		return err
 	}
@@ -68,7 +72,12 @@ func (p *program) snapshotCreate(c *cli.Context, h *launch.Handle) error {
 	if slices.Contains(bases, name) {
 		return usagef(c, "the new snapshot cannot replace %q, which it needs: choose another --tag", name)
 	}
-	report, err := h.Client.Snapshot(ctx, made.Dir(), s.Files(bases))
+	files, done, err := within(h, s.Files(bases))
+	if err != nil {
+		return err
+	}
+	defer done()
+	report, err := h.Client.Snapshot(ctx, made.Dir(), files)
 	if err != nil {
 		return named(h, err)
 	}

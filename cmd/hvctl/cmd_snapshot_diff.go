@@ -75,7 +75,7 @@ func (p *program) snapshotMerge(c *cli.Context, of *snapshots.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	made, err := s.Create(c.String("tag"), false)
+	made, err := s.Create(c.String("tag"), false, "")
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func (p *program) cmdUpdate() *cli.Command {
 				return usagef(c, "%w", err)
 			}
 			return p.each(func(c *cli.Context, h *launch.Handle) error {
-				if err := h.Client.Update(c.Context, u); err != nil {
+				if err := h.Update(c.Context, u); err != nil {
 					return named(h, err)
 				}
 				return nil

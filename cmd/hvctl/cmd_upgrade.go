@@ -53,7 +53,11 @@ func (p *program) upgrade(c *cli.Context, h *launch.Handle) error {
 	}
 	ctx, stop := interruptible(c)
 	defer stop()
-	b, err := h.Client.Upgrade(ctx, program)
+	level, err := logLevel(c)
+	if err != nil {
+		return err
+	}
+	b, err := h.Upgrade(ctx, program, level)
 	if err != nil {
 		return named(h, err)
 	}

@@ -13,7 +13,7 @@ package archtest_test
 var layers = map[string]string{
 	// Programs.
 	"cmd/hvctl":     "*",
-	"cmd/hvctl-vmm": "migrate/lazy internal/ocivm internal/ocivm/inside internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
+	"cmd/hvctl-vmm": "internal/confine migrate/lazy internal/ocivm internal/ocivm/inside internal/hostnet internal/microvm internal/supervisor internal/workload internal/seccomp",
 	"cmd/hvctl-ctr": "internal/hostnet internal/instance internal/nscontainer internal/supervisor internal/userns internal/workload",
 	"cmd/hvctl-net": "internal/cninet internal/supervisor internal/usernet",
 	"cmd/hvctl-oci": "internal/ocivm container internal/cgroup internal/criu internal/criu/swrk internal/systemd internal/systemd/bus",
@@ -71,7 +71,7 @@ var layers = map[string]string{
 	"migrate/plan":                "vcpu/cpuid",
 	"migrate/snapshot":            "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":              "memory",
-	"migrate/transport":           "",
+	"migrate/transport":           "migrate/handoff",
 	"migrate/wire":                "memory internal/state",
 
 	// Workloads and what runs them.
@@ -93,8 +93,8 @@ var layers = map[string]string{
 	"internal/criu/swrk":             "internal/criu",
 	"internal/plainjson":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
-	"internal/microvm": "images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
-		"internal/initrd internal/machine internal/metrics internal/seccomp internal/state internal/uffd internal/workload",
+	"internal/microvm": "internal/confine images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
+		"internal/initrd internal/instance internal/machine internal/metrics internal/seccomp internal/state internal/uffd internal/workload",
 	"internal/ocivm":           "",
 	"internal/ocivm/config":    "internal/workload",
 	"internal/ocivm/inside":    "internal/hostnet internal/microvm internal/ocivm internal/ocivm/config internal/workload",
@@ -111,15 +111,17 @@ var layers = map[string]string{
 	"internal/userns":              "",
 	"internal/capability":          "",
 	"internal/cgroup":              "",
+	"internal/confine":             "internal/capability internal/seccomp",
+	"internal/confine/hostile":     "",
 	"internal/seccomp":             "",
 	"internal/config":              "",
 	"internal/instance":            "internal/workload",
 	"internal/exposition":          "internal/workload",
 	"internal/control":             "internal/exposition internal/workload",
-	"internal/doctor":              "kvm",
+	"internal/doctor":              "internal/capability kvm",
 	"internal/snapshots":           "internal/workload migrate/snapshot",
 	"internal/supervisor":          "internal/cgroup internal/control internal/exposition internal/instance internal/workload migrate/handoff",
-	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/userns internal/workload",
+	"internal/supervisor/launch":   "internal/cgroup internal/control internal/instance internal/userns internal/workload migrate/handoff",
 
 	// Tests and tools.
 	"internal/archtest":           "",

@@ -36,6 +36,16 @@ func (g *Group) Set(r *specs.LinuxResources, warn func(msg string)) error {
 	return nil
 }
 
+// Offer makes available what Set needs for r, for a Set by a process in the group
+// that may write nowhere else.
+func (g *Group) Offer(r *specs.LinuxResources) error {
+	p, err := planFor(g.sys, r, g.memoryLimit(r.Memory))
+	if err != nil {
+		return err
+	}
+	return g.extend(p)
+}
+
 // extend makes the controllers that p needs available in a group that exists.
 func (g *Group) extend(p *plan) error {
 	need := p.controllers()

@@ -1,6 +1,8 @@
 package control
 
 import (
+	"os"
+
 	"time"
 
 	"github.com/hvctl/hvctl/internal/workload"
@@ -21,9 +23,14 @@ type SignalRequest struct {
 	Exec   string `json:"exec,omitempty"` // an exec session in place of the first process
 }
 
-// UpgradeRequest is the body of POST /v1/upgrade.
+// UpgradeRequest is the body of POST /v1/upgrade. The client has started the new
+// owner, which waits on the link; two open files come with the request.
 type UpgradeRequest struct {
-	Program string `json:"program"` // of the new owner; an absolute path
+	Program string `json:"program"` // of the new owner, for the record
+	PID     int    `json:"pid"`
+
+	Link    *os.File `json:"-"` // the first: to the new owner (package handoff)
+	Process *os.File `json:"-"` // the second: a pidfd of it
 }
 
 // StopRequest is the body of POST /v1/stop. The answer, a workload.Exit,

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/workload"
@@ -81,13 +82,13 @@ func (c *Client) Dump(ctx context.Context, file string) (workload.DumpReport, er
 // Migrate sends the instance to another owner and returns the report.
 func (c *Client) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
 	var v json.RawMessage
-	return v, c.do(ctx, "POST", "/v1/migrate", r, &v)
+	return v, c.do(ctx, "POST", "/v1/migrate", r, &v, r.Dialer)
 }
 
 // PlanMigration says what Migrate would do, as plan.Plan in JSON.
 func (c *Client) PlanMigration(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
 	var v json.RawMessage
-	return v, c.do(ctx, "POST", "/v1/plan", r, &v)
+	return v, c.do(ctx, "POST", "/v1/plan", r, &v, r.Dialer)
 }
 
 // Migration says what is known of the latest migration away from there.
@@ -110,11 +111,11 @@ func (c *Client) Resolve(ctx context.Context, keep workload.Keep) error {
 	return c.do(ctx, "POST", "/v1/resolve", ResolveRequest{Keep: keep}, nil)
 }
 
-// Upgrade has a process of program take the instance over and returns the
-// report.
-func (c *Client) Upgrade(ctx context.Context, program string) (json.RawMessage, error) {
+// Upgrade has the process r.PID, which waits for that, take the instance over and
+// returns the report. The files stay the caller's.
+func (c *Client) Upgrade(ctx context.Context, r UpgradeRequest) (json.RawMessage, error) {
 	var v json.RawMessage
-	return v, c.do(ctx, "POST", "/v1/upgrade", UpgradeRequest{Program: program}, &v)
+	return v, c.do(ctx, "POST", "/v1/upgrade", r, &v, r.Link, r.Process)
 }
 
 // Resize sets the size of a terminal.
@@ -190,8 +191,8 @@ func get[T any](ctx context.Context, c *Client, path string) (T, error) {
 // device model a guest talks to.
 const maxAnswer = 8 << 20
 
-func (c *Client) do(ctx context.Context, method, path string, body, out any) error {
-	r, err := c.roundTrip(ctx, method, path, body, false)
+func (c *Client) do(ctx context.Context, method, path string, body, out any, files ...*os.File) error {
+	r, err := c.roundTrip(ctx, method, path, body, false, files...)
 	if err != nil {
 		return err
 	}
@@ -208,7 +209,7 @@ func (c *Client) do(ctx context.Context, method, path string, body, out any) err
 // reply is an answer whose connection is still open.
 type reply struct {
 	resp *http.Response
-	conn net.Conn
+	conn *net.UnixConn
 	r    *bufio.Reader
 	stop func() bool // the context no longer ends the connection
 }
@@ -237,9 +238,9 @@ func (c *Client) upgrade(ctx context.Context, path string, body any) (*Stream, e
 
 // roundTrip sends one request on a connection of its own and checks that the
 // answer is 2xx, or 101 to an upgrade.
-func (c *Client) roundTrip(ctx context.Context, method, path string, body any, upgrade bool) (r *reply, err error) {
+func (c *Client) roundTrip(ctx context.Context, method, path string, body any, upgrade bool, files ...*os.File) (r *reply, err error) {
 	for range maxOwners {
-		if r, err = c.ask(ctx, method, path, body, upgrade); !errors.Is(err, ErrUpgraded) {
+		if r, err = c.ask(ctx, method, path, body, upgrade, files); !errors.Is(err, ErrUpgraded) {
 			break
 		}
 	}
@@ -250,7 +251,7 @@ func (c *Client) roundTrip(ctx context.Context, method, path string, body any, u
 const maxOwners = 5
 
 // ask is roundTrip with one owner.
-func (c *Client) ask(ctx context.Context, method, path string, body any, upgrade bool) (*reply, error) {
+func (c *Client) ask(ctx context.Context, method, path string, body any, upgrade bool, files []*os.File) (*reply, error) {
 	conn, err := c.Dial()
 	if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT) {
 		return nil, workload.ErrNotRunning
@@ -260,7 +261,7 @@ func (c *Client) ask(ctx context.Context, method, path string, body any, upgrade
 	}
 	r := &reply{conn: conn, r: bufio.NewReaderSize(conn, 32<<10)}
 	r.stop = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = r.exchange(method, path, body, upgrade)
+	err = r.exchange(method, path, body, upgrade, files)
 	if err != nil {
 		r.close()
 		if ctx.Err() != nil {
@@ -274,7 +275,7 @@ func (c *Client) ask(ctx context.Context, method, path string, body any, upgrade
 	return r, nil
 }
 
-func (r *reply) exchange(method, path string, body any, upgrade bool) error {
+func (r *reply) exchange(method, path string, body any, upgrade bool, files []*os.File) error {
 	var b []byte
 	if body != nil {
 		var err error
@@ -288,7 +289,7 @@ func (r *reply) exchange(method, path string, body any, upgrade bool) error {
 	}
 	var q bytes.Buffer
 	fmt.Fprintf(&q, "%s %s HTTP/1.1\r\nHost: hvctl\r\nContent-Length: %d\r\nConnection: %s\r\n\r\n%s", method, path, len(b), connection, b)
-	if _, err := r.conn.Write(q.Bytes()); err != nil && !errors.Is(err, unix.EPIPE) {
+	if err := send(r.conn, q.Bytes(), files); err != nil && !errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("%w: %w", ErrGone, err)
 	} // EPIPE: refused before it was read; why is there to be read
 	var err error

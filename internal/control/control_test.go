@@ -23,10 +23,11 @@ import (
 
 // fakeOwner answers everything, or fails everything.
 type fakeOwner struct {
-	fail   error
-	stream func(*Peer)
-	stops  []StopRequest
-	sig    unix.Signal
+	brought string // what the file had that came with an upgrade
+	fail    error
+	stream  func(*Peer)
+	stops   []StopRequest
+	sig     unix.Signal
 }
 
 func (o *fakeOwner) Info(context.Context) (Info, error) {
@@ -59,8 +60,11 @@ func (o *fakeOwner) Migration(context.Context) (workload.MigrationStatus, error)
 func (o *fakeOwner) CancelMigration(context.Context) error         { return o.fail }
 func (o *fakeOwner) RecoverMigration(context.Context) error        { return o.fail }
 func (o *fakeOwner) Resolve(context.Context, ResolveRequest) error { return o.fail }
-func (o *fakeOwner) Upgrade(context.Context, UpgradeRequest) (json.RawMessage, error) {
-	return json.RawMessage("{}"), o.fail
+func (o *fakeOwner) Upgrade(_ context.Context, r UpgradeRequest) (json.RawMessage, error) {
+	b := make([]byte, 16)
+	n, _ := r.Process.Read(b)
+	o.brought = string(b[:n])
+	return json.RawMessage("{}"), errors.Join(o.fail, r.Process.Close())
 }
 
 func (o *fakeOwner) Dump(context.Context, DumpRequest) (workload.DumpReport, error) {

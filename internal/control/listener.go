@@ -53,14 +53,20 @@ func allowed(c *net.UnixConn) bool {
 	return err == nil && ok
 }
 
-// conn gives its place back once.
+// conn gives its place back once, and keeps the open files that come with a
+// request until its handler takes them.
 type conn struct {
 	*net.UnixConn
 	leave func()
+	files
 }
+
+// Read implements net.Conn.
+func (c *conn) Read(b []byte) (int, error) { return c.read(c.UnixConn, b) }
 
 // Close implements net.Conn.
 func (c *conn) Close() error {
 	c.leave()
+	c.drop()
 	return c.UnixConn.Close()
 }

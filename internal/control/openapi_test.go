@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -70,6 +71,9 @@ func TestDocumentHasExactlyTheFields(t *testing.T) {
 		typ := reflect.TypeOf(v)
 		for field := range typ.Fields() {
 			tag, opts, _ := strings.Cut(field.Tag.Get("json"), ",")
+			if tag == "-" {
+				continue
+			}
 			fields = append(fields, tag)
 			if !strings.Contains(opts, "omit") {
 				always = append(always, tag)
@@ -128,7 +132,7 @@ func TestAnswersFitTheDocument(t *testing.T) {
 			}
 			name := fmt.Sprintf("%s with %v", r.Path, fail)
 			body := map[string]string{
-				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/dump": `{"file":"/d/core"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/plan": `{"to":{"address":"unix:/s"},"binds":["port:tcp/80=drop"]}`, "/v1/upgrade": `{"program":"/p"}`, "/v1/trace": `{"ports":{"first":1016,"last":1023}}`, "/v1/update": `{"cpuWeight":50}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
+				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/dump": `{"file":"/d/core"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/plan": `{"to":{"address":"unix:/s"},"binds":["port:tcp/80=drop"]}`, "/v1/upgrade": `{"program":"/p","pid":7}`, "/v1/trace": `{"ports":{"first":1016,"last":1023}}`, "/v1/update": `{"cpuWeight":50}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
 			}[r.Path]
 			op := doc.Paths.Value(r.Path).GetOperation(r.Method)
 			if r.Method != http.MethodPost {
@@ -191,7 +195,17 @@ func raw(t *testing.T, c *Client, method, path, body string) (status int, conten
 	}
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
-	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body)
+	var files []*os.File
+	switch {
+	case path == "/v1/upgrade":
+		files = []*os.File{os.Stdin, os.Stdin}
+	case path == "/v1/plan", path == "/v1/migrate" && method == http.MethodPost:
+		files = []*os.File{os.Stdin}
+	}
+	request := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s", method, path, len(body), body)
+	if err := send(conn, []byte(request), files); err != nil {
+		t.Fatal(err)
+	}
 	resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)

@@ -127,6 +127,7 @@ func NewServer(o Owner) *Server {
 		Handler:           s,
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    16 << 10,
+		ConnContext:       withConn,
 		ErrorLog:          nil,
 	}
 	return s
@@ -264,6 +265,11 @@ func migration(w http.ResponseWriter, r *http.Request, do func(context.Context, 
 	if q.To.Address == "" {
 		return fmt.Errorf("%w: migrate: no destination", ErrBadRequest)
 	}
+	got, err := take(r, 1)
+	if err != nil {
+		return err
+	}
+	q.Dialer = got[0] // for as long as the destination may have to be asked
 	v, err := do(r.Context(), q)
 	return answer(w, v, err)
 }
@@ -297,9 +303,12 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) error {
 	if err := decode(r, &q); err != nil {
 		return err
 	}
-	if !filepath.IsAbs(q.Program) {
-		return fmt.Errorf("%w: upgrade: the program %q is no absolute path", ErrBadRequest, q.Program)
+	got, err := take(r, 2)
+	if err != nil {
+		return err
 	}
+	q.Link, q.Process = got[0], got[1]
+	defer q.Link.Close()
 	v, err := s.owner.Upgrade(r.Context(), q)
 	return answer(w, v, err)
 }

@@ -101,6 +101,21 @@ func stdinReaches(t *testing.T, h *host) {
 }
 
 // TestLifecycle: every verb on one instance.
+// confinedWhole tells whether everything holds that can hold a VM's process; that
+// it is root's is the test's doing.
+func confinedWhole(t *testing.T, h *host, name string) {
+	t.Helper()
+	var checks []struct{ Name, Status, Detail string }
+	if err := json.Unmarshal([]byte(h.ok("doctor", "--json", "--self", name)), &checks); err != nil || len(checks) < 7 {
+		t.Fatalf("doctor --self says %+v (%v)", checks, err)
+	}
+	for _, c := range checks {
+		if c.Status != "ok" && c.Name != "user" {
+			t.Errorf("%s: %s: %s", c.Name, c.Status, c.Detail)
+		}
+	}
+}
+
 func TestLifecycle(t *testing.T) { onBoth(t, lifecycle) }
 
 func lifecycle(t *testing.T, h *host) {
@@ -135,6 +150,9 @@ func lifecycle(t *testing.T, h *host) {
 	h.ok("update", "--cpus", "0.5", "--cpu-weight", "50", "life")
 	if out := h.ok("inspect", "--format", "{{.State.Limits.CPUs}} {{.State.Limits.PIDs}}", "life"); strings.TrimSpace(out) != "0.5 50" {
 		t.Errorf("limits after an update: %q", out)
+	}
+	if h.kind.name == vm.name {
+		confinedWhole(t, h, "life")
 	}
 	h.ok("stop", "life")
 	if r := h.hvctl("wait", "life"); strings.TrimSpace(r.out) != "3" {

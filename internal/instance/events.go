@@ -2,7 +2,9 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +25,9 @@ func (i *Instance) AppendEvent(line []byte) error {
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && st.Size() > maxEventsBytes {
-		if err := i.store.rotateEvents(path); err != nil {
+		err := i.store.rotateEvents(path)
+		// An owner that is confined cannot: the next instance's creation does.
+		if err != nil && (!errors.Is(err, fs.ErrPermission) || st.Size() > 4*maxEventsBytes) {
 			return err
 		}
 	}
@@ -63,11 +67,30 @@ func (s *Store) rotateEvents(path string) error {
 		return err
 	}
 	defer unlock()
+	return trimEvents(path)
+}
+
+// trimEvents is rotateEvents under the root's lock, where that is due.
+func trimEvents(path string) error {
 	st, err := os.Stat(path)
 	if err != nil || st.Size() <= maxEventsBytes {
 		return nil // another owner was quicker
 	}
 	return os.Rename(path, path+".1")
+}
+
+// readyEvents leaves a file that owners can write to, who can do nothing else here.
+// The root is locked.
+func (s *Store) readyEvents() error {
+	path := filepath.Join(s.root, eventsFile)
+	if err := trimEvents(path); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // ReadEvents calls fn with every recorded line, oldest first. With follow it

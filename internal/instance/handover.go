@@ -22,10 +22,9 @@ type Handover struct {
 	// StdinOnce closes the process's standard input when that first client
 	// goes away without detaching.
 	StdinOnce bool `json:"stdinOnce,omitempty"`
-	// Link is to the owner whose running instance this one takes over, Listener its
-	// control socket. Lock is then that owner's still.
-	Link     int `json:"link,omitempty"`
-	Listener int `json:"listener,omitempty"`
+	// Link is to the owner whose running instance this one takes over; lock and
+	// control socket come over it.
+	Link int `json:"link,omitempty"`
 }
 
 // Encode is the environment entry for h.

@@ -104,6 +104,9 @@ func (s *Store) Create(c *workload.Config, o CreateOptions) (*Instance, error) {
 		return nil, err
 	}
 	defer unlock()
+	if err := s.readyEvents(); err != nil {
+		return nil, err
+	}
 	if c.Name == "" {
 		c.Name = s.freeName()
 	}

@@ -9,13 +9,21 @@ import (
 	"github.com/hvctl/hvctl/migrate/transport"
 )
 
-// dialer returns what connects to another owner.
-func dialer(e workload.Endpoint) (func(context.Context) (net.Conn, error), error) {
-	o, err := transportOptions(e)
+// dialer returns what connects to another owner, by r.Dialer where the client has
+// brought one.
+func dialer(r workload.MigrateRequest) (func(context.Context) (net.Conn, error), error) {
+	o, err := transportOptions(r.To)
 	if err != nil {
 		return nil, err
 	}
-	return transport.Dial(e.Address, o)
+	o.Through = r.Dialer
+	return transport.Dial(r.To.Address, o)
+}
+
+func closeDialer(r workload.MigrateRequest) {
+	if r.Dialer != nil {
+		_ = r.Dialer.Close()
+	}
 }
 
 // listen waits for other owners.

@@ -25,6 +25,9 @@ func (v *VM) Inspect() map[string]any {
 	if h := v.doubt.Load(); h != nil {
 		m["migrationInDoubt"] = h.to
 	}
+	if c := v.confined.Load(); c != nil {
+		m["confinement"] = c
+	}
 	m["counters"] = g.machine.Counters()
 	return m
 }

@@ -24,11 +24,12 @@ type question struct {
 
 // Plan implements workload.Migrator.
 func (v *VM) Plan(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+	defer closeDialer(r)
 	g, err := v.withAgent()
 	if err != nil {
 		return nil, err
 	}
-	dial, err := dialer(r.To)
+	dial, err := dialer(r)
 	if err != nil {
 		return nil, err
 	}

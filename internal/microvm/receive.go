@@ -103,7 +103,7 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 		return nil, err
 	}
 	cfg := d.Config
-	cfg.ID, cfg.Name, cfg.AutoRemove, cfg.DataDir = own.ID, own.Name, own.AutoRemove, ""
+	cfg.ID, cfg.Name, cfg.AutoRemove, cfg.DataDir = own.ID, own.Name, own.AutoRemove, own.DataDir
 	cfg.VM.Receive = own.VM.Receive
 	p, err := plan.Parse(o.Plan)
 	if err != nil {
@@ -162,6 +162,7 @@ func (a *arrival) surround(ctx context.Context, cfg *workload.Config, d workload
 
 // Resume implements migrate.Destination: the right to run the guest is ours.
 func (a *arrival) Resume(ctx context.Context) error {
+	a.v.mustEnter()
 	g, err := a.v.converse()
 	if err != nil {
 		return err

@@ -28,6 +28,9 @@ func (v *VM) restore(ctx context.Context, io workload.Stdio) (workload.Process, 
 	if err := context.Cause(ctx); err != nil {
 		return nil, err
 	}
+	if err := v.enter(); err != nil {
+		return nil, err
+	}
 	g, err := v.converse()
 	if err != nil {
 		return nil, err

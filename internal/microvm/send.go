@@ -23,6 +23,12 @@ var errMoved = errors.New("the guest runs elsewhere")
 
 // Migrate implements workload.Migrator.
 func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
+	doubt := false
+	defer func() {
+		if !doubt { // else it goes with the last one who asks
+			closeDialer(r)
+		}
+	}()
 	g, err := v.withAgent()
 	if err != nil {
 		return nil, err
@@ -30,7 +36,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err := v.mayMove(g); err != nil {
 		return nil, fmt.Errorf("migrate: %w", err)
 	}
-	dial, err := dialer(r.To)
+	dial, err := dialer(r)
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +86,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 			v.log.Info("for how long the guest stood still by its own clock is not known", "err", gerr)
 		}
 	case errors.Is(err, migrate.ErrInDoubt):
+		doubt = true
 		h.ask()
 	default:
 		v.beat(context.WithoutCancel(ctx), g.session, false)

@@ -102,6 +102,7 @@ func (h *heir) build(ctx context.Context, o handoff.Offer, io workload.Stdio) (e
 
 // Resume implements handoff.Successor: the guest is ours.
 func (h *heir) Resume(ctx context.Context) error {
+	h.v.mustEnter()
 	g, err := h.v.converse()
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/hvctl/hvctl/internal/agent"
+	"github.com/hvctl/hvctl/internal/confine"
 	"github.com/hvctl/hvctl/internal/guestproto"
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/machine"
@@ -60,6 +61,9 @@ type VM struct {
 	left  atomic.Bool              // the guest was handed over
 	gap   atomic.Pointer[gap]      // of the latest guest that was offered
 	moved atomic.Pointer[string]   // where the guest was sent; nil: it is here
+
+	confine  func(confine.Policy) (confine.Report, error) // nil: this process is not the VM's alone
+	confined atomic.Pointer[Confined]                     // nil before that
 
 	// What Start made so far; only Start and Close use these.
 	console *console
@@ -169,6 +173,9 @@ func (v *VM) Start(ctx context.Context, io workload.Stdio) (workload.Process, er
 		return nil, err
 	}
 	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	if err := v.enter(); err != nil {
 		return nil, err
 	}
 	if v.cfg.VM.Raw {

@@ -55,7 +55,7 @@ func takeDisks(cfg *workload.Config, dir string, coming []migrate.Volume) error 
 		if err := emptyImage(path, coming[0].Size); err != nil {
 			return fmt.Errorf("image for disk %s: %w", coming[0].Name, err)
 		}
-		cfg.VM.Disks[i].Path, cfg.DataDir, coming = path, dir, coming[1:]
+		cfg.VM.Disks[i].Path, coming = path, coming[1:]
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ import (
 // over makes a snapshot of g that holds what differs from base, with a disk.
 func over(t *testing.T, s *snapshots.Store, g *memory.Guest, name, base string) {
 	t.Helper()
-	p, err := s.Create(name, false)
+	p, err := s.Create(name, false, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestDifferencesNeedTheirBasesUntilTheyAreMerged(t *testing.T) {
 			t.Errorf("removing %s: %v", name, err)
 		}
 	}
-	p, err := s.Create("whole", false)
+	p, err := s.Create("whole", false, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package snapshots
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -41,9 +42,10 @@ type Pending struct {
 	replace   bool
 }
 
-// Create makes an empty directory for the snapshot called name. With replace one
-// of that name gives way when the new one is complete.
-func (s *Store) Create(name string, replace bool) (*Pending, error) {
+// Create makes an empty directory for the snapshot called name, in the directory
+// at of the same file system; empty: in the store. With replace one of that name
+// gives way when the new one is complete.
+func (s *Store) Create(name string, replace bool, at string) (*Pending, error) {
 	if err := CheckName(name); err != nil {
 		return nil, err
 	}
@@ -53,7 +55,7 @@ func (s *Store) Create(name string, replace bool) (*Pending, error) {
 	if _, err := os.Lstat(s.path(name)); err == nil && !replace {
 		return nil, fmt.Errorf("%w: %q; remove it, choose another name or use --replace", ErrExists, name)
 	}
-	dir, err := os.MkdirTemp(s.root, pendingPrefix)
+	dir, err := os.MkdirTemp(cmp.Or(at, s.root), pendingPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot store: %w", err)
 	}

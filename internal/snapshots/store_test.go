@@ -45,7 +45,7 @@ func open(t *testing.T) (*snapshots.Store, string) {
 
 func create(t *testing.T, s *snapshots.Store, name string, replace bool) {
 	t.Helper()
-	p, err := s.Create(name, replace)
+	p, err := s.Create(name, replace, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestASnapshotHasItsNameWhenItIsComplete(t *testing.T) {
 	if n, err := s.Names(); err != nil || len(n) != 0 {
 		t.Fatalf("an empty store has %q, %v", n, err)
 	}
-	p, err := s.Create("one", false)
+	p, err := s.Create("one", false, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestASnapshotHasItsNameWhenItIsComplete(t *testing.T) {
 	if n, err := s.Names(); err != nil || !slices.Equal(n, []string{"one", "two"}) {
 		t.Errorf("names %q, %v", n, err)
 	}
-	if _, err := s.Create("one", false); !errors.Is(err, snapshots.ErrExists) {
+	if _, err := s.Create("one", false, ""); !errors.Is(err, snapshots.ErrExists) {
 		t.Errorf("a second one: %v", err)
 	}
 	create(t, s, "one", true)
@@ -97,7 +97,7 @@ func TestASnapshotHasItsNameWhenItIsComplete(t *testing.T) {
 			t.Errorf("after Remove: %v", err)
 		}
 	}
-	p, err = s.Create("three", false)
+	p, err = s.Create("three", false, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,11 +110,11 @@ func TestASnapshotHasItsNameWhenItIsComplete(t *testing.T) {
 
 func TestTwoOfOneNameDoNotMix(t *testing.T) {
 	s, _ := open(t)
-	a, err := s.Create("x", false)
+	a, err := s.Create("x", false, "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := s.Create("x", false)
+	b, err := s.Create("x", false, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func TestTwoOfOneNameDoNotMix(t *testing.T) {
 func TestNamesThatArePathsAreRefused(t *testing.T) {
 	s, _ := open(t)
 	for _, name := range []string{"", ".", "..", "a/b", "/etc", ".new-1", "-f", "a b", "a\x00"} {
-		_, err := s.Create(name, true)
+		_, err := s.Create(name, true, "")
 		if _, gerr := s.Get(name); !errors.Is(err, snapshots.ErrBadName) || !errors.Is(gerr, snapshots.ErrBadName) || !errors.Is(s.Remove(name), snapshots.ErrBadName) {
 			t.Errorf("%q: %v, %v", name, err, gerr)
 		}

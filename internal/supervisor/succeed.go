@@ -16,16 +16,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// lendGrace is how long the old owner may take to hear of us.
+const lendGrace = 30 * time.Second
+
 // quietGrace is how long the old owner may take to write the last output.
 const quietGrace = 30 * time.Second
 
 // succeed is Run for a process that takes a running instance over.
 func succeed(ctx context.Context, dir string, h instance.Handover, newRuntime func(*workload.Config) (workload.Runtime, error)) error {
-	for _, fd := range []int{h.Link, h.Lock, h.Listener} {
-		unix.CloseOnExec(fd)
-	}
+	unix.CloseOnExec(h.Link)
 	link := os.NewFile(uintptr(h.Link), "link")
 	defer link.Close()
+	lent, err := handoff.Borrow(link, 2, lendGrace)
+	if err != nil {
+		return fmt.Errorf("upgrade: the old owner: %w", err)
+	}
+	lock, listener := lent[0], lent[1]
+	defer listener.Close()
 	inst, err := instance.OpenDir(dir)
 	if err != nil {
 		return err
@@ -45,20 +52,20 @@ func succeed(ctx context.Context, dir string, h instance.Handover, newRuntime fu
 	if !ok {
 		return fmt.Errorf("%s: upgrade: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
 	}
-	proc, committed, err := in.TakeOver(ctx, link, func() error { return o.possess(link, h) }, o.out.stdio(o.cfg.Spec.Process.Terminal))
+	proc, committed, err := in.TakeOver(ctx, link, func() error { return o.possess(link, lock) }, o.out.stdio(o.cfg.Spec.Process.Terminal))
 	if err != nil && !committed {
 		return err // the old owner has it, and says so
 	}
 	if err != nil {
 		if inst.LockFile() == nil {
-			err = errors.Join(err, o.possess(link, h))
+			err = errors.Join(err, o.possess(link, lock))
 		}
 		o.finish(workload.Exit{Code: exitCode(err), Err: err.Error(), At: time.Now()})
 		_ = handoff.Tell(link, err.Error())
 		return err
 	}
 	o.begin(ctx, rt, proc, st.Started)
-	l, err := net.FileListener(os.NewFile(uintptr(h.Listener), "control"))
+	l, err := net.FileListener(listener)
 	if err == nil {
 		o.serveOn(l.(*net.UnixListener))
 	} else { // it runs, and a new socket is better than none
@@ -74,11 +81,11 @@ func succeed(ctx context.Context, dir string, h instance.Handover, newRuntime fu
 }
 
 // possess waits until the old owner writes nothing more, and takes lock and log.
-func (o *owner) possess(link *os.File, h instance.Handover) error {
+func (o *owner) possess(link, lock *os.File) error {
 	if _, err := handoff.Hear(link, quietGrace); err != nil && !errors.Is(err, io.EOF) { // EOF: it is gone
 		o.log.Warn("the old owner may still write", "err", err)
 	}
-	if err := o.inst.AdoptLock(os.NewFile(uintptr(h.Lock), "lock")); err != nil {
+	if err := o.inst.AdoptLock(lock); err != nil {
 		return err
 	}
 	logw, err := o.inst.OpenLog()

@@ -7,12 +7,10 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"sync"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/control"
-	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate/handoff"
 	"golang.org/x/sys/unix"
@@ -62,11 +60,10 @@ func (o *owner) Upgrade(ctx context.Context, r control.UpgradeRequest) (json.Raw
 	if err := o.answering(); err != nil { // since then
 		return nil, err
 	}
-	s, err := o.spawn(r.Program)
+	s, err := o.adopt(r)
 	if err != nil {
 		return nil, err
 	}
-	defer s.link.Close()
 	report, err := u.HandOver(ctx, workload.Successor{Link: s.link, Kill: s.kill})
 	if err != nil {
 		return nil, withKill(err, s.kill())
@@ -107,34 +104,26 @@ type successor struct {
 	kill func() error
 }
 
-// spawn starts a successor in our place: same session, cgroup, environment and
-// log. It inherits the lock and the control socket, and uses them when the
-// instance is its own.
-func (o *owner) spawn(program string) (*successor, error) {
-	here, there, err := handoff.Pair()
-	if err != nil {
-		return nil, err
-	}
-	defer there.Close()
+// adopt takes up with the successor that a client has started, and lends it the
+// lock and the control socket, which it uses when the instance is its own.
+func (o *owner) adopt(r control.UpgradeRequest) (*successor, error) {
 	socket, err := duplicate(o.srv.socket)
 	if err != nil {
-		_ = here.Close()
+		_ = r.Process.Close()
 		return nil, err
 	}
 	defer socket.Close()
-	h := instance.Handover{Link: 3, Lock: 4, Listener: 5}
-	cmd := exec.Command(program, o.inst.Dir())
-	cmd.Dir, cmd.Stderr, cmd.Stdout = "/", os.Stderr, os.Stderr
-	cmd.Env = append(os.Environ(), h.Encode())
-	cmd.ExtraFiles = []*os.File{there, o.inst.LockFile(), socket}
-	if err := cmd.Start(); err != nil {
-		_ = here.Close()
-		return nil, fmt.Errorf("start the new owner process: %w", err)
-	}
-	s := &successor{link: here, pid: cmd.Process.Pid, gone: make(chan struct{})}
+	s := &successor{link: r.Link, pid: r.PID, gone: make(chan struct{})}
+	pidfd := int(r.Process.Fd())
 	go func() {
-		_ = cmd.Wait() // how it ended is in its log, or on the link
-		close(s.gone)
+		defer r.Process.Close()
+		defer close(s.gone)
+		for { // a pidfd is readable when its process has ended
+			_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, -1)
+			if !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
 	}()
 	s.kill = func() error {
 		select {
@@ -142,12 +131,12 @@ func (o *owner) spawn(program string) (*successor, error) {
 			return nil
 		default:
 		}
-		if err := cmd.Process.Kill(); err != nil {
+		if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			select {
 			case <-s.gone:
 				return nil
 			case <-time.After(time.Second):
-				return err
+				return os.NewSyscallError("pidfd_send_signal", err)
 			}
 		}
 		select {
@@ -156,6 +145,9 @@ func (o *owner) spawn(program string) (*successor, error) {
 		case <-time.After(10 * time.Second): // in the kernel, in I/O that does not return
 			return fmt.Errorf("process %d was killed and is still there", s.pid)
 		}
+	}
+	if err := handoff.Lend(s.link, o.inst.LockFile(), socket); err != nil {
+		return nil, withKill(err, s.kill())
 	}
 	return s, nil
 }

@@ -57,12 +57,12 @@ func (c Completion) Err() error {
 }
 
 // New makes a ring for up to entries requests, a power of two, in flight at
-// once. Errors wrap ErrUnavailable where a caller should go on without.
+// once. It does nothing before RegisterFiles. Errors wrap ErrUnavailable where a caller should go on without.
 func New(entries uint32) (*Ring, error) {
 	if entries == 0 || entries > MaxEntries || entries&(entries-1) != 0 {
 		return nil, fmt.Errorf("io_uring of %d entries: want a power of two up to %d", entries, MaxEntries)
 	}
-	var p params
+	p := params{flags: setupDisabled}
 	fd, err := setup(entries, &p)
 	switch {
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
@@ -81,13 +81,22 @@ func New(entries uint32) (*Ring, error) {
 }
 
 // RegisterFiles makes fds the fixed files 0, 1, ..., which spares a look-up for
-// each request. The ring keeps the files open until Close.
+// each request, and opens the ring, once. From then on it does nothing but read,
+// write and sync them, whoever writes into it: a ring is a way around filters of
+// system calls. It keeps the files open until Close.
 func (r *Ring) RegisterFiles(fds []int) error {
 	list := make([]int32, 0, len(fds))
 	for _, fd := range fds {
 		list = append(list, int32(fd))
 	}
-	return os.NewSyscallError("io_uring_register", registerFiles(r.fd, list))
+	err := registerFiles(r.fd, list)
+	if err == nil {
+		err = restrict(r.fd)
+	}
+	if err == nil {
+		err = enable(r.fd)
+	}
+	return os.NewSyscallError("io_uring_register", err)
 }
 
 // Notify makes completions signal the eventfd fd while the ring is not quiet. It

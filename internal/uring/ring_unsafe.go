@@ -23,9 +23,17 @@ const (
 
 	enterGetEvents = 1 << 0
 
+	setupDisabled = 1 << 6
+
 	cmdRegisterFiles     = 2
 	cmdUnregisterEventFD = 5
 	cmdRegisterEventFD   = 4
+	cmdRestrict          = 11
+	cmdEnable            = 12
+
+	mayRegister  = 0 // kinds of a restriction
+	mayDo        = 1
+	mustHaveFlag = 3
 
 	featSingleMmap   = 1 << 0
 	featNoDrop       = 1 << 1
@@ -83,6 +91,14 @@ type cqe struct {
 	flags    uint32
 }
 
+// restriction is struct io_uring_restriction.
+type restriction struct {
+	kind  uint16
+	what  uint8 // an operation, or flags
+	resv  uint8
+	resv2 [3]uint32
+}
+
 func setup(entries uint32, p *params) (int, error) {
 	// SAFETY: p has the size of the kernel's struct and lives over the call.
 	fd, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, uintptr(entries), uintptr(unsafe.Pointer(p)), 0)
@@ -101,9 +117,20 @@ func registerEventFD(ring int, fd int32) error {
 	return register(ring, cmdRegisterEventFD, []int32{fd})
 }
 
-func unregisterEventFD(ring int) error { return register(ring, cmdUnregisterEventFD, nil) }
+func unregisterEventFD(ring int) error { return register[int32](ring, cmdUnregisterEventFD, nil) }
 
-func register(ring int, cmd uintptr, list []int32) error {
+// restrict leaves a disabled ring what this package does, with fixed files only.
+func restrict(ring int) error {
+	list := []restriction{{kind: mayRegister, what: cmdRegisterEventFD}, {kind: mayRegister, what: cmdUnregisterEventFD}, {kind: mustHaveFlag, what: flagFixedFile}}
+	for _, op := range []uint8{opReadv, opWritev, opFsync, opRead, opWrite} {
+		list = append(list, restriction{kind: mayDo, what: op})
+	}
+	return register(ring, cmdRestrict, list)
+}
+
+func enable(ring int) error { return register[int32](ring, cmdEnable, nil) }
+
+func register[T int32 | restriction](ring int, cmd uintptr, list []T) error {
 	// SAFETY: the list has as many elements as we say and is copied in the call.
 	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(ring), cmd, uintptr(unsafe.Pointer(unsafe.SliceData(list))), uintptr(len(list)), 0, 0)
 	if errno != 0 {

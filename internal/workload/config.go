@@ -23,7 +23,9 @@ type Config struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 
 	// DataDir is a directory of this instance alone, whose last element is its
-	// ID; it goes when the instance is removed. Empty: it has none.
+	// ID; it goes when the instance is removed. Empty: it has none. The owner of a
+	// VM writes files for others into OutDir there, and reads what they have for
+	// it in InDir: it can open nothing else of the host's.
 	DataDir string `json:"dataDir,omitempty"`
 	// OpenStdin keeps the process's standard input open and attachable
 	// (docker's -i). Without it the process reads end of file at once.
@@ -77,6 +79,12 @@ type Resources struct {
 
 // DefaultCgroupParent is where instances' cgroups are.
 const DefaultCgroupParent = "/hvctl"
+
+// Directories in Config.DataDir.
+const (
+	OutDir = "out"
+	InDir  = "in"
+)
 
 // GroupPath is the cgroup of the instance. Package cgroup judges it.
 func (c *Config) GroupPath() string {

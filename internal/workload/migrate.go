@@ -3,6 +3,7 @@ package workload
 import (
 	"context"
 	"encoding/json"
+	"os"
 )
 
 // Endpoint is one side's view of a connection between owners.
@@ -34,6 +35,11 @@ type MigrateRequest struct {
 	OnTimeout  string   `json:"onTimeout,omitempty"` // cancel, force, throttle or postcopy
 	AtOnce     bool     `json:"atOnce,omitempty"`    // postcopy without copying anything before
 	Binds      []string `json:"binds,omitempty"`     // KIND:NAME=ACTION[:ARG], for the plan
+
+	// Dialer is an open file that comes with the request: at its other end somebody
+	// connects to To.Address for the owner (transport.ServeDial). Nil: the owner
+	// connects itself, if it can. It goes to who is asked.
+	Dialer *os.File `json:"-"`
 }
 
 // MigrationState is where a migration away from here has got to.

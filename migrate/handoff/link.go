@@ -163,6 +163,61 @@ func Tell(f *os.File, text string) error {
 	return l.send(message{Type: "note", Text: text[:min(len(text), 4096)]})
 }
 
+// Lend sends open files, which stay the caller's, too.
+func Lend(f *os.File, files ...*os.File) error {
+	l, err := NewLink(f)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	names := make([]string, len(files))
+	return l.send(message{Type: "note", Names: names}, files...)
+}
+
+// Borrow waits for n files that Lend sends, which are the caller's.
+func Borrow(f *os.File, n int, within time.Duration) ([]*os.File, error) {
+	l, err := NewLink(f)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	m, files, err := l.receive(within)
+	if err == nil && (m.Type != "note" || len(files) != n) {
+		err = unexpected(m)
+	}
+	if err != nil {
+		closeFiles(files)
+		return nil, err
+	}
+	return files, nil
+}
+
+// Ask tells the other end something and returns what it says to that, by Lend, or
+// by Tell: then that is why there is nothing.
+func Ask(f *os.File, text string, within time.Duration) ([]*os.File, error) {
+	l, err := NewLink(f)
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	if err := l.send(message{Type: "note", Text: text}); err != nil {
+		return nil, err
+	}
+	m, files, err := l.receive(within)
+	switch {
+	case err != nil:
+	case m.Type != "note":
+		err = unexpected(m)
+	case m.Text != "":
+		err = errors.New(m.Text)
+	}
+	if err != nil {
+		closeFiles(files)
+		return nil, err
+	}
+	return files, nil
+}
+
 // Hear waits for what Tell sends. io.EOF says that the other process is gone;
 // within 0 is for ever.
 func Hear(f *os.File, within time.Duration) (string, error) {

@@ -25,6 +25,9 @@ const (
 type Options struct {
 	Identity *Identity
 	Allow    []string // fingerprints
+	// Through is an end of handoff.Pair, at whose other ServeDial serves the
+	// address; nil: Dial connects itself.
+	Through *os.File
 }
 
 func (o Options) check() error {
@@ -81,8 +84,16 @@ func Listen(addr string, o Options) (net.Listener, error) {
 // Dial returns a function that connects to addr, "unix:PATH" or "HOST:PORT",
 // and makes sure that it is an allowed peer that answers.
 func Dial(addr string, o Options) (func(context.Context) (net.Conn, error), error) {
+	network, local := "tcp", false
 	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
-		return func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, path) }, nil
+		network, addr, local = "unix", path, true
+	}
+	connect := func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, network, addr) }
+	if o.Through != nil {
+		connect = (&through{f: o.Through}).dial
+	}
+	if local {
+		return func(ctx context.Context) (net.Conn, error) { return dialUnix(ctx, addr, connect) }, nil
 	}
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("dial %s: %w", addr, err)
@@ -92,8 +103,7 @@ func Dial(addr string, o Options) (func(context.Context) (net.Conn, error), erro
 	}
 	config := o.Identity.config(o.Allow)
 	return func(ctx context.Context) (net.Conn, error) {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, "tcp", addr)
+		c, err := connect(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -202,9 +212,8 @@ func (l *unixListener) Accept() (net.Conn, error) {
 	}
 }
 
-func dialUnix(ctx context.Context, path string) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", path)
+func dialUnix(ctx context.Context, path string, connect func(context.Context) (net.Conn, error)) (net.Conn, error) {
+	c, err := connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -218,7 +227,11 @@ func dialUnix(ctx context.Context, path string) (net.Conn, error) {
 
 // knownUser wraps a unix connection whose peer is our user or root.
 func knownUser(c net.Conn) (*Conn, error) {
-	raw, err := c.(*net.UnixConn).SyscallConn()
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("%w: no unix socket is at the other end", ErrPeer)
+	}
+	raw, err := u.SyscallConn()
 	if err != nil {
 		return nil, err
 	}

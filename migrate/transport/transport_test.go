@@ -67,10 +67,10 @@ func TestOnlyAllowedPeersMeet(t *testing.T) {
 		server, client Options
 		good           bool
 	}{
-		{"both allowed", Options{a, []string{b.Fingerprint()}}, Options{b, []string{a.Fingerprint()}}, true},
-		{"one of several", Options{a, []string{stranger.Fingerprint(), b.Fingerprint()}}, Options{b, []string{a.Fingerprint()}}, true},
-		{"client not allowed", Options{a, []string{b.Fingerprint()}}, Options{stranger, []string{a.Fingerprint()}}, false},
-		{"server not allowed", Options{stranger, []string{b.Fingerprint()}}, Options{b, []string{a.Fingerprint()}}, false},
+		{"both allowed", Options{Identity: a, Allow: []string{b.Fingerprint()}}, Options{Identity: b, Allow: []string{a.Fingerprint()}}, true},
+		{"one of several", Options{Identity: a, Allow: []string{stranger.Fingerprint(), b.Fingerprint()}}, Options{Identity: b, Allow: []string{a.Fingerprint()}}, true},
+		{"client not allowed", Options{Identity: a, Allow: []string{b.Fingerprint()}}, Options{Identity: stranger, Allow: []string{a.Fingerprint()}}, false},
+		{"server not allowed", Options{Identity: stranger, Allow: []string{b.Fingerprint()}}, Options{Identity: b, Allow: []string{a.Fingerprint()}}, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			peer, serr, cerr := meet(t, "127.0.0.1:0", tc.server, tc.client)
@@ -90,7 +90,7 @@ func TestOldTLSAndNoCertificateAreRefused(t *testing.T) {
 		"TLS 1.2":        {MaxVersion: tls.VersionTLS12, InsecureSkipVerify: true, Certificates: []tls.Certificate{a.cert}},
 		"no certificate": {InsecureSkipVerify: true},
 	} {
-		l, err := Listen("127.0.0.1:0", Options{a, []string{a.Fingerprint()}})
+		l, err := Listen("127.0.0.1:0", Options{Identity: a, Allow: []string{a.Fingerprint()}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -146,7 +146,7 @@ func TestListenRefusesAnEmptyOrWrongAllowList(t *testing.T) {
 	a := identity(t)
 	for name, o := range map[string]Options{
 		"nobody allowed": {Identity: a}, "no identity": {Allow: []string{a.Fingerprint()}},
-		"no hash": {a, []string{"web"}}, "short": {a, []string{"sha256:ab"}}, "upper case": {a, []string{strings.ToUpper(a.Fingerprint())}},
+		"no hash": {Identity: a, Allow: []string{"web"}}, "short": {Identity: a, Allow: []string{"sha256:ab"}}, "upper case": {Identity: a, Allow: []string{strings.ToUpper(a.Fingerprint())}},
 	} {
 		if l, err := Listen("127.0.0.1:0", o); err == nil {
 			_ = l.Close()
@@ -156,7 +156,7 @@ func TestListenRefusesAnEmptyOrWrongAllowList(t *testing.T) {
 			t.Errorf("%s: dials", name)
 		}
 	}
-	if _, err := Dial("nowhere", Options{a, []string{a.Fingerprint()}}); err == nil {
+	if _, err := Dial("nowhere", Options{Identity: a, Allow: []string{a.Fingerprint()}}); err == nil {
 		t.Error("dials an address without a port")
 	}
 }

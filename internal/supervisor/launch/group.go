@@ -149,7 +149,20 @@ func Sweep(ctx context.Context, s *instance.Store) error {
 		}
 		errs = append(errs, s.ForgetGroup(id))
 	}
+	pruneParent()
 	return errors.Join(errs...)
+}
+
+// pruneParent removes the group that owners' groups lie in when there are none:
+// the last one, which is confined, cannot.
+func pruneParent() {
+	g, err := cgroup.Open(workload.DefaultCgroupParent)
+	if err == nil {
+		g, err = g.Child("any")
+	}
+	if err == nil {
+		g.Prune("/")
+	}
 }
 
 // detached is a session of its own, away from our terminal and its signals, and

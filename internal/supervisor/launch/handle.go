@@ -134,6 +134,7 @@ func (h *Handle) remove(ctx context.Context) error {
 		h.Unlock()
 		return err
 	}
+	pruneParent()
 	return h.Remove()
 }
 

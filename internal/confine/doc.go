@@ -1,0 +1,22 @@
+// Package confine takes from a process that has set itself up everything that it
+// does not need any more, for good: capabilities, the files of the host
+// (Landlock), system calls (seccomp), and the ways to get any of them back
+// (no_new_privs). It is meant for the VMM: whoever finds a hole in a device of
+// ours then holds a process that can reach what belongs to its VM.
+//
+// All of it holds for every thread of the process, those to come included. It
+// does not change the process's root directory, namespaces or user: the paths that
+// are left stay what they were.
+//
+// What the process had open stays usable; files, sockets and KVM descriptors are
+// the capabilities that are left. An io_uring would be a way around the filter:
+// none can be made afterwards, and those of package uring do nothing but read,
+// write and sync the files registered with them.
+//
+// A system call that the filter does not list fails with EPERM, one that is newer
+// than the list with ENOSYS, and the kernel's log names it, where its
+// kernel.seccomp.actions_logged has errno. It does not kill: a call that was
+// forgotten in the list should cost what needs it, not a guest.
+//
+// Who may import it: package microvm.
+package confine

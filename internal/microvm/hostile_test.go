@@ -1,0 +1,219 @@
+package microvm
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/confine"
+	"github.com/hvctl/hvctl/internal/confine/hostile"
+	"github.com/hvctl/hvctl/internal/machine/microguest"
+	"github.com/hvctl/hvctl/internal/testenv"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// ownedEnv has this program be a VMM that somebody has taken over: it starts a VM
+// as hvctl-vmm does, and then tries what hostile.Run does. Its value is the order.
+const ownedEnv = "HVCTL_TEST_OWNED"
+
+type ownedOrder struct {
+	Dir, Kernel string // where its VM is
+	Disk        string // of its VM
+	Net         string
+	Confine     bool
+	Target      hostile.Target
+}
+
+type ownedAnswer struct {
+	Results  []hostile.Result
+	Own      []string // of its own that it cannot reach
+	NewVMs   []string // descriptors by which it made another VM
+	Confined *Confined
+}
+
+func TestMain(m *testing.M) {
+	order := os.Getenv(ownedEnv)
+	if order == "" {
+		os.Exit(m.Run())
+	}
+	a, err := owned(order)
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(a)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// config is that of a VM of machine code that counts for ever.
+func (o ownedOrder) config() *workload.Config {
+	id := filepath.Base(o.Dir)
+	return &workload.Config{
+		ID: id, Name: "owned", Backend: "vm", DataDir: filepath.Join(filepath.Dir(o.Kernel), id),
+		Spec: &specs.Spec{Process: &specs.Process{}},
+		Res:  workload.Resources{CPUs: 1, MemoryBytes: 16 << 20},
+		VM:   workload.VM{Raw: true, Kernel: o.Kernel, Disks: []workload.Disk{{Path: o.Disk}}},
+		Net:  workload.Network{Mode: o.Net},
+	}
+}
+
+func owned(order string) (a ownedAnswer, err error) {
+	var o ownedOrder
+	if err := json.Unmarshal([]byte(order), &o); err != nil {
+		return a, err
+	}
+	v := New(o.config(), o.Dir, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	if o.Confine {
+		v.Confine(confine.Apply)
+	}
+	if _, err := v.Start(context.Background(), workload.Stdio{}); err != nil {
+		return a, err
+	}
+	a.Confined = v.confined.Load()
+	a.Results = hostile.Run(o.Target)
+	for name, try := range map[string]func() error{
+		"its disk":      func() error { _, err := os.ReadFile(o.Disk); return err },
+		"its directory": func() error { return os.WriteFile(filepath.Join(o.Dir, "x"), nil, 0o600) },
+		"its console":   func() error { _, err := os.ReadFile(filepath.Join(o.Dir, "console.log")); return err },
+	} {
+		if err := try(); err != nil {
+			a.Own = append(a.Own, fmt.Sprintf("%s: %v", name, err))
+		}
+	}
+	for fd := range 200 {
+		if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil || name != "/dev/kvm" {
+			continue
+		}
+		vm, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), 0xae01, 0)
+		if errno == 0 {
+			a.NewVMs = append(a.NewVMs, strconv.Itoa(fd))
+			_ = unix.Close(int(vm))
+		}
+	}
+	return a, v.Close()
+}
+
+// withoutCgo is this test as hvctl-vmm is built: the race detector needs cgo, with
+// which Go cannot make a system call on every thread.
+func withoutCgo(t *testing.T) string {
+	t.Helper()
+	b, ok := debug.ReadBuildInfo()
+	if !ok || !slices.Contains(b.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "1"}) {
+		return "/proc/self/exe"
+	}
+	name := filepath.Join(t.TempDir(), "test")
+	build := exec.Command("go", "test", "-c", "-o", name, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build without cgo: %v\n%s", err, out)
+	}
+	return name
+}
+
+// takeOver runs hostile code in the place of a VM's process, beside another VM.
+func takeOver(t *testing.T, program string, confined bool) ownedAnswer {
+	t.Helper()
+	dir := t.TempDir()
+	o := ownedOrder{Dir: filepath.Join(dir, "root", "me"), Kernel: filepath.Join(dir, "kernel"), Disk: filepath.Join(dir, "disk"), Net: workload.NetNone, Confine: confined}
+	o.Target.Folder = filepath.Join(dir, "root", "other")
+	for _, d := range []string{o.Dir, o.Target.Folder} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := microguest.Write(o.Kernel, microguest.Spin...); err != nil {
+		t.Fatal(err)
+	}
+	o.Target.Secret = filepath.Join(o.Target.Folder, "disk")
+	for _, f := range []string{o.Disk, o.Target.Secret} {
+		if err := os.WriteFile(f, make([]byte, 1<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tcp, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tcp.Close()
+	o.Target.TCP, o.Target.Unix = tcp.Addr().String(), filepath.Join(o.Target.Folder, "s")
+	sock, err := net.Listen("unix", o.Target.Unix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sock.Close()
+	other := exec.Command("sleep", "600")
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
+	o.Target.Process = other.Process.Pid
+	order, err := json.Marshal(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), ownedEnv+"="+string(order))
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, stderr.String())
+	}
+	var a ownedAnswer
+	if err := json.NewDecoder(strings.NewReader(string(out))).Decode(&a); err != nil && err != io.EOF {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// Whoever has taken a VMM over, through a device of ours say, holds a process that
+// reaches its own VM and nothing else.
+func TestAVMMThatWasTakenOverReachesOnlyItsOwn(t *testing.T) {
+	testenv.Require(t, testenv.KVM)
+	program := withoutCgo(t)
+	free := map[string]bool{}
+	for _, r := range takeOver(t, program, false).Results {
+		free[r.Name] = r.Err == ""
+	}
+	for _, name := range []string{
+		"read another VM's disk", "write another VM's disk", "connect to a port of the host", "connect to another program's socket", "open /dev/kvm",
+		"signal a process", "execute a program", "make an io_uring",
+	} {
+		if !free[name] {
+			t.Errorf("without confinement this does not work, so that the test shows nothing: %s", name)
+		}
+	}
+	a := takeOver(t, program, true)
+	if a.Confined == nil || !a.Confined.Seccomp {
+		t.Fatalf("it is not confined: %+v", a.Confined)
+	}
+	for _, m := range a.Confined.Missing {
+		t.Errorf("missing on this host: %s", m)
+	}
+	for _, r := range a.Results {
+		if r.Err == "" {
+			t.Errorf("works: %s", r.Name)
+		}
+	}
+	if len(a.NewVMs) > 0 {
+		t.Errorf("other VMs can be made by descriptors %v", a.NewVMs)
+	}
+	for _, o := range a.Own {
+		t.Errorf("it cannot reach what is its own: %s", o)
+	}
+}

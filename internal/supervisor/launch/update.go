@@ -1,0 +1,19 @@
+package launch
+
+import (
+	"context"
+
+	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/workload"
+)
+
+// Update implements workload.Instance's changes of limits. An owner writes into its
+// own cgroup only: the controller that it needs there is ours to pass on.
+func (h *Handle) Update(ctx context.Context, u workload.Update) error {
+	if path := h.Group(); path != "" && (u.CPUs != nil || u.CPUWeight != nil) {
+		if g, err := cgroup.Open(path); err == nil {
+			_ = g.Offer(cgroup.Limits{CPUs: 1}.Resources()) // without, the owner says what is missing
+		}
+	}
+	return h.Client.Update(ctx, u)
+}
