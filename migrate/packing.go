@@ -77,7 +77,7 @@ type gauge struct {
 }
 
 func newGauge(mode Compress) gauge {
-	return gauge{mode: mode, try: firstTry, wait: firstTry, held: firstHold}
+	return gauge{mode: mode, try: firstTry, wait: 4 * firstTry, held: firstHold}
 }
 
 // over tells which connection the frames will take. To a peer on this host nothing
