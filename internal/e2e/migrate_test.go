@@ -114,7 +114,7 @@ func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
 		if p := report.PostCopy; (hop == 1) != (p != nil) || p != nil && (p.State != "drained" || p.Arrival.Faults == 0) {
 			t.Errorf("hop %d: %+v", hop, p)
 		}
-		if report.GuestGap < report.Blackout.Total/2 {
+		if report.PostCopy == nil && report.GuestGap < report.Blackout.Total/2 { // else its agent may answer too late
 			t.Errorf("hop %d: the guest missed %v of %v", hop, report.GuestGap, report.Blackout.Total)
 		}
 		if r := h.hvctl("wait", from); strings.TrimSpace(r.out) != "0" {
