@@ -81,8 +81,19 @@ func TestKilledProcessesInPostCopyLeaveOneRunnerOrNone(t *testing.T) {
 			nth int
 			f   fault
 		}{
-			{wire.Missing, 0, ""}, {wire.Listen, 0, ""}, {wire.Listen, 0, drop}, {wire.Missing, 2, ""}, {wire.Pages, 3, ""}, {wire.Pages, 3, drop},
-			{wire.Ready, 0, ""}, {wire.Go, 0, ""}, {wire.Go, 0, drop}, {wire.Running, 0, ""}, {wire.Running, 0, drop}, {wire.Drained, 0, ""}, {wire.Drained, 0, drop},
+			{wire.Missing, 0, ""},
+			{wire.Listen, 0, ""},
+			{wire.Listen, 0, drop},
+			{wire.Missing, 2, ""},
+			{wire.Pages, 3, ""},
+			{wire.Pages, 3, drop},
+			{wire.Ready, 0, ""},
+			{wire.Go, 0, ""},
+			{wire.Go, 0, drop},
+			{wire.Running, 0, ""},
+			{wire.Running, 0, drop},
+			{wire.Drained, 0, ""},
+			{wire.Drained, 0, drop},
 		} {
 			t.Run(fmt.Sprintf("%s at %v %d %s", victim, at.typ, at.nth, at.f), func(t *testing.T) {
 				t.Parallel()

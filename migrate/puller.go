@@ -144,12 +144,12 @@ func (p *Puller) Serve(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	defer func() { _ = l.Close() }()
 	context.AfterFunc(ctx, func() { _ = l.Close() })
-	go p.accept(ctx, l, &conns)
-	tick := time.NewTicker(min(p.o.Stall, p.o.Wait) / 4)
-	defer tick.Stop()
 	if p.left == 0 {
 		p.finish(nil)
 	}
+	go p.accept(ctx, l, &conns)
+	tick := time.NewTicker(min(p.o.Stall, p.o.Wait) / 4)
+	defer tick.Stop()
 	for {
 		select {
 		case <-p.done:
@@ -177,8 +177,9 @@ func (p *Puller) watch() {
 		p.seen = now
 	}
 	if gone := now.Sub(p.seen); gone > p.o.Wait {
+		err := fmt.Errorf("%w: the source has not been heard of for %v, and %d pages are missing", ErrLost, gone.Round(time.Second), p.left)
 		p.mu.Unlock()
-		p.finish(fmt.Errorf("%w: the source has not been heard of for %v, and %d pages are missing", ErrLost, gone.Round(time.Second), p.left))
+		p.finish(err)
 		p.mu.Lock()
 		return
 	}

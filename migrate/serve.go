@@ -209,8 +209,7 @@ var errDrained = errors.New("drained")
 func (p *pageServer) exchange(ctx context.Context, push, fault *wire.Conn) error {
 	g, gctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(gctx, func() {
-		var gone errGone
-		if errors.As(context.Cause(ctx), &gone) {
+		if gone, ok := errors.AsType[errGone](context.Cause(ctx)); ok {
 			_ = sendJSON(push, wire.Abort, refusal{Code: codeLost, Message: gone.why})
 		}
 		_, _ = push.Close(), fault.Close()

@@ -48,6 +48,7 @@ func (m *leaver) Resume(context.Context) error {
 	m.mu.Unlock()
 	return nil
 }
+
 func (m *leaver) Pause(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -205,7 +206,7 @@ func newLater(t *testing.T, change func(*later)) *later {
 	}
 	b := m.src.g.Regions()[0].Bytes
 	r := rand.NewChaCha8([32]byte{2})
-	for p := 0; p < size/page; p++ {
+	for p := range size / page {
 		if p%5 > 1 {
 			_, _ = r.Read(b[p*page : (p+1)*page])
 		}
