@@ -220,7 +220,9 @@ func (w *worker) land(q *virtio.Queue) (n int, err error) {
 // landed accounts for s, and does by system calls what the ring left undone.
 func (w *worker) landed(s *slot, c uring.Completion) error {
 	d := w.d
-	again := errors.Is(c.Err(), unix.EAGAIN) || errors.Is(c.Err(), unix.EINTR)
+	// The kernel gives up what a thread has begun when that thread ends, as those do
+	// that Go locks a goroutine to.
+	again := errors.Is(c.Err(), unix.EAGAIN) || errors.Is(c.Err(), unix.EINTR) || errors.Is(c.Err(), unix.ECANCELED)
 	if s.kind == typeFlush {
 		err := c.Err()
 		if again {
