@@ -247,6 +247,9 @@ func (v *VM) launch(session *agent.Session, done func()) *guest {
 		defer close(g.ended)
 		g.end = g.machine.Run(g.ctx)
 		done()
+		if v.unwanted(g.end) != "" {
+			g.stop(errEnded) // nobody inside closes the agent's connections
+		}
 	}()
 	v.live.Store(g)
 	return g
