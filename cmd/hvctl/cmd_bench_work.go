@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -88,7 +87,7 @@ func (p *program) benchWork(c *cli.Context, targets []string) error {
 		},
 	}
 	for _, name := range targets {
-		t, err := at.target(ctx, name)
+		t, err := at.target(name)
 		if err != nil {
 			return err
 		}
@@ -148,7 +147,7 @@ func (w *workPlace) pieces(chapter string, argv []string) (out []work.Piece) {
 }
 
 // target makes a target, or says why it cannot be had here.
-func (w *workPlace) target(ctx context.Context, name string) (work.Target, error) {
+func (w *workPlace) target(name string) (work.Target, error) {
 	switch name {
 	case "host":
 		return &work.Host{Tree: w.tree, Dir: filepath.Join(w.dir, "host")}, nil

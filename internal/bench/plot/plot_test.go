@@ -97,8 +97,14 @@ func TestUnitsAreWrittenWithThreeDigits(t *testing.T) {
 		v    float64
 		want string
 	}{
-		{plot.Nanoseconds, 0, "0.00 ns"}, {plot.Nanoseconds, 999.96, "1.00 µs"}, {plot.Nanoseconds, 12345678, "12.3 ms"}, {plot.Nanoseconds, 9e13, "90000 s"},
-		{plot.Bytes, 1536, "1.50 KiB"}, {plot.Bytes, 300 << 20, "300 MiB"}, {plot.Times, 1.936, "1.94×"}, {plot.Bytes, math.NaN(), "–"},
+		{plot.Nanoseconds, 0, "0.00 ns"},
+		{plot.Nanoseconds, 999.96, "1.00 µs"},
+		{plot.Nanoseconds, 12345678, "12.3 ms"},
+		{plot.Nanoseconds, 9e13, "90000 s"},
+		{plot.Bytes, 1536, "1.50 KiB"},
+		{plot.Bytes, 300 << 20, "300 MiB"},
+		{plot.Times, 1.936, "1.94×"},
+		{plot.Bytes, math.NaN(), "–"},
 	} {
 		if got := c.unit.Format(c.v); got != c.want {
 			t.Errorf("%v: %q, want %q", c.v, got, c.want)

@@ -12,7 +12,9 @@ func TestSpreadIsOfWantedSamplesOnly(t *testing.T) {
 		values []int64
 		want   Spread
 	}{
-		{nil, Spread{}}, {[]int64{-1}, Spread{}}, {[]int64{7}, Spread{7, 7, 7, 7, 1}},
+		{nil, Spread{}},
+		{[]int64{-1}, Spread{}},
+		{[]int64{7}, Spread{7, 7, 7, 7, 1}},
 		{[]int64{4, -9, 1, 3, 2}, Spread{1, 2, 4, 4, 4}},
 	} {
 		if got := Of(c.values, good, same); got != c.want {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/hvctl/hvctl/internal/bench/plot"
 	"github.com/hvctl/hvctl/internal/bench/result"
@@ -36,7 +37,7 @@ func (p *pages) crowds() (out []figure) {
 		{"Proportional set size", "Of all processes of the instances together.", func(c result.Crowd) float64 { return float64(c.PSS) }},
 	} {
 		d := plot.Points{Title: of.name, Mark: p.mark, XName: "instances", Unit: plot.Bytes, FromZero: true, Width: figureWidth}
-		caption := of.caption + " The slope is the cost of one more:"
+		var slopes []string
 		for _, t := range p.targets(p.x.r.Plan.Targets) {
 			l := plot.Line{}
 			for _, c := range p.x.r.Density {
@@ -54,10 +55,10 @@ func (p *pages) crowds() (out []figure) {
 				l.Y[i] -= none
 			}
 			d.Targets, d.Lines = append(d.Targets, t), append(d.Lines, l)
-			caption += fmt.Sprintf(" %s %s,", plot.Text(t.Name), plot.Bytes.Format(l.Slope))
+			slopes = append(slopes, plot.Text(t.Name)+" "+plot.Bytes.Format(l.Slope))
 		}
 		if len(d.Lines) > 0 {
-			out = append(out, p.figure(of.name, d.Draw(), caption[:len(caption)-1]+".", ""))
+			out = append(out, p.figure(of.name, d.Draw(), of.caption+" The slope is the cost of one more: "+strings.Join(slopes, ", ")+".", ""))
 		}
 	}
 	return out

@@ -126,7 +126,8 @@ func (p *pages) page() *page {
 		Title: p.title(), Mode: plot.Text(r.Mode), ModeWords: modeWords[r.Mode],
 		Emulated: r.Emulated(), Partial: plot.OneLine(r.Partial, maxCommand), Command: p.command, BaseName: plot.Text(r.Base()), CopyName: plot.Text(r.Plan.Copy),
 		Meta: []pair{
-			{"Measured", r.Started.UTC().Format("2 January 2006, 15:04 UTC")}, {"Took", (time.Duration(clamp(r.TookS, 0, 1e9)) * time.Second).String()},
+			{"Measured", r.Started.UTC().Format("2 January 2006, 15:04 UTC")},
+			{"Took", (time.Duration(clamp(r.TookS, 0, 1e9)) * time.Second).String()},
 			{"Blocks", fmt.Sprintf("%d, and a warm-up that does not count", r.Plan.Blocks)},
 			{"Limits", limits(r.Plan)},
 			{"Image", plot.Text(r.Image.Ref)},

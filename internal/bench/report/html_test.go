@@ -31,6 +31,7 @@ func checkPage(t testing.TB, page string) {
 	depth := 0
 	for {
 		switch z.Next() {
+		case html.CommentToken, html.DoctypeToken:
 		case html.ErrorToken:
 			if depth != 0 {
 				t.Errorf("%d elements svg are not closed", depth)

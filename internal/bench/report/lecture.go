@@ -45,8 +45,10 @@ type lecturePart struct {
 // lecture is nil when the run has none of the probes.
 func (p *pages) lecture() *lecturePart {
 	out := &lecturePart{Targets: p.x.r.Plan.Targets}
-	strip := plot.Strip{Title: "The lecture's figures beside this run's medians", Mark: p.mark, Unit: plot.Nanoseconds, Width: figureWidth,
-		Targets: append([]plot.Target{{Name: "NT (lecture)", Series: 4}, {Name: "Linux (lecture)", Series: 5}}, p.targets(p.x.r.Plan.Targets)...)}
+	strip := plot.Strip{
+		Title: "The lecture's figures beside this run's medians", Mark: p.mark, Unit: plot.Nanoseconds, Width: figureWidth,
+		Targets: append([]plot.Target{{Name: "NT (lecture)", Series: 4}, {Name: "Linux (lecture)", Series: 5}}, p.targets(p.x.r.Plan.Targets)...),
+	}
 	for _, q := range lecture {
 		k := result.Key{Chapter: q.chapter, Probe: q.probe}
 		row := lectureRow{Operation: q.operation, NT: plot.Nanoseconds.Format(q.nt), Linux: plot.Nanoseconds.Format(q.linux), Probe: q.probe, Difference: q.difference}
@@ -70,8 +72,10 @@ func (p *pages) lecture() *lecturePart {
 	if len(out.Rows) == 0 {
 		return nil
 	}
-	out.Figure = figure{SVG: template.HTML(strip.Draw().Inline()), //nolint:gosec // package plot escapes
+	out.Figure = figure{
+		SVG:     template.HTML(strip.Draw().Inline()), //nolint:gosec // package plot escapes
 		Caption: "Hollow marks are quoted from the lecture: printed figures, of machines of their time that it does not name, measured by others and not by us. Filled marks are this run's medians. The scale is logarithmic.",
-		Note:    p.note(""), Command: p.command}
+		Note:    p.note(""), Command: p.command,
+	}
 	return out
 }

@@ -64,6 +64,7 @@ func equivalence(r *result.Result) table {
 			switch v {
 			case equiv.Expected:
 				words += ": " + row.Why
+			case equiv.Same:
 			case equiv.Failed, equiv.Unexpected:
 				l.Class = "bad"
 				words += ": " + list(slices.Clone(row.Differs))
@@ -244,8 +245,10 @@ func machine(r *result.Result) table {
 		return fmt.Sprintf("%.1f %%", 100*v)
 	}
 	for _, m := range r.Machine {
-		t.Lines = append(t.Lines, tableLine{Class: "flat", Cells: []string{plot.Text(m.Chapter), fmt.Sprint(m.Block), plot.Nanoseconds.Format(float64(m.TookNs)),
-			amount(m.Load, ""), plot.Nanoseconds.Format(float64(m.StealNs)), share(m.CPU), share(m.Memory), share(m.IO)}})
+		t.Lines = append(t.Lines, tableLine{Class: "flat", Cells: []string{
+			plot.Text(m.Chapter), fmt.Sprint(m.Block), plot.Nanoseconds.Format(float64(m.TookNs)),
+			amount(m.Load, ""), plot.Nanoseconds.Format(float64(m.StealNs)), share(m.CPU), share(m.Memory), share(m.IO),
+		}})
 	}
 	return t
 }

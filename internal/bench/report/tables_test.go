@@ -13,8 +13,10 @@ import (
 func TestTablesSayWhatIsWrongFirst(t *testing.T) {
 	r := made(1)
 	r.Facts = []result.Fact{
-		{Test: "see", Name: "cwd", Target: "host", Value: "/"}, {Test: "see", Name: "cwd", Target: "vm", Value: "/"},
-		{Test: "see", Name: "computed", Target: "host", Value: "abc"}, {Test: "see", Name: "computed", Target: "vm", Value: "xyz"},
+		{Test: "see", Name: "cwd", Target: "host", Value: "/"},
+		{Test: "see", Name: "cwd", Target: "vm", Value: "/"},
+		{Test: "see", Name: "computed", Target: "host", Value: "abc"},
+		{Test: "see", Name: "computed", Target: "vm", Value: "xyz"},
 	}
 	r.Controls = []result.Control{
 		{Test: "cpu quota", Target: "vm", Unit: "processors", Asked: 0.5, Measured: 0.5, Least: 0.45, Most: 0.55},

@@ -44,19 +44,15 @@ func class(v stats.Verdict) string {
 		return "flat"
 	case stats.NotMeasured:
 		return "none"
+	case stats.Inconclusive:
 	}
 	return "open"
 }
 
 // words replace "slower" where less of something else than time is better.
 func words(v stats.Verdict, u plot.Unit) string {
-	if u == plot.Bytes {
-		switch v {
-		case stats.Slower:
-			return "more"
-		case stats.Faster:
-			return "less"
-		}
+	if w, ok := map[stats.Verdict]string{stats.Slower: "more", stats.Faster: "less"}[v]; ok && u == plot.Bytes {
+		return w
 	}
 	return string(v)
 }

@@ -63,12 +63,12 @@ func full(v reflect.Value) {
 		v.Set(reflect.New(v.Type().Elem()))
 		full(v.Elem())
 	case reflect.Struct:
-		if _, ok := v.Addr().Interface().(*time.Time); ok {
+		if _, ok := reflect.TypeAssert[*time.Time](v.Addr()); ok {
 			v.Set(reflect.ValueOf(time.Unix(1e9, 0).UTC()))
 			return
 		}
-		for i := range v.NumField() {
-			full(v.Field(i))
+		for _, field := range v.Fields() {
+			full(field)
 		}
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
@@ -88,6 +88,8 @@ func full(v reflect.Value) {
 		v.SetUint(1)
 	case reflect.Float64:
 		v.SetFloat(1)
+	default:
+		panic("a field of kind " + v.Kind().String())
 	}
 }
 

@@ -51,8 +51,7 @@ func (b *Backend) Run(ctx context.Context, j Job) (e Ended, err error) {
 		}
 	}()
 	r, err := launch.Start(ctx, b.Backend, i, launch.Options{Attach: true, StdinOnce: true, Group: a.owner})
-	var serr *workload.StartError
-	if errors.As(err, &serr) { // there is no such program: it ended, as any other does
+	if serr, ok := errors.AsType[*workload.StartError](err); ok { // there is no such program: it ended, as any other does
 		e.Exit = workload.Exit{Code: serr.Code, Err: serr.Error()}
 		clk.started = now()
 		clk.fill(&e)

@@ -66,8 +66,10 @@ func (h *Host) Run(ctx context.Context, j Job) (e Ended, err error) {
 		return e, nil
 	}
 	p := cfg.Spec.Process
-	c := &exec.Cmd{Path: program, Args: p.Args, Env: etcfiles.Environment(p.Env, who, cfg.Spec.Hostname, false), Dir: p.Cwd, Stdout: j.Stdout, Stderr: j.Stderr,
-		SysProcAttr: &syscall.SysProcAttr{Chroot: r.Path(), Setsid: true, Credential: &syscall.Credential{Uid: who.UID, Gid: who.GID, Groups: who.Groups}}}
+	c := &exec.Cmd{
+		Path: program, Args: p.Args, Env: etcfiles.Environment(p.Env, who, cfg.Spec.Hostname, false), Dir: p.Cwd, Stdout: j.Stdout, Stderr: j.Stderr,
+		SysProcAttr: &syscall.SysProcAttr{Chroot: r.Path(), Setsid: true, Credential: &syscall.Credential{Uid: who.UID, Gid: who.GID, Groups: who.Groups}},
+	}
 	if err := start(c, g); err != nil {
 		return e, err
 	}

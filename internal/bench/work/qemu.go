@@ -54,7 +54,7 @@ func (q *QEMU) Run(ctx context.Context, j Job) (e Ended, err error) {
 	if err != nil {
 		return e, err
 	}
-	defer conns.Close()
+	defer func() { err = errors.Join(err, conns.Close()) }()
 	var limits *specs.LinuxResources
 	if l, ok := q.Backend.(workload.OwnerLimiter); ok {
 		limits, _ = l.OwnerLimits(cfg)
@@ -108,8 +108,7 @@ func (q *QEMU) guest(ctx context.Context, session *agent.Session, cfg *workload.
 		Process:  guestproto.Process{ID: "main", User: p.User.Username, Spec: *p},
 		Clock:    time.Now().UnixNano(), Entropy: agent.NewEntropy(),
 	}, agent.IO{Stdout: orDiscard(j.Stdout), Stderr: orDiscard(j.Stderr)})
-	var serr *agent.StartError
-	if errors.As(err, &serr) {
+	if serr, ok := errors.AsType[*agent.StartError](err); ok {
 		e.Exit = workload.Exit{Code: serr.ExitCode, Err: serr.Message}
 		clk.started = now()
 		clk.fill(e)

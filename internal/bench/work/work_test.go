@@ -130,8 +130,8 @@ func TestInterruptedWorkKeepsItsSamples(t *testing.T) {
 	}
 }
 
-// real are targets that need nothing but root: the host, and our OCI runtime.
-func real(t *testing.T) []work.Target {
+// targets are those that need nothing but root: the host, and our OCI runtime.
+func targets(t *testing.T) []work.Target {
 	t.Helper()
 	testenv.Require(t, testenv.Root, testenv.Cgroup, testenv.Busybox, testenv.OCI)
 	busybox, err := exec.LookPath("busybox")
@@ -174,7 +174,7 @@ func configOf(user string, argv ...string) func() (*workload.Config, error) {
 }
 
 func TestSameCommandHasSameOutputOnHostAndInContainer(t *testing.T) {
-	for _, target := range real(t) {
+	for _, target := range targets(t) {
 		var out, errOut bytes.Buffer
 		e, err := target.Run(t.Context(), work.Job{Config: configOf("web", "sh", "-c", "id -u; cat /etc/group; echo wrong >&2; exit 7"), Stdout: &out, Stderr: &errOut})
 		if err != nil {
@@ -190,7 +190,7 @@ func TestSameCommandHasSameOutputOnHostAndInContainer(t *testing.T) {
 }
 
 func TestInterruptedInstanceLeavesNothing(t *testing.T) {
-	for _, target := range real(t) {
+	for _, target := range targets(t) {
 		ctx, cancel := context.WithCancel(t.Context())
 		_, err := target.Run(ctx, work.Job{Config: configOf("", "sh", "-c", "echo on; while :; do :; done"), Stdout: writerFunc(func([]byte) { cancel() })})
 		if !errors.Is(err, context.Canceled) {
