@@ -41,6 +41,9 @@ const (
 	// endTimeout is how long the machine, and then its devices, may take to
 	// stop. Only host I/O that does not return takes longer.
 	endTimeout = 10 * time.Second
+	// lastWords is how long the agent's session may go on after a guest that did not
+	// power off.
+	lastWords = time.Second
 	// clockTimeout is how long Resume waits for the guest to set its clock.
 	clockTimeout = 2 * time.Second
 )
@@ -247,8 +250,12 @@ func (v *VM) launch(session *agent.Session, done func()) *guest {
 		defer close(g.ended)
 		g.end = g.machine.Run(g.ctx)
 		done()
-		if v.unwanted(g.end) != "" {
-			g.stop(errEnded) // nobody inside closes the agent's connections
+		if g.session != nil && g.end.Reason != machine.PowerOff {
+			select {
+			case <-g.serving: // it has read what had arrived
+			case <-time.After(lastWords): // nobody inside closes its connections any more
+			}
+			g.stop(errEnded)
 		}
 	}()
 	v.live.Store(g)
