@@ -172,8 +172,8 @@ func (h *Handle) kill(ctx context.Context) error {
 	if err != nil || st.PID == 0 {
 		return nil // gone meanwhile
 	}
-	if err := unix.Kill(st.PID, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("%s: its owner (process %d) does not answer: %w", h.Name(), st.PID, err)
+	if err := h.KillOwner(st.PID); err != nil {
+		return fmt.Errorf("%s: its owner does not answer: %w", h.Name(), err)
 	}
 	return h.Instance.AwaitChange(ctx, func(st workload.State) bool { return st.PID == 0 })
 }
