@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,68 +24,96 @@ import (
 
 // fakeOwner answers everything, or fails everything.
 type fakeOwner struct {
+	stream func(*Peer)
+
+	mu      sync.Mutex // guards what follows: a socket's messages order nothing for the race detector
+	fails   error
 	brought string // what the file had that came with an upgrade
-	fail    error
-	stream  func(*Peer)
 	stops   []StopRequest
 	sig     unix.Signal
 }
 
+// fail is what every answer is from now on.
+func (o *fakeOwner) fail(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fails = err
+}
+
+func (o *fakeOwner) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.fails
+}
+
+// told is what it was told last.
+func (o *fakeOwner) told() (sig unix.Signal, stops []StopRequest, brought string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sig, o.stops, o.brought
+}
+
 func (o *fakeOwner) Info(context.Context) (Info, error) {
-	return Info{Config: &workload.Config{ID: "x"}, State: workload.State{Status: workload.Running, PID: 7, Created: time.Now()}, Execs: []string{"a"}}, o.fail
+	return Info{Config: &workload.Config{ID: "x"}, State: workload.State{Status: workload.Running, PID: 7, Created: time.Now()}, Execs: []string{"a"}}, o.failure()
 }
 
 func (o *fakeOwner) Signal(_ context.Context, _ string, sig unix.Signal) error {
+	o.mu.Lock()
 	o.sig = sig
-	return o.fail
+	o.mu.Unlock()
+	return o.failure()
 }
 
 func (o *fakeOwner) Stop(_ context.Context, r StopRequest) (workload.Exit, error) {
+	o.mu.Lock()
 	o.stops = append(o.stops, r)
-	return workload.Exit{Code: 3, At: time.Now()}, o.fail
+	o.mu.Unlock()
+	return workload.Exit{Code: 3, At: time.Now()}, o.failure()
 }
-func (o *fakeOwner) Kill(context.Context) error   { return o.fail }
-func (o *fakeOwner) Pause(context.Context) error  { return o.fail }
-func (o *fakeOwner) Resume(context.Context) error { return o.fail }
+func (o *fakeOwner) Kill(context.Context) error   { return o.failure() }
+func (o *fakeOwner) Pause(context.Context) error  { return o.failure() }
+func (o *fakeOwner) Resume(context.Context) error { return o.failure() }
 func (o *fakeOwner) Migrate(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
-	return json.RawMessage(`{"session":"x"}`), o.fail
+	return json.RawMessage(`{"session":"x"}`), o.failure()
 }
 
 func (o *fakeOwner) PlanMigration(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
-	return json.RawMessage(`{"rows":[]}`), o.fail
+	return json.RawMessage(`{"rows":[]}`), o.failure()
 }
 
 func (o *fakeOwner) Migration(context.Context) (workload.MigrationStatus, error) {
-	return workload.MigrationStatus{State: workload.MigrationGoing, To: "unix:/x"}, o.fail
+	return workload.MigrationStatus{State: workload.MigrationGoing, To: "unix:/x"}, o.failure()
 }
-func (o *fakeOwner) CancelMigration(context.Context) error         { return o.fail }
-func (o *fakeOwner) RecoverMigration(context.Context) error        { return o.fail }
-func (o *fakeOwner) Resolve(context.Context, ResolveRequest) error { return o.fail }
+func (o *fakeOwner) CancelMigration(context.Context) error         { return o.failure() }
+func (o *fakeOwner) RecoverMigration(context.Context) error        { return o.failure() }
+func (o *fakeOwner) Resolve(context.Context, ResolveRequest) error { return o.failure() }
 func (o *fakeOwner) Upgrade(_ context.Context, r UpgradeRequest) (json.RawMessage, error) {
 	b := make([]byte, 16)
 	n, _ := r.Process.Read(b)
+	o.mu.Lock()
 	o.brought = string(b[:n])
-	return json.RawMessage("{}"), errors.Join(o.fail, r.Process.Close())
+	o.mu.Unlock()
+	return json.RawMessage("{}"), errors.Join(o.failure(), r.Process.Close())
 }
 
 func (o *fakeOwner) Dump(context.Context, DumpRequest) (workload.DumpReport, error) {
-	return workload.DumpReport{CPUs: 1}, o.fail
+	return workload.DumpReport{CPUs: 1}, o.failure()
 }
 func (o *fakeOwner) Snapshot(context.Context, SnapshotRequest) (workload.SnapshotReport, error) {
-	return workload.SnapshotReport{PausedNs: 1}, o.fail
+	return workload.SnapshotReport{PausedNs: 1}, o.failure()
 }
-func (o *fakeOwner) Update(context.Context, workload.Update) error { return o.fail }
+func (o *fakeOwner) Update(context.Context, workload.Update) error { return o.failure() }
 func (o *fakeOwner) Wait(context.Context) (workload.Exit, error) {
-	return workload.Exit{Code: 4, At: time.Now()}, o.fail
+	return workload.Exit{Code: 4, At: time.Now()}, o.failure()
 }
-func (o *fakeOwner) Resize(context.Context, ResizeRequest) error { return o.fail }
+func (o *fakeOwner) Resize(context.Context, ResizeRequest) error { return o.failure() }
 func (o *fakeOwner) Stats(context.Context) (workload.Stats, error) {
-	return workload.Stats{At: time.Now(), Counters: map[string]uint64{"exits": 1}}, o.fail
+	return workload.Stats{At: time.Now(), Counters: map[string]uint64{"exits": 1}}, o.failure()
 }
 
 func (o *fakeOwner) Trace(_ context.Context, r workload.TraceRequest, ready func(), fn func(workload.TraceExit) error) error {
-	if o.fail != nil {
-		return o.fail
+	if o.failure() != nil {
+		return o.failure()
 	}
 	ready()
 	return fn(workload.TraceExit{Time: time.Now(), Reason: "io", Addr: r.Ports.First, Count: 1, Size: 1})
@@ -96,7 +125,7 @@ func (o *fakeOwner) Sample(ctx context.Context) (exposition.Sample, error) {
 }
 
 func (o *fakeOwner) Tasks(context.Context) ([]workload.Task, error) {
-	return []workload.Task{{PID: 1, State: "S", Started: time.Now(), Command: "sh"}}, o.fail
+	return []workload.Task{{PID: 1, State: "S", Started: time.Now(), Command: "sh"}}, o.failure()
 }
 
 func (o *fakeOwner) Copy(ctx context.Context, _ CopyRequest, accept func() (*Peer, error)) error {
@@ -104,8 +133,8 @@ func (o *fakeOwner) Copy(ctx context.Context, _ CopyRequest, accept func() (*Pee
 }
 
 func (o *fakeOwner) Attach(_ context.Context, _ AttachRequest, accept func() (*Peer, error)) error {
-	if o.fail != nil {
-		return o.fail
+	if o.failure() != nil {
+		return o.failure()
 	}
 	p, err := accept()
 	if err == nil {
@@ -116,12 +145,12 @@ func (o *fakeOwner) Attach(_ context.Context, _ AttachRequest, accept func() (*P
 
 func (o *fakeOwner) Exec(ctx context.Context, r ExecRequest, accept func() (*Peer, error)) (string, error) {
 	if r.Detach {
-		return "e1", o.fail
+		return "e1", o.failure()
 	}
 	if _, err := accept(); err != nil {
 		return "", err
 	}
-	return "", o.fail // after the upgrade: an error frame
+	return "", o.failure() // after the upgrade: an error frame
 }
 
 func (o *fakeOwner) Events(_ context.Context, ready func(), fn func(Event) error) error {
@@ -161,11 +190,13 @@ func TestClientGetsValuesAndErrors(t *testing.T) {
 	if e, err := c.Wait(ctx); err != nil || e.Code != 4 {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if err := c.Signal(ctx, "", unix.SIGUSR1); err != nil || o.sig != unix.SIGUSR1 {
-		t.Errorf("%v, %v", o.sig, err)
+	err := c.Signal(ctx, "", unix.SIGUSR1)
+	if sig, _, _ := o.told(); err != nil || sig != unix.SIGUSR1 {
+		t.Errorf("%v, %v", sig, err)
 	}
 	n := 5
-	if e, err := c.Stop(ctx, StopRequest{TimeoutSeconds: &n}); err != nil || e.Code != 3 || *o.stops[0].TimeoutSeconds != 5 {
+	e, err := c.Stop(ctx, StopRequest{TimeoutSeconds: &n})
+	if _, stops, _ := o.told(); err != nil || e.Code != 3 || *stops[0].TimeoutSeconds != 5 {
 		t.Errorf("%+v, %v", e, err)
 	}
 	if id, err := c.ExecDetached(ctx, ExecRequest{Process: &specs.Process{Args: []string{"x"}}}); err != nil || id != "e1" {
@@ -176,12 +207,12 @@ func TestClientGetsValuesAndErrors(t *testing.T) {
 		t.Errorf("%v, %v", seen, err)
 	}
 	for _, want := range []error{workload.ErrNotRunning, workload.ErrUnsupported, workload.ErrNotFound, ErrBusy} {
-		o.fail = fmt.Errorf("web: %w", want)
+		o.fail(fmt.Errorf("web: %w", want))
 		if _, err := c.Stats(ctx); !errors.Is(err, want) || !strings.HasPrefix(err.Error(), "web: ") {
 			t.Errorf("%v, want %v", err, want)
 		}
 	}
-	o.fail = &workload.StartError{Code: 127, Err: errors.New("no such program")}
+	o.fail(&workload.StartError{Code: 127, Err: errors.New("no such program")})
 	var se *workload.StartError
 	s, err := c.Exec(ctx, ExecRequest{Process: &specs.Process{Args: []string{"x"}}})
 	if err != nil {

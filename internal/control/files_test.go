@@ -28,8 +28,8 @@ func TestFilesComeWithARequest(t *testing.T) {
 	if _, err := c.Upgrade(t.Context(), UpgradeRequest{Program: "/p", PID: 7, Link: pipe(t, "first"), Process: pipe(t, "second")}); err != nil {
 		t.Fatal(err)
 	}
-	if o.brought != "second" {
-		t.Errorf("the second file is %q", o.brought)
+	if _, _, brought := o.told(); brought != "second" {
+		t.Errorf("the second file is %q", brought)
 	}
 }
 

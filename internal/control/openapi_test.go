@@ -125,7 +125,7 @@ func TestAnswersFitTheDocument(t *testing.T) {
 	o := &fakeOwner{}
 	c := serveFake(t, o)
 	for _, fail := range []error{nil, workload.ErrNotRunning, &workload.StartError{Code: 127, Err: io.EOF}, io.ErrNoProgress} {
-		o.fail = fail
+		o.fail(fail)
 		for _, r := range Routes {
 			if r.Path == "/v1/attach" || r.Path == "/v1/copy" || r.Path == "/v1/events" && fail != nil {
 				continue

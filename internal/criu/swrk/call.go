@@ -35,6 +35,9 @@ func (t *Tool) Restore(ctx context.Context, j *criu.Job) (pid int, err error) {
 	return int(resp.GetRestore().GetPid()), err
 }
 
+// errDied is how a CRIU that fails at once shows.
+var errDied = errors.New("criu died before it answered")
+
 // call starts CRIU for one request and accompanies it to its answer.
 func (t *Tool) call(ctx context.Context, req *rpc.CriuReq, j *criu.Job) (resp *rpc.CriuResp, err error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -63,6 +66,9 @@ func (t *Tool) call(ctx context.Context, req *rpc.CriuReq, j *criu.Job) (resp *r
 		b, err := req.MarshalVT()
 		if err == nil {
 			err = unix.Send(int(ours.Fd()), b, unix.MSG_NOSIGNAL)
+		}
+		if errors.Is(err, unix.EPIPE) {
+			return nil, errDied
 		}
 		if err != nil {
 			return nil, fmt.Errorf("criu: send a request: %w", err)
@@ -112,7 +118,7 @@ func receive(conn *os.File) (*rpc.CriuResp, *os.File, error) {
 		case err == unix.EINTR:
 			continue
 		case err == nil && n == 0, err == unix.ECONNRESET:
-			return nil, nil, errors.New("criu died before it answered")
+			return nil, nil, errDied
 		case err != nil:
 			return nil, nil, fmt.Errorf("criu: receive its answer: %w", err)
 		case flags&unix.MSG_TRUNC != 0:
