@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -68,8 +70,9 @@ func TestALazilyRestoredRedisIsWholeAndEndsWithItsFile(t *testing.T) {
 	h.ok("rm", "-f", "one")
 
 	file := filepath.Join(os.Getenv("HVCTL_TEST_STORE"), "snapshots", tag, "snapshot")
-	// The first copy has read the file in the guest: that would be read ahead.
-	if err := os.Remove(filepath.Join(filepath.Dir(file), "working-set")); err != nil {
+	// The first copy has read the file in the guest: that would be read ahead, if a
+	// handler could note it. One that a confined owner started may only read here.
+	if err := os.Remove(filepath.Join(filepath.Dir(file), "working-set")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	h.ok("restore", "--lazy", tag, "--name", "two")
