@@ -104,7 +104,7 @@ copy_image() {
 	cp "$store"/{index.json,oci-layout} "$to"/
 	digest=$("$hv_repo/bin/hvctl" --store "$store" images --json | grep -A1 "/$image\"" | sed -n 's/.*"sha256:\([0-9a-f]*\)".*/\1/p')
 	[[ -n $digest ]] || die "the store $store has no image $image"
-	cp "$store"/derived/"$digest"* "$to"/derived/
+	cp "$store"/derived/"$digest"*.erofs "$to"/derived/
 	find "$store/blobs/sha256" -type f -size -1000k -exec cp {} "$to"/blobs/sha256/ \;
 }
 
