@@ -328,9 +328,11 @@ func TestEnemyAsDestinationOfPages(t *testing.T) {
 			s.start()
 			defer s.stop()
 			push := <-conns
+			defer func() { _ = push.Close() }() // not before, by the garbage collector
 			tc.do(push, nil)
 			select {
 			case fault := <-conns:
+				defer func() { _ = fault.Close() }()
 				tc.do(push, fault)
 			case <-time.After(100 * time.Millisecond): // it did not get so far
 			}

@@ -59,6 +59,8 @@ func (f *flow) Receive(use func([]byte)) error {
 			return nil
 		case *tcpip.ErrConnectionRefused: // of an earlier datagram; it is consumed now
 			continue
+		case *tcpip.ErrClosedForReceive: // by Close, just now
+			return net.ErrClosed
 		case *tcpip.ErrWouldBlock:
 		default:
 			return failure("receive", err)
