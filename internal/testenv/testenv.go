@@ -53,6 +53,8 @@ const (
 	CNIPlugins Need = "cni-plugins"
 	// VhostVsock is a /dev/vhost-vsock that opens (module vhost_vsock, root).
 	VhostVsock Need = "vhost-vsock"
+	// Landlock is a kernel that confines processes' files (Linux 5.13).
+	Landlock Need = "landlock"
 	// VhostNet is a /dev/vhost-net that opens (module vhost_net, root).
 	VhostNet Need = "vhost-net"
 	// NetModules is a kernel with a distribution's modules for networks: macvtap
@@ -126,6 +128,12 @@ func probe(n Need) error {
 		return probeDevice("/dev/kvm")
 	case VhostVsock:
 		return probeDevice("/dev/vhost-vsock")
+	case Landlock:
+		const versionOnly = 1 // LANDLOCK_CREATE_RULESET_VERSION
+		if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, versionOnly); errno != 0 {
+			return fmt.Errorf("landlock_create_ruleset: %w", errno)
+		}
+		return nil
 	case VhostNet:
 		return probeDevice("/dev/vhost-net")
 	case NetModules:

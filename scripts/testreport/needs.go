@@ -138,7 +138,7 @@ func closure(funcs map[string]*function, name string) map[string]bool {
 // is also run in the test host. The others are tools, which a unit test may
 // need too.
 func wantsMachine(needs map[string]bool) bool {
-	return needs["KVM"] || needs["Root"] || needs["Linux"] || needs["VhostVsock"]
+	return needs["KVM"] || needs["Root"] || needs["Linux"] || needs["VhostVsock"] || needs["Landlock"]
 }
 
 // bootNeeds are those that a machine has to be booted for: a kernel runs with

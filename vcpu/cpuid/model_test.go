@@ -14,7 +14,8 @@ type chip struct {
 	zmm                bool
 }
 
-// Recorded, with what KVM offers of it.
+// Written down from published values, not read on the machines, with what KVM
+// offers of each.
 var (
 	westmere = chip{vendor: Intel, c1: 0x8298_2203, d1: 0x0f8b_fbff, cX1: 1, dX1: 0x2810_0800, aX8: 0x3028}
 	haswell  = chip{vendor: Intel, c1: 0xf7fa_3203, d1: 0x0f8b_fbff, b7: 0x27ab, d7: 0xac00_0400, xcr0: 7, cX1: 0x21, dX1: 0x2c10_0800, aX8: 0x3027}
