@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -343,7 +344,7 @@ func TestHelperImport(t *testing.T) {
 	_, _ = s.Import(t.Context(), os.Getenv("IMAGES_SOURCE"), "big", images.ImportOptions{Rootfs: images.RootfsOptions{Progress: func(e images.Event) {
 		if string(e.Phase) == os.Getenv("IMAGES_PHASE") && e.Done > 0 && !e.End {
 			_, _ = os.Stdout.WriteString("reached\n")
-			select {} // until killed
+			time.Sleep(time.Hour) // it is killed; an empty select can count as a deadlock
 		}
 	}}})
 }

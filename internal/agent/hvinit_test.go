@@ -299,7 +299,6 @@ echo $(ps | wc -l) processes
 hostname
 cat /etc/hostname
 grep -c web /etc/hosts
-cat /etc/resolv.conf
 pwd
 ls /dev | tr '\n' ' '; echo
 readlink /dev/fd

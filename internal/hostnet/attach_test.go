@@ -440,6 +440,8 @@ func startHolder(t *testing.T, args string) *exec.Cmd {
 	c.Env = append(os.Environ(), childEnv+"=holder "+args)
 	out, err := c.StdoutPipe()
 	mustRun(t, "pipe", err)
+	_, err = c.StdinPipe()
+	mustRun(t, "pipe", err)
 	mustRun(t, "start", c.Start())
 	t.Cleanup(func() { _ = c.Process.Kill(); _ = c.Wait() })
 	line, err := bufio.NewReader(out).ReadString('\n')

@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -77,7 +78,7 @@ func openFDs(t testing.TB) int {
 	return len(es)
 }
 
-// holder attaches and stays until it is killed. arg is "ROOT ID IP".
+// holder attaches and stays until it is killed or its standard input ends. arg is "ROOT ID IP".
 func holder(arg string) {
 	f := strings.Fields(arg)
 	o := Options{Root: f[0], ID: f[1]}
@@ -90,5 +91,6 @@ func holder(arg string) {
 		os.Exit(1)
 	}
 	fmt.Println("attached", a.IP, a.TapName)
-	select {}
+	_, _ = io.Copy(io.Discard, os.Stdin) // select {} is a deadlock where nothing else waits, and ends the process
+	runtime.KeepAlive(a)                 // a collected attachment closes its tap
 }

@@ -123,9 +123,9 @@ func step(role string) func(string) {
 		switch role + ":" + s {
 		case os.Getenv(dieEnv):
 			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
-			select {}
+			untilKilled()
 		case os.Getenv(hangEnv):
-			select {}
+			untilKilled()
 		}
 	}
 }
@@ -168,7 +168,8 @@ func old() int {
 	default:
 		fmt.Println("kept:", err)
 	}
-	select {}
+	untilKilled()
+	return 1
 }
 
 // successor takes the guest over.
@@ -188,7 +189,16 @@ func successor() int {
 	if err != nil {
 		return 1
 	}
-	select {}
+	untilKilled()
+	return 1
+}
+
+// untilKilled does not return. An empty select would end the process as a
+// deadlock, where cgo's thread does not prevent that.
+func untilKilled() {
+	for {
+		time.Sleep(time.Hour)
+	}
 }
 
 func check(err error) {
