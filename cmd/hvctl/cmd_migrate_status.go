@@ -32,24 +32,37 @@ func (p *program) cmdMigrateStatus() *cli.Command {
 }
 
 func (p *program) printMigration(m workload.MigrationStatus) error {
-	switch m.State {
-	case workload.MigrationNone:
+	if m.State == workload.MigrationNone {
 		fmt.Fprintln(p.stdout, "no migration was tried")
 		return nil
-	case workload.MigrationGoing:
-		fmt.Fprintf(p.stdout, "to %s, for %v\n", m.To, time.Since(time.Unix(0, m.BeganNs)).Round(time.Millisecond))
-	case workload.MigrationServing:
-		fmt.Fprintf(p.stdout, "it runs at %s since it was handed over, on memory that is partly here; begun %v ago\n", m.To, time.Since(time.Unix(0, m.BeganNs)).Round(time.Millisecond))
-	case workload.MigrationInDoubt:
-		fmt.Fprintf(p.stdout, "to %s: in doubt: %s\n", m.To, m.Error)
-	default:
-		fmt.Fprintf(p.stdout, "to %s: over: %s\n", m.To, m.Error)
 	}
 	var r migrate.Report
 	if err := json.Unmarshal(m.Report, &r); err != nil {
 		return fmt.Errorf("report of the migration: %w", err)
 	}
+	switch m.State {
+	case workload.MigrationGoing:
+		fmt.Fprintf(p.stdout, "to %s, for %v\n", m.To, time.Since(time.Unix(0, m.BeganNs)).Round(time.Millisecond))
+	case workload.MigrationServing:
+		p.printServing(m, r.PostCopy)
+	case workload.MigrationInDoubt:
+		fmt.Fprintf(p.stdout, "to %s: in doubt: %s\n", m.To, m.Error)
+	default:
+		fmt.Fprintf(p.stdout, "to %s: over: %s\n", m.To, m.Error)
+	}
 	return r.WriteTable(p.stdout)
+}
+
+// printServing says what the owner of an instance that runs elsewhere does.
+func (p *program) printServing(m workload.MigrationStatus, c *migrate.PostCopy) {
+	fmt.Fprintf(p.stdout, "it runs at %s, on memory that is partly here; begun %v ago\n", m.To, time.Since(time.Unix(0, m.BeganNs)).Round(time.Millisecond))
+	switch {
+	case c == nil:
+	case c.State == "broken":
+		fmt.Fprintf(p.stdout, "%s is not reached (%s): it stands still there on the first page that it lacks, of %d; this is dialled again every 2 seconds, and at once for hvctl migrate recover\n", m.To, c.Why, c.Left)
+	default:
+		fmt.Fprintf(p.stdout, "%d of %d pages that were missing there are still to be sent\n", c.Left, c.Missing)
+	}
 }
 
 func (p *program) cmdMigrateRecover() *cli.Command {

@@ -71,7 +71,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 		},
 	}
 	v.beat(ctx, g.session, true)
-	ctx, s := v.begin(ctx, r.To.Address)
+	ctx, s := v.begin(ctx, r.To.Address, r.Left)
 	h.options.Progress, h.options.Operator = s.progress, s.word
 	report, err := migrate.Send(ctx, outgoing{g.machine}, dial, h.journal, h.options)
 	switch {

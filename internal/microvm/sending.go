@@ -26,6 +26,7 @@ type sending struct {
 	// serving is closed then, and word takes what an operator says.
 	serving chan struct{}
 	word    chan commit.Event
+	left    func() // called after that; nil: nobody wants to know
 
 	mu     sync.Mutex // guards what follows
 	report migrate.Report
@@ -33,20 +34,24 @@ type sending struct {
 }
 
 // begin makes the attempt the one that people ask about.
-func (v *VM) begin(ctx context.Context, to string) (context.Context, *sending) {
+func (v *VM) begin(ctx context.Context, to string, left func()) (context.Context, *sending) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	s := &sending{to: to, began: time.Now(), cancel: cancel, over: make(chan struct{}), serving: make(chan struct{}), word: make(chan commit.Event)}
+	s := &sending{to: to, began: time.Now(), cancel: cancel, over: make(chan struct{}), serving: make(chan struct{}), word: make(chan commit.Event), left: left}
 	v.sent.Store(s)
 	return ctx, s
 }
 
 func (s *sending) progress(r migrate.Report) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r.PostCopy != nil && s.report.PostCopy == nil {
-		close(s.serving)
-	}
+	gone := r.PostCopy != nil && s.report.PostCopy == nil
 	s.report = r
+	s.mu.Unlock()
+	if gone {
+		close(s.serving)
+		if s.left != nil {
+			s.left()
+		}
+	}
 }
 
 // serves tells whether the guest runs elsewhere on memory that is partly here.
@@ -62,6 +67,14 @@ func (s *sending) serves() bool {
 	default:
 		return false
 	}
+}
+
+// Away implements workload.Migrator.
+func (v *VM) Away() error {
+	if s := v.sent.Load(); s != nil && s.serves() {
+		return fmt.Errorf("%w here: it runs at %s, on memory that is partly still here; `hvctl migrate status` shows how much. Ask it there; kill and rm -f end it there, too", workload.ErrNotRunning, s.to)
+	}
+	return nil
 }
 
 // say gives an operator's word to whoever serves the destination.

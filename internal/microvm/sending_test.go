@@ -2,6 +2,7 @@ package microvm
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -18,8 +19,12 @@ func TestAServedGuestCannotBeCalledBack(t *testing.T) {
 	if err := v.RecoverMigration(t.Context()); err == nil {
 		t.Error("recovered what never was")
 	}
-	ctx, s := v.begin(t.Context(), "host2")
+	left := 0
+	ctx, s := v.begin(t.Context(), "host2", func() { left++ })
 	s.progress(migrate.Report{})
+	if err := v.Away(); err != nil || left != 0 {
+		t.Errorf("away before the hand-over: %v, told %d times", err, left)
+	}
 	if m := v.Migration(); m.State != workload.MigrationGoing {
 		t.Errorf("before the hand-over: %s", m.State)
 	}
@@ -29,6 +34,9 @@ func TestAServedGuestCannotBeCalledBack(t *testing.T) {
 	s.progress(migrate.Report{PostCopy: &migrate.PostCopy{State: "broken", Why: "no route"}})
 	if m := v.Migration(); m.State != workload.MigrationServing || !strings.Contains(string(m.Report), "no route") {
 		t.Errorf("%s, %s", m.State, m.Report)
+	}
+	if err := v.Away(); !errors.Is(err, workload.ErrNotRunning) || !strings.Contains(err.Error(), "host2") || left != 1 {
+		t.Errorf("away: %v, told %d times", err, left)
 	}
 	if err := v.CancelMigration(t.Context()); err == nil || !strings.Contains(err.Error(), "too late") || ctx.Err() != nil {
 		t.Errorf("cancel: %v, %v", err, ctx.Err())
@@ -52,15 +60,15 @@ func TestAServedGuestCannotBeCalledBack(t *testing.T) {
 		t.Errorf("said %q and %q", a, b)
 	}
 	s.end(&migrate.Report{PostCopy: &migrate.PostCopy{State: "drained"}}, nil)
-	if m := v.Migration(); m.State != workload.MigrationOver {
-		t.Errorf("afterwards: %s", m.State)
+	if m := v.Migration(); m.State != workload.MigrationOver || left != 1 {
+		t.Errorf("afterwards: %s, told %d times", m.State, left)
 	}
 }
 
 // A source that is killed while it sends is not read any more when its memory goes.
 func TestAnEndingVMWaitsForWhoReadsItsMemory(t *testing.T) {
 	v := &VM{}
-	ctx, s := v.begin(context.Background(), "host2")
+	ctx, s := v.begin(context.Background(), "host2", nil)
 	go func() {
 		<-ctx.Done()
 		s.end(&migrate.Report{}, context.Cause(ctx))

@@ -17,6 +17,10 @@ import (
 // memory for; what it told last is shown otherwise.
 const balloonTimeout = 100 * time.Millisecond
 
+// insideTimeout is how long the guest's agent may take to count its processes. A guest
+// that stands still must not keep the rest from being told.
+const insideTimeout = 2 * time.Second
+
 // Stats reports what the VM costs the host, VMM included: CPU time and memory
 // of this process, which is the whole instance.
 func (v *VM) Stats(ctx context.Context) (workload.Stats, error) {
@@ -44,9 +48,11 @@ func (v *VM) Stats(ctx context.Context) (workload.Stats, error) {
 		return s, err
 	}
 	s.MemoryBytes = mem
-	if g.session == nil {
+	ictx, cancel := context.WithTimeout(ctx, insideTimeout)
+	defer cancel()
+	if g.session == nil || g.machine.Paused() {
 		// nobody inside to ask
-	} else if in, err := g.session.Stats(ctx); err == nil {
+	} else if in, err := g.session.Stats(ictx); err == nil {
 		s.PIDs = in.PIDs
 	} else {
 		v.log.Debug("guest statistics", "err", err)

@@ -10,7 +10,7 @@ import (
 
 // answering fails unless processes of the instance can be asked for something.
 func (o *owner) answering() error {
-	if err := o.running(); err != nil {
+	if err := o.here(); err != nil {
 		return err
 	}
 	o.mu.Lock()

@@ -17,8 +17,11 @@ func (o *owner) Dump(ctx context.Context, r control.DumpRequest) (workload.DumpR
 	if !ok {
 		return workload.DumpReport{}, fmt.Errorf("%s: dump: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
 	}
-	o.freezing.Lock() // it pauses and resumes
-	defer o.freezing.Unlock()
+	release, err := o.still() // it pauses and resumes
+	if err != nil {
+		return workload.DumpReport{}, err
+	}
+	defer release()
 	report, err := d.Dump(ctx, r.File)
 	if err != nil {
 		return report, fmt.Errorf("dump: %w", err)

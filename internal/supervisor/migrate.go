@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 
 	"github.com/hvctl/hvctl/internal/control"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -25,6 +26,9 @@ func (o *owner) migrator(what string) (workload.Migrator, error) {
 func (o *owner) PlanMigration(ctx context.Context, r workload.MigrateRequest) (json.RawMessage, error) {
 	m, err := o.migrator("migrate")
 	if err != nil {
+		return nil, err
+	}
+	if err := o.here(); err != nil {
 		return nil, err
 	}
 	return m.Plan(ctx, r)
@@ -64,8 +68,13 @@ func (o *owner) Migrate(ctx context.Context, r workload.MigrateRequest) (json.Ra
 	if err != nil {
 		return nil, err
 	}
-	o.freezing.Lock() // it pauses, and nobody else may resume
-	defer o.freezing.Unlock()
+	release, err := o.still() // it pauses, and nobody else may resume
+	if err != nil {
+		return nil, err
+	}
+	release = sync.OnceFunc(release)
+	defer release()
+	r.Left = release // who waits for it is refused then
 	o.event(control.EventMigrate, map[string]string{"to": r.To.Address})
 	return m.Migrate(ctx, r)
 }

@@ -32,6 +32,33 @@ func (o *owner) running() error {
 	}
 }
 
+// here fails unless the first process exists, has not ended, and has not gone to
+// another host with memory left behind.
+func (o *owner) here() error {
+	if err := o.running(); err != nil {
+		return err
+	}
+	if m, ok := o.rt.(workload.Migrator); ok {
+		if err := m.Away(); err != nil {
+			return fmt.Errorf("%s: %w", o.cfg.Name, err)
+		}
+	}
+	return nil
+}
+
+// still takes the right to pause and resume, as long as the instance is here.
+func (o *owner) still() (release func(), err error) {
+	if err := o.here(); err != nil {
+		return nil, err
+	}
+	o.freezing.Lock()
+	if err := o.here(); err != nil { // since then
+		o.freezing.Unlock()
+		return nil, err
+	}
+	return o.freezing.Unlock, nil
+}
+
 // Info implements control.Owner.
 func (o *owner) Info(context.Context) (control.Info, error) {
 	if o.handed.over() {
@@ -53,7 +80,10 @@ func (o *owner) Info(context.Context) (control.Info, error) {
 // Signal implements control.Owner. SIGKILL to the first process is Kill: it
 // must work when nothing in the instance answers any more.
 func (o *owner) Signal(ctx context.Context, exec string, sig unix.Signal) error {
-	if err := o.running(); err != nil {
+	if exec == "" && sig == unix.SIGKILL {
+		return o.Kill(ctx)
+	}
+	if err := o.here(); err != nil {
 		return err
 	}
 	p := o.proc
@@ -63,8 +93,6 @@ func (o *owner) Signal(ctx context.Context, exec string, sig unix.Signal) error 
 			return err
 		}
 		p = s.proc
-	} else if sig == unix.SIGKILL {
-		return o.Kill(ctx)
 	}
 	o.event(control.EventSignal, map[string]string{"signal": fmt.Sprint(int(sig)), "exec": exec})
 	return p.Signal(ctx, sig)
@@ -97,8 +125,11 @@ func (o *owner) freeze(ctx context.Context, from, to workload.Status, event stri
 	if !ok {
 		return fmt.Errorf("%s: pause: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
 	}
-	o.freezing.Lock() // one change at a time; o.mu must stay free for Info
-	defer o.freezing.Unlock()
+	release, err := o.still() // one change at a time; o.mu must stay free for Info
+	if err != nil {
+		return err
+	}
+	defer release()
 	o.mu.Lock()
 	is := o.st.Status
 	o.mu.Unlock()
@@ -146,7 +177,7 @@ func (o *owner) Stop(ctx context.Context, r control.StopRequest) (workload.Exit,
 		return o.exit, nil
 	default:
 	}
-	if err := o.running(); err != nil {
+	if err := o.here(); err != nil {
 		select {
 		case <-o.ended: // and being cleaned up
 			return o.Wait(ctx)
@@ -279,7 +310,7 @@ func (o *owner) Resize(ctx context.Context, r control.ResizeRequest) error {
 	if p == nil {
 		return nil
 	}
-	if err := o.running(); err != nil {
+	if err := o.here(); err != nil {
 		return err
 	}
 	return p.Resize(ctx, r.Columns, r.Rows)

@@ -18,8 +18,11 @@ func (o *owner) Snapshot(ctx context.Context, r control.SnapshotRequest) (worklo
 	if !ok {
 		return workload.SnapshotReport{}, fmt.Errorf("%s: snapshot: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
 	}
-	o.freezing.Lock() // it pauses and resumes
-	defer o.freezing.Unlock()
+	release, err := o.still() // it pauses and resumes
+	if err != nil {
+		return workload.SnapshotReport{}, err
+	}
+	defer release()
 	report, err := s.Snapshot(ctx, r.Dir, r.Bases)
 	if err != nil {
 		return report, fmt.Errorf("snapshot: %w", err)

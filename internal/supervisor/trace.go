@@ -9,7 +9,7 @@ import (
 
 // Trace implements control.Owner.
 func (o *owner) Trace(ctx context.Context, r workload.TraceRequest, ready func(), fn func(workload.TraceExit) error) error {
-	if err := o.running(); err != nil {
+	if err := o.here(); err != nil {
 		return err
 	}
 	t, ok := o.rt.(workload.Tracer)

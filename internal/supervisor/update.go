@@ -11,7 +11,7 @@ import (
 
 // Update implements control.Owner.
 func (o *owner) Update(ctx context.Context, u workload.Update) error {
-	if err := o.running(); err != nil {
+	if err := o.here(); err != nil {
 		return err
 	}
 	o.updating.Lock()

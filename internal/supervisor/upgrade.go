@@ -55,8 +55,11 @@ func (o *owner) Upgrade(ctx context.Context, r control.UpgradeRequest) (json.Raw
 	if !ok {
 		return nil, fmt.Errorf("%s: upgrade: %w (%s)", o.cfg.Name, workload.ErrUnsupported, o.cfg.Backend)
 	}
-	o.freezing.Lock() // it pauses, and nobody else may resume
-	defer o.freezing.Unlock()
+	release, err := o.still() // it pauses, and nobody else may resume
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	if err := o.answering(); err != nil { // since then
 		return nil, err
 	}

@@ -40,6 +40,10 @@ type MigrateRequest struct {
 	// connects to To.Address for the owner (transport.ServeDial). Nil: the owner
 	// connects itself, if it can. It goes to who is asked.
 	Dialer *os.File `json:"-"`
+
+	// Left is called, at most once, when the instance runs elsewhere on memory that
+	// is partly here: from then on Away fails. Nil: nobody wants to know.
+	Left func() `json:"-"`
 }
 
 // MigrationState is where a migration away from here has got to.
@@ -82,6 +86,10 @@ type Migrator interface {
 	// RecoverMigration dials a destination now that waits for memory from here, and
 	// returns when it is reached, or was not for a while.
 	RecoverMigration(ctx context.Context) error
+	// Away says why nothing but Kill, Stats and the methods of this interface may be
+	// asked of an instance here: it runs elsewhere, on memory that is partly here.
+	// The error wraps ErrNotRunning. Nil: it is here.
+	Away() error
 	// Resolve is an operator's word on a migration in doubt.
 	Resolve(ctx context.Context, keep Keep) error
 }
