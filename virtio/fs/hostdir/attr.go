@@ -76,7 +76,7 @@ func (fs *FS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) 
 		return status(err)
 	}
 	defer fs.release(n)
-	if n.sealed {
+	if n.view.sealed {
 		return fuse.EPERM
 	}
 	for _, set := range []func(*node, *fuse.SetAttrIn) error{fs.setOwner, fs.setMode, fs.setSize, fs.setTimes} {

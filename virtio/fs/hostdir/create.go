@@ -62,7 +62,7 @@ func (fs *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.En
 		return status(err)
 	}
 	defer fs.release(n)
-	if n.sealed {
+	if n.view.sealed {
 		return fuse.EPERM
 	}
 	in.Owner = fuse.Owner{} // a link has no owner of its own

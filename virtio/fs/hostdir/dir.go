@@ -22,7 +22,7 @@ func (fs *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 		return status(err)
 	}
 	defer fs.release(n)
-	if n.sealed {
+	if n.view.sealed {
 		out.Fh, err = fs.newHandle(&handle{fd: -1, dirs: &dirReader{}})
 		return status(err)
 	}

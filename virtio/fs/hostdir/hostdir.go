@@ -82,16 +82,20 @@ func New(o Options) (*FS, error) {
 			return nil, err
 		}
 	}
-	if err := checkServable(fd, o.Path); err != nil {
+	v, err := viewOf(fd)
+	if err == nil && v.sealed {
+		err = errors.New("it lies on a file system of the kernel's own, such as proc or sysfs, which is not shared")
+	}
+	if err != nil {
 		unix.Close(fd)
-		return nil, err
+		return nil, fmt.Errorf("shared directory %s: %w", o.Path, err)
 	}
 	if fs.maker, err = newMaker(os.Geteuid() == 0); err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	fs.rootDev = st.Dev
-	fs.start(fd, &st)
+	fs.start(fd, &st, v)
 	return fs, nil
 }
 
@@ -114,9 +118,9 @@ func (fs *FS) parentOf(path string) (fd int, st unix.Stat_t, err error) {
 }
 
 // start begins with nothing but the root.
-func (fs *FS) start(fd int, st *unix.Stat_t) {
+func (fs *FS) start(fd int, st *unix.Stat_t, v view) {
 	fs.nodes, fs.byFile, fs.handles, fs.devs = map[uint64]*node{}, map[fileKey]*node{}, map[uint64]*handle{}, map[uint64]uint64{}
-	root := &node{id: rootID, fd: fd, file: keyOf(st), dir: true, lookups: 1}
+	root := &node{id: rootID, fd: fd, file: keyOf(st, v), view: v, dir: true, lookups: 1}
 	fs.nodes[rootID], fs.byFile[root.file] = root, root
 }
 

@@ -8,20 +8,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// fileKey tells files of the host apart.
-type fileKey struct{ dev, ino uint64 }
+// fileKey tells apart what the client sees as different files. One file of the
+// host can be reached through several mounts, and what may be done with it is the
+// mount's to say: so it is another file where that is read-only. A directory is
+// another one in each mount, for it has one place in the client's tree.
+type fileKey struct {
+	dev, ino uint64
+	mount    uint64 // of a directory
+	readOnly bool   // the mount is
+}
 
-func keyOf(st *unix.Stat_t) fileKey { return fileKey{st.Dev, st.Ino} }
+func keyOf(st *unix.Stat_t, v view) fileKey {
+	k := fileKey{dev: st.Dev, ino: st.Ino, readOnly: v.readOnly}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		k.mount = v.mount
+	}
+	return k
+}
 
 // node is a file that the client knows by its ID. IDs are never used twice.
 type node struct {
 	id   uint64
 	fd   int // O_PATH
 	file fileKey
+	view view
 	dir  bool
 	reg  bool
-	// sealed is a directory that is shown empty: see servable.
-	sealed bool
 
 	lookups uint64 // how often the client was given it; it forgets that many
 	busy    int    // calls that use fd right now
@@ -57,7 +69,7 @@ func (fs *FS) useDir(id uint64, name string) (*node, error) {
 	switch {
 	case !n.dir:
 		err = unix.ENOTDIR
-	case n.sealed:
+	case n.view.sealed:
 		err = unix.ENOENT
 	default:
 		return n, nil
@@ -122,16 +134,12 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) error {
 		unix.Close(fd)
 		return err
 	}
-	sealed := false
-	if st.Dev != dir.file.dev {
-		ok, err := isServable(fd)
-		if err != nil {
-			unix.Close(fd)
-			return err
-		}
-		sealed = !ok
+	v, err := dir.view.below(fd)
+	if err != nil {
+		unix.Close(fd)
+		return err
 	}
-	n, err := fs.intern(fd, &st, sealed)
+	n, err := fs.intern(fd, &st, v)
 	if err != nil {
 		return err
 	}
@@ -143,10 +151,10 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) error {
 }
 
 // intern finds the node of an open file or makes one; it owns fd.
-func (fs *FS) intern(fd int, st *unix.Stat_t, sealed bool) (*node, error) {
+func (fs *FS) intern(fd int, st *unix.Stat_t, v view) (*node, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	k := keyOf(st)
+	k := keyOf(st, v)
 	if n := fs.byFile[k]; n != nil {
 		n.lookups++
 		unix.Close(fd)
@@ -159,8 +167,8 @@ func (fs *FS) intern(fd int, st *unix.Stat_t, sealed bool) (*node, error) {
 	fs.nextID++
 	kind := st.Mode & unix.S_IFMT
 	n := &node{
-		id: fs.nextID, fd: fd, file: k, lookups: 1,
-		dir: kind == unix.S_IFDIR, reg: kind == unix.S_IFREG && !sealed, sealed: sealed,
+		id: fs.nextID, fd: fd, file: k, view: v, lookups: 1,
+		dir: kind == unix.S_IFDIR, reg: kind == unix.S_IFREG && !v.sealed,
 	}
 	fs.nodes[n.id], fs.byFile[k] = n, n
 	return n, nil

@@ -1,10 +1,6 @@
 package hostdir
 
-import (
-	"fmt"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // servable are the types of file systems (statfs(2), f_type) whose files are
 // nothing but data. What is mounted below the directory and not of these is
@@ -29,24 +25,3 @@ const (
 	gfs2     = 0x01161970
 	jfs      = 0x3153464a
 )
-
-// isServable asks for the file system of an open file.
-func isServable(fd int) (bool, error) {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(fd, &st); err != nil {
-		return false, err
-	}
-	return servable[uint32(st.Type)], nil
-}
-
-// checkServable refuses to serve what is no file system of data.
-func checkServable(fd int, path string) error {
-	ok, err := isServable(fd)
-	if err == nil && !ok {
-		err = fmt.Errorf("it lies on a file system of the kernel's own, such as proc or sysfs, which is not shared")
-	}
-	if err != nil {
-		return fmt.Errorf("shared directory %s: %w", path, err)
-	}
-	return nil
-}

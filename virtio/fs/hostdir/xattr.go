@@ -23,7 +23,7 @@ func (fs *FS) xattrNode(h *fuse.InHeader, attr string) (*node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !n.reg && !n.dir || n.sealed {
+	if !n.reg && !n.dir || n.view.sealed {
 		fs.release(n)
 		return nil, unix.EPERM
 	}
@@ -48,7 +48,7 @@ func (fs *FS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uint3
 		return 0, status(err)
 	}
 	defer fs.release(n)
-	if n.sealed {
+	if n.view.sealed {
 		return 0, fuse.OK
 	}
 	all := make([]byte, maxXattr)
