@@ -23,7 +23,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), cmdMigrateDial(), p.cmdMigrateStatus(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
+		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), cmdMigrateDial(), p.cmdMigrateStatus(), p.cmdMigrateInspect(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
 

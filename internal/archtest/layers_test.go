@@ -84,6 +84,7 @@ var layers = map[string]string{
 	"container/program":              "container/plan container/steps",
 	"container/steps":                "",
 	"internal/workload":              "images internal/capability",
+	"internal/moves":                 "internal/workload migrate migrate/commit migrate/plan",
 	"internal/archive":               "",
 	"internal/etcfiles":              "",
 	"internal/proctable":             "",
@@ -93,7 +94,7 @@ var layers = map[string]string{
 	"internal/criu/swrk":             "internal/criu",
 	"internal/plainjson":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
-	"internal/microvm": "internal/confine images virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
+	"internal/microvm": "internal/confine images internal/moves virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
 		"internal/initrd internal/instance internal/machine internal/metrics internal/seccomp internal/state internal/uffd internal/workload",
 	"internal/ocivm":           "",
 	"internal/ocivm/config":    "internal/workload",

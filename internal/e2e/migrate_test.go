@@ -134,7 +134,13 @@ func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
 		if r := h.hvctl("exec", to, "cat", "/tmp/ended"); r.code == 0 {
 			t.Errorf("hop %d: the client in the guest ended with %s", hop, r.out)
 		}
+		if got := h.ok("migrate", "inspect", from); !strings.Contains(got, "handed") || !strings.Contains(got, "pre-copied") {
+			t.Errorf("what is on record at the source:\n%s", got)
+		}
 		h.ok("rm", from)
+	}
+	if got := h.ok("migrate", "inspect", "vm3"); !strings.Contains(got, "owner") {
+		t.Errorf("what is on record at the destination:\n%s", got)
 	}
 	h.ok("stop", "vm3")
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/hvctl/hvctl/internal/agent"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/machine/microguest"
+	"github.com/hvctl/hvctl/internal/moves"
 	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
@@ -46,7 +47,7 @@ func doubtful(t *testing.T) (*VM, *handover) {
 		t.Fatal(err)
 	}
 	h := &handover{
-		v: v, g: g, to: "far away", journal: commit.File(filepath.Join(dir, sentRecord)),
+		v: v, g: g, to: "far away", journal: commit.File(filepath.Join(dir, moves.SentFile)),
 		dial:    func(context.Context) (net.Conn, error) { return nil, errors.New("nobody there") },
 		options: migrate.SendOptions{VM: "web", Doubt: time.Millisecond, Backoff: time.Millisecond},
 	}

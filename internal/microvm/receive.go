@@ -12,6 +12,7 @@ import (
 	"github.com/hvctl/hvctl/internal/agent"
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/machine"
+	"github.com/hvctl/hvctl/internal/moves"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
@@ -19,10 +20,6 @@ import (
 )
 
 var _ workload.Reconfigured = (*VM)(nil)
-
-// receivedRecords is the folder, in the instance's directory, with what was decided
-// about each VM that somebody has offered.
-const receivedRecords = "migrations"
 
 // arrival is what one offer has led to.
 type arrival struct {
@@ -45,7 +42,7 @@ func (v *VM) NewConfig() *workload.Config {
 // receive is Start for a VM that comes from another owner. Offers that come to
 // nothing leave it waiting for the next one.
 func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, error) {
-	records, err := commit.OpenDir(filepath.Join(v.dir, receivedRecords))
+	records, err := commit.OpenDir(filepath.Join(v.dir, moves.ReceivedDir))
 	if err != nil {
 		return nil, err
 	}

@@ -8,16 +8,13 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/moves"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
 )
 
 var _ workload.Migrator = (*VM)(nil)
-
-// sentRecord is where an owner notes, in the instance's directory, to whom it has
-// given the right to run the guest.
-const sentRecord = "migration.json"
 
 var errMoved = errors.New("the guest runs elsewhere")
 
@@ -63,7 +60,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 		return nil, err
 	}
 	h := &handover{
-		v: v, g: g, dial: dial, to: r.To.Address, journal: commit.File(filepath.Join(v.dir, sentRecord)),
+		v: v, g: g, dial: dial, to: r.To.Address, journal: commit.File(filepath.Join(v.dir, moves.SentFile)),
 		options: migrate.SendOptions{
 			VM: v.cfg.Name, Peer: r.To.Address, Description: description, Plan: row,
 			Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
@@ -72,6 +69,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	}
 	v.beat(ctx, g.session, true)
 	ctx, s := v.begin(ctx, r.To.Address, r.Left)
+	s.account(v, p)
 	h.options.Progress, h.options.Operator = s.progress, s.word
 	report, err := migrate.Send(ctx, outgoing{g.machine}, dial, h.journal, h.options)
 	switch {

@@ -8,9 +8,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/moves"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/plan"
 )
 
 // errCancelled ends a migration that the operator has called off.
@@ -31,6 +33,26 @@ type sending struct {
 	mu     sync.Mutex // guards what follows
 	report migrate.Report
 	err    error
+	keep   func(report migrate.Report, err error, over bool) // writes it down; nil: nowhere
+}
+
+// account has the attempt written down from now on, in v's directory.
+func (s *sending) account(v *VM, p plan.Plan) {
+	a := moves.Attempt{To: s.to, Began: s.began.UTC(), Plan: p}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keep = func(r migrate.Report, err error, over bool) {
+		a.Report = r
+		if over {
+			a.Ended = time.Now().UTC()
+		}
+		if err != nil {
+			a.Error = err.Error()
+		}
+		if err := a.Keep(v.dir); err != nil {
+			v.log.Warn("the account of the migration is not written", "err", err)
+		}
+	}
 }
 
 // begin makes the attempt the one that people ask about.
@@ -44,7 +66,11 @@ func (v *VM) begin(ctx context.Context, to string, left func()) (context.Context
 func (s *sending) progress(r migrate.Report) {
 	s.mu.Lock()
 	gone := r.PostCopy != nil && s.report.PostCopy == nil
+	news := gone || len(r.Rounds) != len(s.report.Rounds) || r.PostCopy != nil && r.PostCopy.State != s.report.PostCopy.State
 	s.report = r
+	if news && s.keep != nil {
+		s.keep(r, nil, false)
+	}
 	s.mu.Unlock()
 	if gone {
 		close(s.serving)
@@ -144,6 +170,9 @@ const recoverTimeout = 15 * time.Second
 func (s *sending) end(r *migrate.Report, err error) {
 	s.mu.Lock()
 	s.report, s.err = *r, err
+	if s.keep != nil {
+		s.keep(*r, err, true)
+	}
 	s.mu.Unlock()
 	s.cancel(nil)
 	close(s.over)

@@ -7,9 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/moves"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
+	"github.com/hvctl/hvctl/migrate/plan"
 )
 
 // Once a guest runs elsewhere on memory that is partly here, it cannot be called
@@ -82,5 +84,23 @@ func TestAnEndingVMWaitsForWhoReadsItsMemory(t *testing.T) {
 	}
 	if time.Since(begin) > finishTimeout {
 		t.Error("nobody was told")
+	}
+}
+
+// What an attempt has come to is in a file from the first round on, for whoever looks
+// when this process is gone.
+func TestAnAttemptIsWrittenDownAsItGoes(t *testing.T) {
+	v := &VM{dir: t.TempDir()}
+	_, s := v.begin(t.Context(), "host2", nil)
+	s.account(v, plan.Plan{})
+	s.progress(migrate.Report{Rounds: make([]migrate.RoundReport, 1)})
+	a, err := moves.LoadAttempt(v.dir)
+	if err != nil || a.To != "host2" || len(a.Report.Rounds) != 1 || !a.Ended.IsZero() {
+		t.Fatalf("under way: %+v, %v", a, err)
+	}
+	s.end(&migrate.Report{Outcome: "in-doubt"}, migrate.ErrInDoubt)
+	a, err = moves.LoadAttempt(v.dir)
+	if err != nil || a.Ended.IsZero() || a.Report.Outcome != "in-doubt" || a.Error == "" {
+		t.Errorf("over: %+v, %v", a, err)
 	}
 }
