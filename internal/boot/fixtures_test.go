@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/binary"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -218,7 +219,20 @@ func newRAM(t testing.TB, regions ...Region) *fakeRAM {
 	return r
 }
 
-func (r *fakeRAM) Slice(a memory.GPA, n uint64) ([]byte, error) {
+func (r *fakeRAM) LoadFrom(from io.ReaderAt, off int64, a memory.GPA, n uint64) error {
+	r.t.Helper()
+	d, err := r.slice(a, n)
+	if err != nil {
+		return err
+	}
+	_, err = io.ReadFull(io.NewSectionReader(from, off, int64(n)), d)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+func (r *fakeRAM) slice(a memory.GPA, n uint64) ([]byte, error) {
 	r.t.Helper()
 	for _, f := range r.forbidden {
 		if n > 0 && f.overlaps(Region{a, n}) {
@@ -237,7 +251,7 @@ func (r *fakeRAM) Slice(a memory.GPA, n uint64) ([]byte, error) {
 
 func (r *fakeRAM) WriteAt(p []byte, a memory.GPA) error {
 	r.t.Helper()
-	d, err := r.Slice(a, uint64(len(p)))
+	d, err := r.slice(a, uint64(len(p)))
 	copy(d, p)
 	return err
 }

@@ -210,7 +210,7 @@ func initrdBytes(initrds []Initrd) (uint64, error) {
 func loadInitrds(m Memory, initrds []Initrd, at memory.GPA) error {
 	for _, i := range initrds {
 		at = (at + 3) &^ 3
-		if err := copyIn(m, at, i.R, 0, uint64(i.Size)); err != nil {
+		if err := m.LoadFrom(i.R, 0, at, uint64(i.Size)); err != nil {
 			return fmt.Errorf("initramfs %s: %w", i.Name, err)
 		}
 		at += memory.GPA(i.Size)
@@ -226,7 +226,7 @@ func (k *Kernel) load(m Memory) error {
 			skip := uint64(data - off)
 			off, left = data, left-skip
 			at := s.addr + memory.GPA(off-s.off)
-			if err := copyIn(m, at, k.file, off, n); err != nil {
+			if err := m.LoadFrom(k.file, off, at, n); err != nil {
 				return err
 			}
 			off, left = off+int64(n), left-n

@@ -9,12 +9,11 @@ import (
 	"github.com/hvctl/hvctl/memory"
 )
 
-// Memory is guest RAM as Load needs it; *memory.Guest satisfies it. Load runs
-// before any vCPU does and before dirty tracking, so bytes written through
-// Slice need not be marked dirty.
+// Memory is guest RAM as Load needs it, before any vCPU runs; *memory.Guest
+// satisfies it.
 type Memory interface {
-	// Slice returns the n bytes of RAM at a, which lie in one region.
-	Slice(a memory.GPA, n uint64) ([]byte, error)
+	// LoadFrom copies n bytes of r at off to a; they lie in one region.
+	LoadFrom(r io.ReaderAt, off int64, a memory.GPA, n uint64) error
 	// WriteAt copies p to a.
 	WriteAt(p []byte, a memory.GPA) error
 }
@@ -79,27 +78,4 @@ func contains(rs []Region, r Region) bool {
 		}
 	}
 	return false
-}
-
-// ioPiece bounds one read into guest memory, so that one system call never
-// runs for long and a signal can end the program between two.
-const ioPiece = 4 << 20
-
-// copyIn reads n bytes of r at off straight into guest memory at a.
-func copyIn(m Memory, a memory.GPA, r io.ReaderAt, off int64, n uint64) error {
-	for n > 0 {
-		k := min(n, ioPiece)
-		dst, err := m.Slice(a, k)
-		if err != nil {
-			return err
-		}
-		if got, err := r.ReadAt(dst[:k], off); uint64(got) < k {
-			if err == nil || err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
-			return err
-		}
-		a, off, n = a+memory.GPA(k), off+int64(k), n-k
-	}
-	return nil
 }
