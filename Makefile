@@ -2,7 +2,8 @@
 
 export CGO_ENABLED := 0
 GO      ?= go
-BUILD   := $(GO) build -trimpath -ldflags '-s -w'
+# urfave_cli_no_docs: hvctl makes its man page itself, and the library's way costs each start some milliseconds.
+BUILD   := $(GO) build -trimpath -ldflags '-s -w' -tags urfave_cli_no_docs
 PROGS   := $(patsubst cmd/%/,%,$(sort $(dir $(wildcard cmd/*/*.go))))
 FUZZTIME ?= 3s
 export FUZZTIME
@@ -17,7 +18,7 @@ build: $(PROGS:%=build-%) bin/hvctl-oci-vm build-full ## build every program bel
 bin/hvctl-oci-vm: # by this name, bundles run as microVMs
 	ln -sf hvctl-oci $@
 build-full: # hvctl-oci with what speaks to CRIU and systemd, which would make every start of hvctl-oci slower
-	$(BUILD) -tags full -o bin/hvctl-oci-full ./cmd/hvctl-oci
+	$(BUILD) -tags urfave_cli_no_docs,full -o bin/hvctl-oci-full ./cmd/hvctl-oci
 build-%:
 	$(BUILD) -o bin/$* ./cmd/$*
 

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -66,7 +67,7 @@ func platformString(p ocispec.Platform) string {
 }
 
 // shortDigest is a digest as people abbreviate it; long enough not to be a name.
-var shortDigest = regexp.MustCompile(`^(sha256:)?[0-9a-f]{12,64}$`)
+var shortDigest = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^(sha256:)?[0-9a-f]{12,64}$`) })
 
 // Resolve finds an image by reference, or by its manifest's digest, whole or
 // cut to 12 digits or more. The error wraps ErrNotFound, ErrAmbiguous or
@@ -92,7 +93,7 @@ func find(idx ocispec.Index, ref string) (ocispec.Descriptor, error) {
 			}
 		}
 	}
-	if shortDigest.MatchString(ref) {
+	if shortDigest().MatchString(ref) {
 		return findDigest(idx, ref)
 	}
 	if refErr != nil {

@@ -12,6 +12,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,7 +113,9 @@ func (d dirFiles) has(name string) bool {
 }
 
 // imageNames are the top-level names of OCI and docker archives.
-var imageNames = regexp.MustCompile(`^(oci-layout|index\.json|blobs|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar)?|sha256:[0-9a-f]{64}(\.json)?|[0-9a-f]{64}\.tar\.gz)$`)
+var imageNames = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(oci-layout|index\.json|blobs|manifest\.json|repositories|[0-9a-f]{64}(\.json|\.tar)?|sha256:[0-9a-f]{64}(\.json)?|[0-9a-f]{64}\.tar\.gz)$`)
+})
 
 func (src *source) openArchive(ctx context.Context, s *Store) error {
 	kind, err := detectTar(ctx, src.file)
@@ -162,7 +165,7 @@ func detectTar(ctx context.Context, f *os.File) (SourceType, error) {
 		if top == "" {
 			continue
 		}
-		if !imageNames.MatchString(top) {
+		if !imageNames().MatchString(top) {
 			return RootTar, nil
 		}
 		seen[top] = true

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 )
 
 // Flavour is one of Debian's kernels for x86-64.
@@ -41,7 +42,9 @@ type FetchOptions struct {
 type runner func(ctx context.Context, dir, name string, args ...string) ([]byte, error)
 
 // kernelPackage is what Debian calls the package of one kernel version.
-var kernelPackage = regexp.MustCompile(`^linux-image-([0-9][A-Za-z0-9.+~-]*-amd64)$`)
+var kernelPackage = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^linux-image-([0-9][A-Za-z0-9.+~-]*-amd64)$`)
+})
 
 // Fetch gets the newest kernel of a flavour, with its modules, from the package
 // sources of this host, which has to be a Debian. apt finds and verifies the
@@ -70,7 +73,7 @@ func (s *Store) Fetch(ctx context.Context, opt FetchOptions) (*Kernel, error) {
 		return nil, err
 	}
 	if opt.Name == "" {
-		opt.Name = kernelPackage.FindStringSubmatch(pkg)[1]
+		opt.Name = kernelPackage().FindStringSubmatch(pkg)[1]
 		if err := checkName(opt.Name); err != nil {
 			return nil, err
 		}
@@ -119,7 +122,7 @@ func newest(ctx context.Context, run runner, meta string) (pkg, version string, 
 			// "linux-image-6.1.0-41-cloud-amd64 (= 6.1.158-1)"
 			name, rest, _ := strings.Cut(strings.TrimSpace(d), " ")
 			v, exact := strings.CutPrefix(strings.Trim(rest, "() \n"), "= ")
-			if kernelPackage.MatchString(name) && exact && !strings.ContainsAny(v, " |") {
+			if kernelPackage().MatchString(name) && exact && !strings.ContainsAny(v, " |") {
 				return name, v, nil
 			}
 		}

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -66,10 +65,20 @@ const (
 	tempPrefix  = ".tmp-"
 )
 
-var validName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._+-]{0,63}$`)
+// validName is written out: a bounded repetition takes a regular expression
+// milliseconds to compile, and each start of a VM asks.
+func validName(s string) bool {
+	for i, c := range []byte(s) {
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '_'
+		if !letter && (i == 0 || c != '.' && c != '+' && c != '-') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
 
 func checkName(name string) error {
-	if !validName.MatchString(name) {
+	if !validName(name) {
 		return fmt.Errorf("%w %.100q: want up to 64 letters, digits, and . _ + - (not first)", ErrBadName, name)
 	}
 	return nil

@@ -93,7 +93,7 @@ func (s *session) query(p string) string {
 		}
 		return hexOf(fmt.Appendf(nil, "vCPU %d", cpu))
 	case name == "qXfer" && strings.HasPrefix(arg, "features:read:target.xml:"):
-		return piece(targetXML, strings.TrimPrefix(arg, "features:read:target.xml:"))
+		return piece(targetXML(), strings.TrimPrefix(arg, "features:read:target.xml:"))
 	}
 	return ""
 }
@@ -177,15 +177,15 @@ func (s *session) writeRegs(data string) string {
 
 func (s *session) readReg(num string) string {
 	n, err := strconv.ParseUint(num, 16, 16)
-	if err != nil || n >= uint64(len(registers)) {
+	if err != nil || n >= uint64(len(registers())) {
 		return "E16"
 	}
 	r, err := s.t.Regs(s.cpu)
 	if err != nil {
 		return s.failure(err)
 	}
-	b := make([]byte, registers[n].bits/8)
-	registers[n].bytes(&r, b, false)
+	b := make([]byte, registers()[n].bits/8)
+	registers()[n].bytes(&r, b, false)
 	return hexOf(b)
 }
 
@@ -193,14 +193,14 @@ func (s *session) writeReg(rest string) string {
 	num, data, _ := strings.Cut(rest, "=")
 	n, err := strconv.ParseUint(num, 16, 16)
 	b, herr := hex.DecodeString(data)
-	if err != nil || herr != nil || n >= uint64(len(registers)) || len(b) != registers[n].bits/8 {
+	if err != nil || herr != nil || n >= uint64(len(registers())) || len(b) != registers()[n].bits/8 {
 		return "E16"
 	}
 	r, err := s.t.Regs(s.cpu)
 	if err != nil {
 		return s.failure(err)
 	}
-	registers[n].bytes(&r, b, true)
+	registers()[n].bytes(&r, b, true)
 	return s.okOr(s.t.SetRegs(s.cpu, r))
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"sync"
 )
 
 // Regs are the registers of one CPU.
@@ -42,10 +43,9 @@ const (
 )
 
 // registers is every register in the order of a g packet: as gdb's own
-// descriptions have them (gdb/features/i386), then those of the system.
-var registers = list()
-
-func list() (all []register) {
+// descriptions have them (gdb/features/i386), then those of the system. Made
+// when a debugger first asks, not whenever a VM starts.
+var registers = sync.OnceValue(func() (all []register) {
 	r64 := func(feature, name, typ string, at func(*Regs) *uint64) {
 		all = append(all, register{name, 64, typ, feature, func(r *Regs, p []byte, set bool) {
 			if set {
@@ -105,20 +105,20 @@ func list() (all []register) {
 	r64(system, "cr8", "int", func(r *Regs) *uint64 { return &r.CR8 })
 	r64(system, "efer", "int", func(r *Regs) *uint64 { return &r.EFER })
 	return all
-}
+})
 
 // regsSize is the length of a g packet's data in bytes.
-var regsSize = func() (n int) {
-	for _, r := range registers {
+func regsSize() (n int) {
+	for _, r := range registers() {
 		n += r.bits / 8
 	}
 	return n
-}()
+}
 
 // encode returns every register as a g packet has them.
 func (r *Regs) encode() []byte {
-	out, at := make([]byte, regsSize), 0
-	for _, reg := range registers {
+	out, at := make([]byte, regsSize()), 0
+	for _, reg := range registers() {
 		n := reg.bits / 8
 		reg.bytes(r, out[at:at+n], false)
 		at += n
@@ -128,7 +128,7 @@ func (r *Regs) encode() []byte {
 
 // decode takes what a G packet says: as many registers as it has.
 func (r *Regs) decode(p []byte) {
-	for _, reg := range registers {
+	for _, reg := range registers() {
 		n := reg.bits / 8
 		if len(p) < n {
 			return
@@ -139,12 +139,12 @@ func (r *Regs) decode(p []byte) {
 }
 
 // targetXML describes the registers to gdb.
-var targetXML = func() string {
+func targetXML() string {
 	var b strings.Builder
 	b.WriteString(`<?xml version="1.0"?><!DOCTYPE target SYSTEM "gdb-target.dtd">` +
 		`<target version="1.0"><architecture>i386:x86-64</architecture>`)
 	feature := ""
-	for i, r := range registers {
+	for i, r := range registers() {
 		if r.feature != feature {
 			if feature != "" {
 				b.WriteString("</feature>")
@@ -156,4 +156,4 @@ var targetXML = func() string {
 	}
 	b.WriteString("</feature></target>")
 	return b.String()
-}()
+}

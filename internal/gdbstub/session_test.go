@@ -173,7 +173,7 @@ func TestPacketsAreAnswered(t *testing.T) {
 		t.Errorf("all memory there is: %d digits", len(got))
 	}
 	all := c.ask("g")
-	if len(all) != 2*regsSize || c.ask("G"+all) != "OK" || c.ask("g") != all {
+	if len(all) != 2*regsSize() || c.ask("G"+all) != "OK" || c.ask("g") != all {
 		t.Errorf("registers of %d digits", len(all))
 	}
 	if got := c.ask("D"); got != "OK" {

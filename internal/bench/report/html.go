@@ -9,6 +9,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/bench/plot"
@@ -23,7 +24,7 @@ var (
 	pageStyle string
 )
 
-var pageTemplate = template.Must(template.New("report").Parse(pageText))
+var pageTemplate = sync.OnceValue(func() *template.Template { return template.Must(template.New("report").Parse(pageText)) })
 
 // figureWidth is of a phone's screen; a larger one shows figures larger, or
 // beside each other.
@@ -105,7 +106,7 @@ func HTML(w io.Writer, r *result.Result) error {
 	if err != nil {
 		return err
 	}
-	return pageTemplate.Execute(w, newPages(x).page())
+	return pageTemplate().Execute(w, newPages(x).page())
 }
 
 func newPages(x *index) *pages {
