@@ -27,7 +27,7 @@ func (g *Guest) find(a GPA, n uint64) (*Region, uint64, error) {
 // through it are not marked dirty. The view is valid until Close. Errors wrap
 // ErrOutOfRange.
 func (g *Guest) Slice(a GPA, n uint64) ([]byte, error) {
-	r, off, err := g.find(a, n)
+	r, off, err := g.reach(a, n)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (g *Guest) ReadAt(p []byte, a GPA) error {
 // outside a descriptor chain. Errors wrap ErrOutOfRange; then nothing was
 // written.
 func (g *Guest) WriteAt(p []byte, a GPA) error {
-	r, off, err := g.find(a, uint64(len(p)))
+	r, off, err := g.reach(a, uint64(len(p)))
 	if err != nil {
 		return err
 	}

@@ -12,7 +12,7 @@ func (g *Guest) word(a GPA, size uint64) (p *uint32, shift uint, r *Region, off 
 	if uint64(a)%size != 0 {
 		return nil, 0, nil, 0, fmt.Errorf("%w: %d-byte word at %v", ErrMisaligned, size, a)
 	}
-	r, off, err = g.find(a, size)
+	r, off, err = g.reach(a, size)
 	if err != nil {
 		return nil, 0, nil, 0, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -78,6 +79,7 @@ type Guest struct {
 	regions []Region
 	dirty   *Bitmap
 	huge    bool
+	late    atomic.Pointer[Bitmap] // pages known to be there, while others may be missing; nil: none is
 }
 
 // New makes guest RAM. Nothing is touched, so it costs address space only

@@ -108,7 +108,7 @@ func (d *Debugger) Resume(run, step []bool) error {
 		}
 	}
 	d.m.held, d.m.only = false, append([]bool(nil), run...)
-	if !d.m.entered || d.m.paused {
+	if !d.m.entered || d.m.paused.Load() {
 		return nil
 	}
 	d.m.forgivePause()
@@ -164,7 +164,7 @@ func (d *Debugger) Detach() error {
 	for _, c := range d.m.cpus {
 		errs = append(errs, c.Do(func(c *kvm.VCPU) error { return c.SetGuestDebug(&kvm.GuestDebug{}) }))
 	}
-	if d.m.entered && !d.m.paused {
+	if d.m.entered && !d.m.paused.Load() {
 		d.m.forgivePause()
 		errs = append(errs, d.m.resumeCPUs())
 	}

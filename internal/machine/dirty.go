@@ -84,7 +84,7 @@ func (m *Machine) serveHere(here bool) error {
 			return fmt.Errorf("%w: device %s is served by the host's kernel (vhost), whose writes are not logged", ErrDirtyLog, d.id)
 		case !can || !r.KernelServes():
 			continue
-		case m.paused:
+		case m.paused.Load():
 			r.ServeHere(here)
 			continue
 		}

@@ -47,9 +47,9 @@ type Machine struct {
 	host      hostStats
 	traced    atomic.Bool // a Trace is running
 
-	mu      sync.Mutex // guards what follows; held while vCPUs park and devices stop
-	entered bool       // Run was called
-	paused  bool
+	mu      sync.Mutex  // guards what follows; held while vCPUs park and devices stop
+	entered bool        // Run was called
+	paused  atomic.Bool // set with mu held
 	closed  bool
 	blank   bool      // made for LoadState, which has not succeeded yet
 	held    bool      // a debugger has the vCPUs: they do not run
@@ -110,7 +110,8 @@ func (m *Machine) build() error {
 
 // buildBlank makes everything that LoadState needs, and nothing that it brings.
 func (m *Machine) buildBlank() error {
-	m.paused, m.blank = true, true
+	m.paused.Store(true)
+	m.blank = true
 	if err := m.createVM(); err != nil {
 		return err
 	}
@@ -224,7 +225,7 @@ func (m *Machine) Run(ctx context.Context) End {
 	m.cfg.Mark("kernel entry")
 	m.mu.Lock()
 	m.entered = true
-	if !m.paused {
+	if !m.paused.Load() {
 		m.forgivePause()
 		if err := m.resumeCPUs(); err != nil {
 			m.fail(err)
@@ -295,14 +296,14 @@ func (m *Machine) Pause(ctx context.Context) error {
 	switch {
 	case m.closed || m.ended.Load():
 		return ErrEnded
-	case m.paused:
+	case m.paused.Load():
 		return nil
 	}
 	m.unthrottle()
 	if err := m.freeze(ctx); err != nil {
 		return errors.Join(m.orEnded(err), m.orEnded(m.thaw()))
 	}
-	m.paused = true
+	m.paused.Store(true)
 	return nil
 }
 
@@ -322,12 +323,8 @@ func (m *Machine) freeze(ctx context.Context) error {
 	return nil
 }
 
-// Paused tells whether the machine stands still.
-func (m *Machine) Paused() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.paused
-}
+// Paused tells whether the machine stands still. It never waits.
+func (m *Machine) Paused() bool { return m.paused.Load() }
 
 // Resume undoes Pause. It is idempotent. The error wraps ErrEnded when there is
 // nothing to resume any more.
@@ -337,12 +334,12 @@ func (m *Machine) Resume(context.Context) error {
 	switch {
 	case m.closed || m.ended.Load():
 		return ErrEnded
-	case !m.paused:
+	case !m.paused.Load():
 		return nil
 	case m.blank:
 		return fmt.Errorf("%w: nothing has been restored into this machine", ErrRestore)
 	}
-	m.paused = false
+	m.paused.Store(false)
 	return m.orEnded(m.thaw())
 }
 

@@ -67,7 +67,7 @@ func (m *Machine) SaveState() ([]state.Section, error) {
 	switch {
 	case m.closed || m.ended.Load() || len(m.end) > 0:
 		return nil, ErrEnded
-	case !m.paused:
+	case !m.paused.Load():
 		return nil, ErrNotPaused
 	case m.blank:
 		return nil, fmt.Errorf("%w: nothing has been restored into this machine", ErrRestore)
@@ -252,6 +252,10 @@ func (m *Machine) Size() uint64 { return m.mem.Size() }
 
 // MemoryFD returns the file behind the RAM, or -1; see memory.Guest.FD.
 func (m *Machine) MemoryFD() int { return m.mem.FD() }
+
+// SetMemoryLate says whether pages of RAM may be missing that another process fills
+// in; see memory.Guest.SetLate.
+func (m *Machine) SetMemoryLate(on bool) { m.mem.SetLate(on) }
 
 // MakeHuge puts a huge page behind RAM; see memory.Guest.MakeHuge.
 func (m *Machine) MakeHuge(a memory.GPA) error { return m.mem.MakeHuge(a) }

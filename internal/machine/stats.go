@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hvctl/hvctl/internal/metrics"
 	"github.com/hvctl/hvctl/kvm"
@@ -48,20 +49,25 @@ func (m *Machine) Distributions() []metrics.Distribution { return m.metrics.Dist
 // hostStats are KVM's own statistics of the vCPUs, opened when they are first
 // asked for.
 type hostStats struct {
-	mu     sync.Mutex // guards what follows
-	opened bool       // or tried to
+	mu     sync.Mutex    // guards what follows
+	opened chan struct{} // closed when all are open, or the rest cannot be; nil: nobody has asked
+	closed bool
 	fds    []*kvm.StatsFD
 }
 
+// hostStatsWait is how long a vCPU may take to come out of the guest and open its
+// statistics. One that waits for memory (post-copy) may not come at all.
+const hostStatsWait = time.Second
+
 // open opens the statistics of every vCPU; where the host has none (Linux before
 // 5.14) there are none. It interrupts the guest for an instant.
-func (h *hostStats) open(m *Machine) {
-	h.opened = true
+func (h *hostStats) open(m *Machine, opened chan struct{}) {
+	defer close(opened)
 	for _, c := range m.cpus {
 		err := c.Do(func(c *kvm.VCPU) error {
 			s, err := c.StatsFD()
 			if err == nil {
-				h.fds = append(h.fds, s)
+				h.add(s)
 			}
 			return err
 		})
@@ -72,11 +78,21 @@ func (h *hostStats) open(m *Machine) {
 	}
 }
 
+func (h *hostStats) add(s *kvm.StatsFD) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		_ = s.Close() // of a descriptor that is only read
+		return
+	}
+	h.fds = append(h.fds, s)
+}
+
 // close ends it; nothing is opened any more.
 func (h *hostStats) close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.opened = true
+	h.closed = true
 	for _, s := range h.fds {
 		_ = s.Close() // of a descriptor that is only read
 	}
@@ -85,14 +101,22 @@ func (h *hostStats) close() {
 
 // HostCounters returns what KVM counts for the vCPUs, summed over them, as
 // "kvm.<name>_total": exits by reason among them, also those that KVM serves by
-// itself. It may be called at any time.
+// itself. It may be called at any time. vCPUs that cannot be asked are left out.
 func (m *Machine) HostCounters() map[string]uint64 {
 	h := &m.host
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if !h.opened {
-		h.open(m)
+	if h.opened == nil {
+		h.opened = make(chan struct{})
+		go h.open(m, h.opened)
 	}
+	opened := h.opened
+	h.mu.Unlock()
+	select {
+	case <-opened:
+	case <-time.After(hostStatsWait):
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	out := map[string]uint64{}
 	for _, s := range h.fds {
 		all, err := s.Read()

@@ -32,7 +32,7 @@ func (m *Machine) Throttle(percent int) error {
 	switch {
 	case m.closed || m.ended.Load():
 		return ErrEnded
-	case percent == 0 || m.paused:
+	case percent == 0 || m.paused.Load():
 		m.unthrottle()
 	case m.slow != nil:
 		m.slow.percent.Store(int32(percent))

@@ -16,6 +16,9 @@ func (v *VM) Dump(ctx context.Context, file string) (r workload.DumpReport, err 
 	if err != nil {
 		return r, err
 	}
+	if err := v.settle(ctx); err != nil { // a hole is no zeroes before that
+		return r, err
+	}
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return r, err

@@ -28,6 +28,9 @@ func (v *VM) Inspect() map[string]any {
 	if c := v.confined.Load(); c != nil {
 		m["confinement"] = c
 	}
+	if v.filling() {
+		m["memoryFollows"] = true
+	}
 	m["counters"] = g.machine.Counters()
 	return m
 }

@@ -23,8 +23,8 @@ import (
 const VerbFaults = "serve-faults"
 
 // fillLazily has the machine's memory come from s as it is touched.
-func (v *VM) fillLazily(s *snapshot.Snapshot) (err error) {
-	v.filler, err = lazy.Fill(s, v.machine.Regions(), lazy.Options{
+func (v *VM) fillLazily(s *snapshot.Snapshot) error {
+	f, err := lazy.Fill(s, v.machine.Regions(), lazy.Options{
 		Command:  []string{"/proc/self/exe", VerbFaults},
 		Lost:     v.lose,
 		LostFile: filepath.Join(v.dir, workload.LostFile),
@@ -33,8 +33,24 @@ func (v *VM) fillLazily(s *snapshot.Snapshot) (err error) {
 	if errors.Is(err, uffd.ErrUnavailable) {
 		return fmt.Errorf("restore lazily: %w; or restore without --lazy", err)
 	}
-	v.fills.Store(v.filler)
+	if err == nil {
+		v.filled(f)
+	}
 	return err
+}
+
+// filled has every access of ours to the machine's memory wait for f, in a way that
+// does not hold up this process, as long as pages are missing.
+func (v *VM) filled(f *lazy.Filler) {
+	m := v.machine
+	m.SetMemoryLate(true)
+	v.filler = f
+	v.fills.Store(f)
+	go func() {
+		if f.Wait(context.Background()) == nil {
+			m.SetMemoryLate(false)
+		}
+	}()
 }
 
 // pages has memory come later from the VM's former owner (post-copy), which connects
@@ -49,10 +65,7 @@ func (v *VM) pages(e workload.Endpoint, l net.Listener) *lazy.Remote {
 		},
 		Address: e.Address, Identity: e.Identity, Allow: e.Allow,
 		Listener: func() (*os.File, error) { return transport.File(l) },
-		Filling: func(f *lazy.Filler) {
-			v.filler = f
-			v.fills.Store(f)
-		},
+		Filling:  v.filled,
 	}
 }
 
@@ -72,6 +85,21 @@ func (v *VM) settle(ctx context.Context) error {
 		return nil
 	}
 	return v.filler.Complete(ctx)
+}
+
+// errFilling is why a VM cannot be paused.
+var errFilling = errors.New("not paused: memory of the VM has still to come from where it was before; `hvctl migrate status` there says how much, and whether the link is broken")
+
+// arrive waits, for pauseTimeout at most, until all memory has come of a VM that was
+// received: whoever waits for a page cannot be stopped, and the link may be cut.
+func (v *VM) arrive(ctx context.Context) error {
+	f := v.fills.Load()
+	if f == nil || v.cfg.VM.Receive == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, pauseTimeout, errFilling)
+	defer cancel()
+	return f.Wait(ctx)
 }
 
 // filling tells whether pages may still come from elsewhere, so that a hole in

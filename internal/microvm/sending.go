@@ -132,6 +132,8 @@ const finishTimeout = 5 * time.Second
 func (v *VM) RecoverMigration(ctx context.Context) error {
 	s := v.sent.Load()
 	switch {
+	case s == nil && v.filling():
+		return errors.New("the VM waits for memory from where it was before: it is there that `hvctl migrate recover` helps")
 	case s == nil:
 		return errors.New("there is no migration to recover")
 	case !s.serves():

@@ -53,6 +53,9 @@ func (v *VM) Pause(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := v.arrive(ctx); err != nil {
+		return err
+	}
 	return notRunning(g.machine.Pause(ctx))
 }
 

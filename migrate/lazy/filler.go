@@ -203,6 +203,12 @@ func (f *Filler) Complete(ctx context.Context) error {
 		_ = handoff.Tell(f.link, wordHurry) // or it is dead, and the next one is told
 	}
 	f.mu.Unlock()
+	return f.Wait(ctx)
+}
+
+// Wait returns when nothing is missing any more, or, with the reason, when nothing
+// will come any more.
+func (f *Filler) Wait(ctx context.Context) error {
 	select {
 	case <-f.done:
 		f.mu.Lock()
