@@ -22,7 +22,7 @@ func (h *host) handlerOf(name string) (pid int) {
 	}
 	for _, p := range procs {
 		c, _ := os.ReadFile(p + "/cmdline")
-		if strings.Contains(string(c), "serve-faults") && strings.Contains(string(c), `"owner":`+strconv.Itoa(owner)+"}") {
+		if strings.Contains(string(c), "serve-faults") && strings.Contains(strings.ReplaceAll(string(c), "}", ","), `"owner":`+strconv.Itoa(owner)+",") {
 			pid, _ = strconv.Atoi(filepath.Base(p))
 			return pid
 		}

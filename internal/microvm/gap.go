@@ -21,6 +21,12 @@ type gap struct {
 	longest time.Duration // 0: the guest has not measured it
 }
 
+// end makes longest final.
+func (g *gap) end(longest time.Duration) {
+	g.longest = longest
+	close(g.known)
+}
+
 // gapAnswer is a destination's answer to a question about a gap.
 type gapAnswer struct {
 	LongestNs int64 `json:"longestNs"`
@@ -56,14 +62,31 @@ func (v *VM) tellGap(ctx context.Context, session string) (json.RawMessage, erro
 }
 
 // askGap asks the destination for how long the guest has stood still by its own
-// clock.
-func askGap(ctx context.Context, dial migrate.Dial, session, vm string) (time.Duration, error) {
+// clock. After a post-copy the process that had the connections there may be the one
+// that hears it first, and refuse; so it is asked again.
+func askGap(ctx context.Context, dial migrate.Dial, session, vm string) (d time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*gapWait)
+	defer cancel()
+	for {
+		if d, err = askGapOnce(ctx, dial, session, vm); err == nil {
+			return d, nil
+		}
+		select {
+		case <-time.After(gapAgain):
+		case <-ctx.Done():
+			return 0, err
+		}
+	}
+}
+
+// gapAgain is the time between two such questions.
+const gapAgain = 100 * time.Millisecond
+
+func askGapOnce(ctx context.Context, dial migrate.Dial, session, vm string) (time.Duration, error) {
 	q, err := json.Marshal(question{Gap: session, CPUs: 1})
 	if err != nil {
 		return 0, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*gapWait)
-	defer cancel()
 	b, err := migrate.Inquire(ctx, dial, q, migrate.SendOptions{VM: vm, Stall: 2 * gapWait})
 	if err != nil {
 		return 0, err

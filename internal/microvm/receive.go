@@ -174,8 +174,15 @@ func (v *VM) arrived(ctx context.Context, a *arrival) (workload.Process, error) 
 	use := a.Clock()
 	v.log.Info("a VM has arrived", "clock_advanced", use.Advanced, "clock_lags", use.Passed-use.Advanced, "new_addresses", a.renamed)
 	p, err := v.take(ctx, a.guest, a.io, func(ctx context.Context, s *agent.Session) error {
-		a.gap.longest = v.beat(ctx, s, false)
-		close(a.gap.known)
+		if f := v.fills.Load(); f == nil {
+			a.gap.end(v.beat(ctx, s, false))
+		} else { // its agent may wait for pages, too
+			go func() {
+				if f.Wait(a.guest.ctx) == nil {
+					a.gap.end(v.beat(a.guest.ctx, s, false))
+				}
+			}()
+		}
 		if a.renamed {
 			return s.Identify(ctx, v.cfg.Spec.Hostname, v.network())
 		}
