@@ -79,11 +79,15 @@ func NewCore(o CoreOptions) (*Core, error) {
 	if _, ok := o.Device.(ConfigSpace); !ok && c.info.ConfigLen != 0 {
 		return nil, fmt.Errorf("virtio device %d claims %d bytes of configuration space it does not serve", c.info.ID, c.info.ConfigLen)
 	}
+	newKick := eventfd.New
+	if _, ok := o.Device.(RingTaker); ok {
+		newKick = eventfd.NewUnwatched // until this process serves it (start)
+	}
 	for i, n := range c.info.QueueSizes {
 		if bits.OnesCount16(n) != 1 || n > MaxQueueSize {
 			return nil, errors.Join(fmt.Errorf("virtio device %d: queue %d has impossible size %d", c.info.ID, i, n), c.closeFDs())
 		}
-		ev, err := eventfd.New(fmt.Sprintf("virtio %d queue %d", c.info.ID, i))
+		ev, err := newKick(fmt.Sprintf("virtio %d queue %d", c.info.ID, i))
 		if err != nil {
 			return nil, errors.Join(err, c.closeFDs())
 		}

@@ -79,7 +79,13 @@ func (c *Core) start() {
 		return
 	}
 	for _, q := range c.queues {
-		if q.state.Enabled && !c.taken(q) {
+		serve := q.state.Enabled && !c.taken(q)
+		if err := q.kick.Watch(serve); err != nil {
+			r.halt()
+			c.fail(fmt.Errorf("virtio device %d queue %d: %w", c.info.ID, q.index, err))
+			return
+		}
+		if serve {
 			ctx, cancel := context.WithCancel(r.ctx)
 			w := worker{cancel, make(chan struct{})}
 			r.ended[q.index] = w

@@ -7,9 +7,11 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/polling"
 	"golang.org/x/sys/unix"
 )
 
@@ -17,11 +19,14 @@ import (
 var ErrInterrupted = errors.New("wait on eventfd interrupted")
 
 // EventFD owns one non-blocking, close-on-exec eventfd. Methods may be called
-// concurrently; at most one goroutine should Wait.
+// concurrently, but where they say otherwise; at most one goroutine should Wait.
 type EventFD struct {
 	f   *os.File
 	fd  int
 	raw syscall.RawConn
+
+	lent    bool                    // made by NewUnwatched
+	watched atomic.Pointer[watched] // nil: the poller does not know the eventfd
 
 	// Of the one waiter: what take is called back with and answers.
 	take  func(fd uintptr) bool
@@ -29,8 +34,38 @@ type EventFD struct {
 	errno syscall.Errno
 }
 
+// watched is the eventfd as the poller knows it.
+type watched struct {
+	f   *os.File
+	raw syscall.RawConn
+}
+
 // New creates an eventfd with count 0. name appears in error messages only.
 func New(name string) (*EventFD, error) {
+	e, err := create(name)
+	if err == nil {
+		e.watched.Store(&watched{e.f, e.raw})
+	}
+	return e, err
+}
+
+// NewUnwatched is New, but that signals wake no thread of this process before
+// Watch(true).
+func NewUnwatched(name string) (*EventFD, error) {
+	e, err := create(name)
+	if err != nil {
+		return nil, err
+	}
+	q, err := polling.Off(e.f)
+	if err = errors.Join(err, e.f.Close()); err != nil {
+		return nil, err
+	}
+	e.f, e.fd, e.lent = q, int(q.Fd()), true
+	e.raw, err = q.SyscallConn()
+	return e, err
+}
+
+func create(name string) (*EventFD, error) {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		return nil, os.NewSyscallError("eventfd2", err)
@@ -44,6 +79,31 @@ func New(name string) (*EventFD, error) {
 		return e.errno != unix.EAGAIN
 	}
 	return e, nil
+}
+
+// Watch says of an eventfd of NewUnwatched whether signals wake a thread of this
+// process. While only the kernel waits for them (vhost has the queue) they would wake
+// it for nothing. Wait returns ErrInterrupted meanwhile; signals are kept either way.
+// It does not overlap Wait, Until and Close, and does nothing to an eventfd of New.
+func (e *EventFD) Watch(on bool) error {
+	w := e.watched.Load()
+	if !e.lent || on == (w != nil) {
+		return nil
+	}
+	if !on {
+		e.watched.Store(nil)
+		return w.f.Close()
+	}
+	f, err := polling.On(e.f)
+	if err != nil {
+		return err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	e.watched.Store(&watched{f, raw})
+	return nil
 }
 
 // FD returns the descriptor for ioctls that register it (KVM_IRQFD,
@@ -64,9 +124,10 @@ func (e *EventFD) Signal() error {
 }
 
 // Wait blocks until the count is not zero, resets it to zero and returns. It
-// returns ErrInterrupted after Interrupt or Close.
+// returns ErrInterrupted after Interrupt or Close, and while nothing is watched.
 func (e *EventFD) Wait() error {
-	if e.raw.Read(e.take) != nil {
+	w := e.watched.Load()
+	if w == nil || w.raw.Read(e.take) != nil {
 		return ErrInterrupted // the deadline, or closed
 	}
 	if e.errno != 0 {
@@ -77,12 +138,16 @@ func (e *EventFD) Wait() error {
 
 // Interrupt makes the current and every later Wait return ErrInterrupted,
 // until Rearm. Signals that arrive meanwhile are kept.
-func (e *EventFD) Interrupt() {
-	_ = e.f.SetReadDeadline(time.Unix(1, 0)) // fails only when closed, which interrupts too
-}
+func (e *EventFD) Interrupt() { e.deadline(time.Unix(1, 0)) }
 
 // Rearm undoes Interrupt.
-func (e *EventFD) Rearm() { _ = e.f.SetReadDeadline(time.Time{}) }
+func (e *EventFD) Rearm() { e.deadline(time.Time{}) }
+
+func (e *EventFD) deadline(t time.Time) {
+	if w := e.watched.Load(); w != nil {
+		_ = w.f.SetReadDeadline(t) // fails only when closed, which interrupts too
+	}
+}
 
 // Until undoes Interrupt and makes every Wait return ErrInterrupted once ctx has
 // ended. Call stop when there will be no more Waits for ctx: after that ctx no
@@ -102,4 +167,10 @@ func (e *EventFD) Until(ctx context.Context) (stop func()) {
 }
 
 // Close releases the descriptor and wakes a waiter.
-func (e *EventFD) Close() error { return e.f.Close() }
+func (e *EventFD) Close() error {
+	err := e.f.Close()
+	if w := e.watched.Load(); e.lent && w != nil {
+		err = errors.Join(err, w.f.Close())
+	}
+	return err
+}

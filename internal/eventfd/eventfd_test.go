@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/hvctl/hvctl/internal/eventfd"
+	"github.com/hvctl/hvctl/internal/testenv"
 )
 
 func newFD(t *testing.T) *eventfd.EventFD {
@@ -84,5 +85,53 @@ func TestUntilEndsWithItsContextAlone(t *testing.T) {
 			t.Fatalf("Wait = %v", err)
 		}
 		stop()
+	}
+}
+
+// What only the kernel waits for is in no epoll of this process; what is signalled
+// meanwhile is there when it is watched again.
+func TestUnwatchedEventFDsWakeNobodyAndLoseNothing(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	polled := func(fd int) bool {
+		_, ok := testenv.Polled(t)[fd]
+		return ok
+	}
+	if !polled(newFD(t).FD()) {
+		t.Fatal("one of New is not watched; this test sees nothing")
+	}
+	e, err := eventfd.NewUnwatched(t.Name())
+	must(err)
+	fd := e.FD()
+	for range 3 {
+		if polled(fd) {
+			t.Fatal("watched")
+		}
+		must(e.Signal())
+		e.Interrupt() // of a wait that there is not
+		if err := e.Wait(); !errors.Is(err, eventfd.ErrInterrupted) {
+			t.Fatalf("Wait while not watched = %v", err)
+		}
+		must(e.Watch(true))
+		must(e.Watch(true))
+		if err := e.Wait(); err != nil {
+			t.Fatalf("Wait = %v: the signal was lost", err)
+		}
+		must(e.Watch(false))
+		must(e.Watch(false))
+	}
+	if e.FD() != fd {
+		t.Error("another descriptor")
+	}
+	must(e.Watch(true))
+	got := make(chan error)
+	go func() { got <- e.Wait() }()
+	must(e.Close())
+	if err := <-got; !errors.Is(err, eventfd.ErrInterrupted) {
+		t.Errorf("Wait = %v after Close", err)
 	}
 }

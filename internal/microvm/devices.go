@@ -103,6 +103,11 @@ func (v *VM) devices() ([]machine.Device, error) {
 		devs = append(devs, disk(serialOf(i, d), d))
 	}
 	if v.net != nil {
+		if v.cfg.Net.Vhost {
+			if err := v.net.Unwatch(); err != nil {
+				return nil, err
+			}
+		}
 		frames := map[string]*os.File{}
 		for i, q := range v.net.Queues {
 			frames[virtionet.QueueFile(i)] = q

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"io"
 	"os"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/polling"
 	"golang.org/x/sys/unix"
 )
 
@@ -76,6 +78,15 @@ type file struct {
 	tap    bool
 	can    Offload
 	rx, tx direction
+
+	mu      sync.Mutex // guards what follows
+	watched *watched   // nil: nobody here waits
+}
+
+// watched is a file as the poller knows it.
+type watched struct {
+	f  *os.File
+	rc syscall.RawConn
 }
 
 // direction is one way through a file. The function values are made once: a
@@ -91,7 +102,8 @@ type direction struct {
 
 // NewFile makes a Backend of f, which it owns from then on, also when it
 // fails: a tap with a 12-byte header (TUNSETVNETHDRSZ), or a socket whose peer
-// takes any offload.
+// takes any offload. One that Go's poller does not watch (package polling) wakes
+// nobody in this process while the kernel serves it (vhost).
 func NewFile(f *os.File) (Backend, error) {
 	b := &file{f: f}
 	rc, err := f.SyscallConn()
@@ -104,11 +116,45 @@ func NewFile(f *os.File) (Backend, error) {
 	if err := b.probe(); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	// Without the poller a wait could not be ended.
-	if err := f.SetDeadline(time.Time{}); err != nil {
-		return nil, errors.Join(err, f.Close())
+	if f.SetDeadline(time.Time{}) == nil {
+		b.watched = &watched{f, rc}
 	}
 	return b, nil
+}
+
+// wait returns f as the poller knows it: without that a wait could not be ended. Of
+// a file that the poller was not given (package polling) that is a duplicate.
+func (b *file) wait() (*watched, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.watched != nil {
+		return b.watched, nil
+	}
+	f, err := polling.On(b.f)
+	if err != nil {
+		return nil, err
+	}
+	rc, err := f.SyscallConn()
+	if err = errors.Join(err, f.SetDeadline(time.Time{})); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	b.watched = &watched{f, rc}
+	return b.watched, nil
+}
+
+// unwatch has frames wake nobody here, until the next Receive or Transmit; the
+// contexts of those before have ended. A file that the poller was given it keeps.
+func (b *file) unwatch() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	w := b.watched
+	if w == nil || w.f == b.f {
+		return nil
+	}
+	b.rx.disarm()
+	b.tx.disarm()
+	b.watched = nil
+	return w.f.Close()
 }
 
 func (d *direction) init() {
@@ -116,6 +162,14 @@ func (d *direction) init() {
 		d.frames.fd = fd
 		return d.f(&d.frames)
 	}
+}
+
+// disarm forgets the ctx before, which has ended.
+func (d *direction) disarm() {
+	if d.fired != nil {
+		<-d.fired
+	}
+	d.ctx, d.fired = nil, nil
 }
 
 // arm makes the end of ctx wake whoever waits in this direction. It costs
@@ -140,28 +194,37 @@ func (d *direction) arm(ctx context.Context, setDeadline func(time.Time) error) 
 }
 
 func (b *file) Receive(ctx context.Context, f func(Frames) bool) error {
-	if err := b.rx.arm(ctx, b.f.SetReadDeadline); err != nil {
+	w, err := b.wait()
+	if err == nil {
+		err = b.rx.arm(ctx, w.f.SetReadDeadline)
+	}
+	if err != nil {
 		return err
 	}
 	b.rx.f = f
-	return b.rc.Read(b.rx.poll)
+	return w.rc.Read(b.rx.poll)
 }
 
 func (b *file) Transmit(ctx context.Context, f func(Frames) bool) error {
-	if err := b.tx.arm(ctx, b.f.SetWriteDeadline); err != nil {
+	w, err := b.wait()
+	if err == nil {
+		err = b.tx.arm(ctx, w.f.SetWriteDeadline)
+	}
+	if err != nil {
 		return err
 	}
 	b.tx.f = f
-	return b.rc.Write(b.tx.poll)
+	return w.rc.Write(b.tx.poll)
 }
 
 func (b *file) Offloads() Offload { return b.can }
 
 func (b *file) Close() error {
-	if err := b.f.Close(); err != nil && !errors.Is(err, os.ErrClosed) { // its lender may have closed it
-		return err
+	err := b.unwatch()
+	if cerr := b.f.Close(); !errors.Is(cerr, os.ErrClosed) { // its lender may have closed it
+		err = errors.Join(err, cerr)
 	}
-	return nil
+	return err
 }
 
 // control calls f with the descriptor.

@@ -74,6 +74,9 @@ func (d *Device) handOver(env *virtio.Env) error {
 		if p.broken != nil {
 			return p.broken
 		}
+		if err := d.o.Backends[i].(*file).unwatch(); err != nil { // tapOf saw that it is one
+			return err
+		}
 		if err := p.start(env, 2*i); err != nil {
 			return errors.Join(err, p.stop(env))
 		}

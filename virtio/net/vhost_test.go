@@ -5,6 +5,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/hvctl/hvctl/internal/polling"
 	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/internal/vhost"
 	"github.com/hvctl/hvctl/virtio"
@@ -15,8 +16,12 @@ import (
 func vhostDevice(t *testing.T, fs []*os.File) *Device {
 	t.Helper()
 	o := Options{MAC: testMAC}
-	for _, f := range fs {
-		b, err := NewFile(f)
+	for i, f := range fs {
+		q, err := polling.Off(f)
+		check(t, err)
+		check(t, f.Close())
+		fs[i] = q
+		b, err := NewFile(q)
 		check(t, err)
 		k, err := vhost.OpenNet()
 		check(t, err)
@@ -43,12 +48,23 @@ func kernelServes(t *testing.T, transport func() virtiotest.Link) {
 	dev := vhostDevice(t, fs)
 	d := virtiotest.Start(t, dev, virtiotest.Options{Link: transport()})
 	c, u := dialGuest(t), listenHost(t)
+	idle := 0
 	both := func(what string, kernel bool) {
 		t.Helper()
 		dev := d.Link.Core().Device().(*Device)
 		before := dev.metrics.RxPackets.Load() + dev.metrics.TxPackets.Load()
 		getPing(t, c, d)
 		sendPing(t, u, d, link)
+		// What the kernel serves wakes nobody here: neither frames nor doorbells.
+		if taps := watches(t, "/dev/net/tun"); (taps == 0) != kernel {
+			t.Errorf("%s: %d taps are watched", what, taps)
+		}
+		bells := watches(t, "anon_inode:[eventfd]")
+		if kernel {
+			idle = bells
+		} else if bells <= idle {
+			t.Errorf("%s: %d eventfds are watched, and %d while the kernel serves", what, bells, idle)
+		}
 		if ours := dev.metrics.RxPackets.Load() + dev.metrics.TxPackets.Load() - before; (ours == 0) != kernel {
 			t.Errorf("%s: this process served %d frames", what, ours)
 		}
@@ -85,6 +101,17 @@ func kernelServes(t *testing.T, transport func() virtiotest.Link) {
 	d.Load(func() virtio.Device { return vhostDevice(t, fs) }, transport(), transportState, section)
 	d.Resume()
 	both("after a restore", true)
+}
+
+// watches counts what Go's poller watches of this kind.
+func watches(t *testing.T, what string) (n int) {
+	t.Helper()
+	for _, of := range testenv.Polled(t) {
+		if of == what {
+			n++
+		}
+	}
+	return n
 }
 
 func TestKernelServesSeveralPairs(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 type counters struct {
 	exits map[string]uint64
 	cpuNs int64
+	turns uint64
 }
 
 // follow reads the probe's marks from a guest's console, calls take at each and
@@ -31,7 +32,7 @@ func follow(console io.Reader, tests int, take func() (counters, error)) ([]Samp
 		case line == ".":
 			after, err = take()
 		case strings.HasPrefix(line, "{"):
-			s := Sample{Exits: map[string]uint64{}, CPUNs: after.cpuNs - before.cpuNs}
+			s := Sample{Exits: map[string]uint64{}, CPUNs: after.cpuNs - before.cpuNs, Turns: after.turns - before.turns}
 			for k, n := range after.exits {
 				s.Exits[k] = n - before.exits[k]
 			}

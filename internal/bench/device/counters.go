@@ -12,8 +12,8 @@ import (
 // for every VMM alike.
 var exitKinds = []string{"exits", "halt_exits", "io_exits", "mmio_exits", "irq_exits", "signal_exits", "irq_injections", "halt_wakeup"}
 
-// take reads the counters of the one VM on this host, and the processor time of
-// process pid. (A VM goes by the number of the thread that made it, which may
+// take reads the counters of the one VM on this host, and what the threads of
+// process pid have run. (A VM goes by the number of the thread that made it, which may
 // have ended.)
 func take(pid int) (counters, error) {
 	c := counters{exits: map[string]uint64{}}
@@ -33,27 +33,28 @@ func take(pid int) (counters, error) {
 			return c, err
 		}
 	}
-	c.cpuNs, err = cpuTime(pid)
+	c.cpuNs, c.turns, err = ran(pid)
 	return c, err
 }
 
-// cpuTime is what all threads of pid have run.
-func cpuTime(pid int) (int64, error) {
+// ran is for how long all threads of pid have run, and in how many turns: a thread
+// that sleeps and is woken has another one.
+func ran(pid int) (ns int64, turns uint64, err error) {
 	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {
-		return 0, fmt.Errorf("no threads of process %d: %w", pid, os.ErrNotExist)
+		return 0, 0, fmt.Errorf("no threads of process %d: %w", pid, os.ErrNotExist)
 	}
-	var sum int64
 	for _, f := range files {
 		b, err := os.ReadFile(f)
 		if err != nil {
 			continue // it ended
 		}
-		var ns int64
-		if _, err := fmt.Sscan(string(b), &ns); err != nil {
-			return 0, fmt.Errorf("%s: %w", f, err)
+		var t, waited int64
+		var n uint64
+		if _, err := fmt.Sscan(string(b), &t, &waited, &n); err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", f, err)
 		}
-		sum += ns
+		ns, turns = ns+t, turns+n
 	}
-	return sum, nil
+	return ns, turns, nil
 }

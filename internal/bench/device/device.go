@@ -47,6 +47,7 @@ type Sample struct {
 	probe.Figures
 	Exits map[string]uint64 `json:"exits"` // by KVM's name
 	CPUNs int64             `json:"cpuNs"` // processor time of the VMM, guest included
+	Turns uint64            `json:"turns"` // how often its threads began to run
 	Error string            `json:"error,omitempty"`
 }
 

@@ -35,7 +35,7 @@ func (r *Result) Print(w io.Writer) error {
 	fmt.Fprintf(w, "%s, execution mode %s: time of one operation, the least of all iterations, and VM exits that it took\n", r.Subject, r.Mode)
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
 	for _, test := range record.Distinct(r.Samples, func(s Sample) string { return s.Test }) {
-		fmt.Fprintf(t, "\n%s\ttime\tMiB/s\tVMM time\texits\thalts\tI/O\tMMIO\t\n", test)
+		fmt.Fprintf(t, "\n%s\ttime\tMiB/s\tVMM time\tturns\texits\thalts\tI/O\tMMIO\t\n", test)
 		for _, target := range record.Distinct(r.Samples, func(s Sample) string { return s.Target }) {
 			s, ok := r.least(target, test)
 			if !ok {
@@ -43,8 +43,8 @@ func (r *Result) Print(w io.Writer) error {
 			}
 			n := float64(s.Ops)
 			exits := func(kind string) float64 { return float64(s.Exits[kind]) / n }
-			fmt.Fprintf(t, "%s\t%.1f us\t%.0f\t%.1f us\t%.2f\t%.2f\t%.2f\t%.2f\t\n", target, float64(s.Ns)/n/1e3,
-				float64(s.Bytes)*n/(1<<20)/(float64(s.Ns)/1e9), float64(s.CPUNs)/n/1e3,
+			fmt.Fprintf(t, "%s\t%.1f us\t%.0f\t%.1f us\t%.2f\t%.2f\t%.2f\t%.2f\t%.2f\t\n", target, float64(s.Ns)/n/1e3,
+				float64(s.Bytes)*n/(1<<20)/(float64(s.Ns)/1e9), float64(s.CPUNs)/n/1e3, float64(s.Turns)/n,
 				exits("exits"), exits("halt_exits"), exits("io_exits"), exits("mmio_exits"))
 		}
 	}
