@@ -11,7 +11,8 @@ import (
 )
 
 // A tap that the administrator has made is the guest's interface, with two queues;
-// and an instance on the bridge has the MTU and the limits it was given.
+// and an instance on the bridge has the MTU and the limits it was given, and a cable
+// that can be pulled.
 func TestLinksAsAskedFor(t *testing.T) {
 	h := newHostOf(t, vm)
 	const tap = "e2etap0"
@@ -50,7 +51,7 @@ func TestLinksAsAskedFor(t *testing.T) {
 		t.Errorf("no such tap: %+v", r)
 	}
 
-	h.ok(h.run("-d", "--name", "slow", "--network", "bridge:mtu=1300,rx=1M,tx=512K", "debian:bookworm", "sleep", "1000")...)
+	h.ok(h.run("-d", "--name", "slow", "--network", "bridge:mtu=1300,rx=1M,tx=512K,vhost=on", "debian:bookworm", "sleep", "1000")...)
 	if out := h.ok("exec", "slow", "cat", "/sys/class/net/eth0/mtu"); out != "1300\n" {
 		t.Errorf("MTU %q", out)
 	}
@@ -62,6 +63,22 @@ func TestLinksAsAskedFor(t *testing.T) {
 		if out, err := exec.Command("tc", strings.Fields(c.args)...).CombinedOutput(); err != nil || !strings.Contains(string(out), c.want) {
 			t.Errorf("tc %s: %v: %s", c.args, err, out)
 		}
+	}
+	carrier := func(want string) {
+		t.Helper()
+		eventually(t, "the guest's carrier is "+want, func() bool { return h.ok("exec", "slow", "cat", "/sys/class/net/eth0/carrier") == want+"\n" })
+	}
+	h.ok("update", "--link", "down", "slow")
+	carrier("0")
+	h.ok("update", "--link", "up", "slow")
+	carrier("1")
+	// Nobody in the VM's process reads a tap that the kernel serves.
+	if out, err := exec.Command("ip", "link", "del", link).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	carrier("0")
+	if r := h.hvctl("update", "--link", "up", "slow"); r.code == 0 || !strings.Contains(r.err, "is gone") {
+		t.Errorf("plugged into nothing: %+v", r)
 	}
 	h.ok("rm", "-f", "slow")
 }

@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -62,6 +63,48 @@ func TestExistingTapIsUsedAndLeft(t *testing.T) {
 	}
 	if now := links(t); len(now) != len(before) {
 		t.Errorf("links %v, before %v", now, before)
+	}
+}
+
+// A tap's removal is noticed though nobody reads it, and nothing else is.
+func TestRemovalOfATapIsNoticed(t *testing.T) {
+	if !inNetns(t) {
+		return
+	}
+	addTap(t, "one", netlink.TUNTAP_MODE_TAP, netlink.TUNTAP_NO_PI|netlink.TUNTAP_VNET_HDR)
+	addTap(t, "other", netlink.TUNTAP_MODE_TAP, netlink.TUNTAP_NO_PI|netlink.TUNTAP_VNET_HDR)
+	a, err := AttachTap(TapOptions{Interface: "one", ID: "x"})
+	mustRun(t, "attach", err)
+	watched := int(a.Tap.Fd())
+	mustRun(t, "unwatch", a.Unwatch())
+	if a.Tap != a.Queues[0] || testenv.Polled(t)[watched] != "" || testenv.Polled(t)[int(a.Tap.Fd())] != "" {
+		t.Errorf("the poller watches %v", testenv.Polled(t))
+	}
+	r, err := a.WatchRemoval()
+	mustRun(t, "watch", err)
+	defer r.Close()
+	remove := func(name string) {
+		l, err := netlink.LinkByName(name)
+		mustRun(t, "look up "+name, err)
+		mustRun(t, "remove "+name, netlink.LinkDel(l))
+	}
+	l, err := netlink.LinkByName("one")
+	mustRun(t, "look up", err)
+	mustRun(t, "change", netlink.LinkSetDown(l))
+	remove("other")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := r.Wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("noticed something: %v", err)
+	}
+	r, err = a.WatchRemoval()
+	mustRun(t, "watch again", err)
+	defer r.Close()
+	remove("one")
+	mustRun(t, "wait", r.Wait(t.Context()))
+	mustRun(t, "close", a.Close())
+	if _, err := a.WatchRemoval(); err == nil {
+		t.Error("one that is gone is watched")
 	}
 }
 

@@ -75,6 +75,23 @@ func setInside(ns *os.File, ip netip.Prefix, gw netip.Addr, mtu int) error {
 	return nil
 }
 
+// SetLink brings the host's interface up, or takes it down: the other end of the
+// pair then has no carrier.
+func (a *Attachment) SetLink(up bool) error {
+	link, err := netlink.LinkByName(a.TapName)
+	if err != nil {
+		return wrap("look up interface "+a.TapName, err)
+	}
+	set := netlink.LinkSetDown
+	if up {
+		set = netlink.LinkSetUp
+	}
+	if err := set(link); err != nil {
+		return wrap("change interface "+a.TapName, err)
+	}
+	return nil
+}
+
 // Loopback brings up the loopback interface of a network namespace, which is
 // all that an instance without a network has.
 func Loopback(ns *os.File) error {

@@ -74,6 +74,21 @@ func TestContainerIsANeighbour(t *testing.T) {
 		}
 		c.Close()
 	}
+	carrier := func(want netlink.LinkOperState) {
+		t.Helper()
+		inside.run(func() {
+			l, err := netlink.LinkByName("eth0")
+			mustRun(t, "look up eth0", err)
+			if l.Attrs().OperState != want {
+				t.Errorf("eth0 is %v, want %v", l.Attrs().OperState, want)
+			}
+		})
+	}
+	carrier(netlink.OperUp)
+	mustRun(t, "pull the cable", a.SetLink(false))
+	carrier(netlink.OperDown)
+	mustRun(t, "plug it in", a.SetLink(true))
+	carrier(netlink.OperUp)
 	if rx, tx, err := a.Traffic(); err != nil || rx == 0 || tx == 0 {
 		t.Errorf("traffic %d, %d (%v)", rx, tx, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"os"
 
 	"github.com/hvctl/hvctl/virtio/blk"
+	"github.com/hvctl/hvctl/virtio/net"
 )
 
 // Disk is a disk that the guest can write to.
@@ -60,6 +61,16 @@ func (m *Machine) Disk(id string) *blk.Device {
 	for _, d := range m.devices {
 		if b, ok := d.core.Device().(*blk.Device); ok && d.id == id {
 			return b
+		}
+	}
+	return nil
+}
+
+// NIC returns the network device with the ID; nil when there is none.
+func (m *Machine) NIC(id string) *net.Device {
+	for _, d := range m.devices {
+		if n, ok := d.core.Device().(*net.Device); ok && d.id == id {
+			return n
 		}
 	}
 	return nil

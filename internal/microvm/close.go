@@ -62,6 +62,9 @@ func (v *VM) release() error {
 	if v.net != nil {
 		errs = append(errs, v.net.Close())
 	}
+	if v.removal != nil {
+		errs = append(errs, v.removal.Close())
+	}
 	if v.gdb != nil {
 		errs = append(errs, v.gdb.Close())
 	}
@@ -74,7 +77,7 @@ func (v *VM) release() error {
 	if v.filler != nil && !slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, errStuck) }) {
 		errs = append(errs, v.filler.Close())
 	}
-	v.machine, v.filler, v.net, v.console, v.image = nil, nil, nil, nil, nil
+	v.machine, v.filler, v.net, v.removal, v.console, v.image = nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 

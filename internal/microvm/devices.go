@@ -104,7 +104,7 @@ func (v *VM) devices() ([]machine.Device, error) {
 	}
 	if v.net != nil {
 		if v.cfg.Net.Vhost {
-			if err := v.net.Unwatch(); err != nil {
+			if err := v.unwatchNetwork(); err != nil {
 				return nil, err
 			}
 		}
@@ -119,7 +119,7 @@ func (v *VM) devices() ([]machine.Device, error) {
 		if v.cfg.Net.Vhost {
 			values["vhost"] = "on"
 		}
-		devs = append(devs, machine.Device{Kind: "net", Args: virtio.Args{ID: "net0", Values: values, Files: frames}})
+		devs = append(devs, machine.Device{Kind: "net", Args: virtio.Args{ID: netID, Values: values, Files: frames}})
 	}
 	shares, err := v.shareDevices()
 	if err != nil {

@@ -74,6 +74,7 @@ type VM struct {
 	gdb     net.Listener // nil: none, or served
 	serial  *relay       // nil when nobody is attached to the serial port
 	net     *hostnet.Attachment
+	removal *hostnet.Removal // of the tap; nil: it is noticed by itself
 	vsock   *vsock.Device
 	balloon *balloon.Device    // nil: none
 	shared  []guestproto.Mount // of the host's directories
@@ -246,6 +247,7 @@ func (v *VM) launch(session *agent.Session, done func()) *guest {
 	g.machine = v.machine
 	v.serveGDB(g, v.gdb)
 	v.gdb = nil // its server closes it
+	v.followRemoval(g)
 	go func() {
 		defer close(g.ended)
 		g.end = g.machine.Run(g.ctx)

@@ -52,6 +52,13 @@ func (o *owner) update(ctx context.Context, u workload.Update) error {
 		}
 		return rt.UpdateBalloon(ctx, *u.BalloonBytes)
 	}
+	if u.Link != nil {
+		rt, ok := o.rt.(workload.LinkUpdater)
+		if !ok {
+			return fmt.Errorf("%w: %s instances have no link", workload.ErrUnsupported, o.cfg.Backend)
+		}
+		return rt.UpdateLink(ctx, *u.Link)
+	}
 	switch rt := o.rt.(type) {
 	case workload.Updater:
 		return rt.Update(ctx, u)

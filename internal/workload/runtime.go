@@ -139,6 +139,22 @@ type Update struct {
 	Disk *DiskUpdate `json:"disk,omitempty"`
 	// BalloonBytes is what a VM's balloon is to take from the guest, and comes alone.
 	BalloonBytes *uint64 `json:"balloonBytes,omitempty"`
+	// Link plugs the instance's network cable in or pulls it, and comes alone.
+	Link *LinkState `json:"link,omitempty"`
+}
+
+// LinkState is that of an instance's network interface.
+type LinkState string
+
+// The states of a link.
+const (
+	LinkUp   LinkState = "up"
+	LinkDown LinkState = "down"
+)
+
+// LinkUpdater is a Runtime whose network cable can be pulled while it runs.
+type LinkUpdater interface {
+	UpdateLink(ctx context.Context, s LinkState) error
 }
 
 // DiskUpdate changes a disk; nil stays as it is.
@@ -191,6 +207,10 @@ func (u Update) Check() error {
 		return u.Disk.check()
 	case u.BalloonBytes != nil && u != Update{BalloonBytes: u.BalloonBytes}:
 		return errors.New("a balloon and other limits at once: change one after the other")
+	case u.Link != nil && u != Update{Link: u.Link}:
+		return errors.New("a link and limits at once: change one after the other")
+	case u.Link != nil && *u.Link != LinkUp && *u.Link != LinkDown:
+		return fmt.Errorf("a link that is %q: want up or down", *u.Link)
 	case u.CPUs != nil && !(*u.CPUs > 0 && *u.CPUs <= 4096):
 		return fmt.Errorf("%v processors: want a number above 0", *u.CPUs)
 	case u.CPUWeight != nil && (*u.CPUWeight < 1 || *u.CPUWeight > 10000):

@@ -62,6 +62,8 @@ type Device struct {
 	kernel   []*inKernel // with vhost, by pair
 	lacks    virtio.Features
 	here     atomic.Bool // this process serves what the kernel could
+	plugging sync.Mutex  // held while up changes
+	gone     atomic.Bool // the host's end of the link, for good
 
 	mu       sync.Mutex // guards what follows
 	env      *virtio.Env
@@ -263,14 +265,6 @@ func (d *Device) Close() (err error) {
 
 // Metrics returns the device's counters.
 func (d *Device) Metrics() any { return &d.metrics }
-
-// SetLink plugs the cable in or pulls it. While it is out, frames either way
-// are dropped.
-func (d *Device) SetLink(up bool) {
-	if d.up.Swap(up) != up {
-		d.configChanged()
-	}
-}
 
 // Announce asks the driver to tell the network where it is now (§5.1.6.5.3),
 // after a migration. Drivers that did not negotiate it do not.

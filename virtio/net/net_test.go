@@ -478,8 +478,8 @@ func TestLinkAndAnnounce(t *testing.T) {
 		t.Errorf("status %d", status())
 	}
 	seen := g.Link.ConfigInterrupts()
-	g.dev.SetLink(false)
-	g.dev.SetLink(false)
+	check(t, g.dev.SetLink(false))
+	check(t, g.dev.SetLink(false))
 	g.WaitConfigInterrupt(seen)
 	if status() != 0 || g.Link.ConfigInterrupts() != seen+1 {
 		t.Errorf("status %d, %d interrupts", status(), g.Link.ConfigInterrupts()-seen)
@@ -490,7 +490,7 @@ func TestLinkAndAnnounce(t *testing.T) {
 	g.Queue(0).Kick()
 	g.send(f) // lost
 	g.Eventually("the frame is lost", func() bool { return g.dev.metrics.RxFiltered.Load() == 1 })
-	g.dev.SetLink(true)
+	check(t, g.dev.SetLink(true))
 	f = frame(testMAC, 61)
 	g.send(f)
 	checkFrame(t, g.Queue(0).Wait(), f)

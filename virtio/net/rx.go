@@ -17,9 +17,6 @@ import (
 // wait that long; others are at work, and slow where they are emulated.
 const patience = 5 * time.Second
 
-// errLost means that the backend is gone for good.
-var errLost = errors.New("the network backend is gone")
-
 // receiver serves one receive queue.
 //
 // Without MRG_RXBUF a frame takes one chain. With it a frame takes as many as
@@ -68,17 +65,7 @@ func (r *receiver) init(d *Device, b Backend) {
 func (r *receiver) reset() {
 	r.stash = 0
 	_ = r.b.SetOffloads(0) // a lost backend shows when it is read
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	_ = r.b.Receive(ctx, func(fr Frames) bool {
-		into := [][]byte{make([]byte, minFrame)} // the rest of each is lost, as it should
-		for range 4 * queueSize {
-			if n, err := fr.Readv(into); err != nil || n == 0 {
-				break
-			}
-		}
-		return true
-	})
+	discard(r.b)
 	r.bounce = nil // mostly never used again
 }
 
@@ -115,19 +102,6 @@ func (r *receiver) serve(ctx context.Context, q *virtio.Queue) error {
 		return nil
 	}
 	return r.err
-}
-
-// lost pulls the cable for good when the backend is gone, say because somebody
-// removed the tap. The guest goes on without a network.
-func (d *Device) lost(ctx context.Context) {
-	d.mu.Lock()
-	env := d.env
-	d.mu.Unlock()
-	if d.up.Load() && ctx.Err() == nil {
-		env.Log.Warn("network link is down", "err", errLost)
-		d.SetLink(false)
-	}
-	<-ctx.Done()
 }
 
 // drain moves frames until the backend has none (false: wait for one) or

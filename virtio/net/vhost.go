@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 
 	"github.com/hvctl/hvctl/internal/eventfd"
 	"github.com/hvctl/hvctl/virtio"
@@ -28,6 +30,9 @@ type inKernel struct {
 	calls  [2]*eventfd.EventFD // nil until there is a driver
 	fault  *eventfd.EventFD
 	broken error // the rings were not had back: no driver may go on
+
+	mu      sync.Mutex // guards what follows, and SetBackend
+	serving bool       // the kernel has the rings
 }
 
 // tapOf is the descriptor of the tap that b is.
@@ -77,7 +82,7 @@ func (d *Device) handOver(env *virtio.Env) error {
 		if err := d.o.Backends[i].(*file).unwatch(); err != nil { // tapOf saw that it is one
 			return err
 		}
-		if err := p.start(env, 2*i); err != nil {
+		if err := p.start(env, 2*i, &d.up); err != nil {
 			return errors.Join(err, p.stop(env))
 		}
 		for q, call := range p.calls {
@@ -91,7 +96,8 @@ func (d *Device) handOver(env *virtio.Env) error {
 	return nil
 }
 
-func (p *inKernel) start(env *virtio.Env, first int) error {
+// start has the kernel serve the pair, when the link is up.
+func (p *inKernel) start(env *virtio.Env, first int, up *atomic.Bool) error {
 	for _, f := range []**eventfd.EventFD{&p.calls[0], &p.calls[1], &p.fault} {
 		if *f != nil {
 			continue
@@ -114,12 +120,33 @@ func (p *inKernel) start(env *virtio.Env, first int) error {
 			return err
 		}
 	}
-	for q := range p.calls {
-		if err := p.k.SetBackend(q, p.tap); err != nil {
-			return err
-		}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.serving = true
+	if !up.Load() {
+		return nil
 	}
-	return nil
+	return p.connect(p.tap)
+}
+
+// connect has the kernel pass frames to tap and from it; -1 is none. mu is held.
+func (p *inKernel) connect(tap int) error {
+	return errors.Join(p.k.SetBackend(0, tap), p.k.SetBackend(1, tap))
+}
+
+// plug follows the link. What came while it was down is lost, as on a cable that is
+// out.
+func (p *inKernel) plug(up bool, b Backend) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !p.serving:
+		return nil
+	case !up:
+		return p.connect(-1)
+	}
+	discard(b)
+	return p.connect(p.tap)
 }
 
 // supervise waits until the rings are wanted back, or the kernel finds one broken,
@@ -151,7 +178,10 @@ func (p *inKernel) takeBack(env *virtio.Env, first int) error {
 
 // stop ends the kernel's work. What it has written counts as all of memory.
 func (p *inKernel) stop(env *virtio.Env) error {
-	err := errors.Join(p.k.SetBackend(0, -1), p.k.SetBackend(1, -1))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.serving = false
+	err := p.connect(-1)
 	vhostring.MarkAll(env.Mem)
 	return err
 }

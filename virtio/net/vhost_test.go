@@ -70,6 +70,18 @@ func kernelServes(t *testing.T, transport func() virtiotest.Link) {
 		}
 	}
 	both("first", true)
+	check(t, dev.SetLink(false))
+	_, err := c.Write([]byte("lost"))
+	check(t, err)
+	check(t, dev.SetLink(true))
+	both("with the link up again", true) // and what was lost does not come
+	check(t, dev.SetLink(false))
+	d.Stop()
+	d.Resume()
+	_, err = c.Write([]byte("lost"))
+	check(t, err)
+	check(t, dev.SetLink(true))
+	both("after a pause with the link down", true)
 	if ctrl(d, classRX, cmdAllMulti, 1) != ackOK {
 		t.Error("the control queue is served by nobody")
 	}
