@@ -62,6 +62,8 @@ func own(args []string) error {
 			hostnet.Cleanup(context.Background(), hostnet.Options{Root: args[1], Log: log}),
 			hostnet.CleanupCNI(context.Background(), "", args[1]),
 		)
+	case len(args) == 1 && args[0] == hostnet.VerbKeep:
+		return hostnet.Keep(confineKeeper, log)
 	case len(args) == 2 && args[0] == microvm.VerbFaults:
 		return lazy.Serve(args[1], log)
 	case len(args) == 1:

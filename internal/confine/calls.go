@@ -122,7 +122,10 @@ func profile(p Policy, pid int) *specs.LinuxSeccomp {
 	if !p.Programs { // which may be a new owner of the VM
 		deny("ioctl", is(1, kvmCreateVM))
 	}
-	for _, request := range []uint64{fioSetOwn, siocSetGroup, unix.TIOCSTI, unix.TIOCLINUX, unix.TIOCSCTTY} {
+	for _, request := range []uint64{
+		fioSetOwn, siocSetGroup, unix.TIOCSTI, unix.TIOCLINUX, unix.TIOCSCTTY,
+		unix.TUNSETPERSIST, unix.TUNSETOWNER, unix.TUNSETGROUP, unix.SIOCSIFHWADDR, // a tap is its maker's
+	} {
 		deny("ioctl", is(1, request))
 	}
 	allow([]string{"ioctl"})

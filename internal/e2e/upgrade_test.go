@@ -63,6 +63,10 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 		}
 	}
 	started := h.inspect("web", "{{.State.Started}}")
+	keeper := h.inspect("web", "{{.Inspect.networkPid}}")
+	if b, err := os.ReadFile("/proc/" + keeper + "/status"); err != nil || !strings.Contains(string(b), "\nSeccomp:\t2") || !strings.Contains(string(b), "\nCapPrm:\t0000000000001000") {
+		t.Errorf("the keeper of the network, process %q, is not confined to CAP_NET_ADMIN: %v\n%s", keeper, err, b)
+	}
 
 	for range 3 {
 		old := h.owner("web")
@@ -83,6 +87,9 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 	}
 	if now := h.inspect("web", "{{.State.Started}}"); now != started {
 		t.Errorf("it was started at %s, and now at %s", started, now)
+	}
+	if now := h.inspect("web", "{{.Inspect.networkPid}}"); now != keeper {
+		t.Errorf("the keeper of the network was process %s, and is %s", keeper, now)
 	}
 	before := h.redis("web", "GET ticks")
 	eventually(t, "the client in the guest still counts", func() bool { return h.redis("web", "GET ticks") != before })

@@ -32,9 +32,9 @@ type Attachment struct {
 	user    *userProcess           // with AttachUser
 	cni     *cniLink               // with AttachCNI
 	ns      *os.File               // the container's, with AttachUser; the instance's, with AttachCNI
-	bound   []*listener            // inherited and not served yet
 	paired  bool                   // the host's end of a pair was made
 	serving []interface{ close() } // proxies and the DNS forwarder
+	keeper  *keeper                // who does that instead
 	once    sync.Once
 	closed  error
 }
@@ -63,7 +63,7 @@ func Attach(ctx context.Context, o Options) (_ *Attachment, err error) {
 	if err := a.join(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.serve(bound); err != nil {
+	if err := a.begin(bound); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
@@ -156,29 +156,108 @@ func (a *Attachment) link(b *bridge, name string) (err error) {
 	return err
 }
 
-// serve starts the proxies and settles the guest's name servers.
-func (a *Attachment) serve(bound []*listener) error {
+// begin settles the guest's name servers, and starts the proxies, or has a keeper
+// do that. It owns bound.
+func (a *Attachment) begin(bound []*listener) error {
+	dns, err := a.nameServers()
+	switch {
+	case err != nil:
+		closeBound(bound)
+		return err
+	case len(a.o.Keeper) == 0:
+		var f *dnsForwarder
+		if dns != nil {
+			f = forwardDNS(dns, dnsPort, a.IP.Masked(), a.o.paths, a.o.Log)
+		}
+		a.serve(bound, f)
+		return nil
+	}
+	if err := a.keep(bound, dns); err != nil {
+		return err
+	}
+	return a.keeper.tell()
+}
+
+// serve starts the proxies.
+func (a *Attachment) serve(bound []*listener, f *dnsForwarder) {
 	for _, l := range bound {
 		a.serving = append(a.serving, l.serve(kernelDialer(a.IP.Addr()), len(bound), a.o.Log))
 	}
+	if f != nil {
+		a.serving = append(a.serving, f)
+	}
+}
+
+// nameServers settles which ones the guest is told of. Where it cannot reach the
+// host's, somebody has to serve the sockets that are returned.
+func (a *Attachment) nameServers() (*dnsSockets, error) {
 	if a.DNS = a.o.DNS; len(a.DNS) > 0 {
-		return nil
+		return nil, nil
 	}
 	servers := hostServers(a.o.paths)
 	if a.DNS = reachable(servers); len(a.DNS) > 0 || len(servers) == 0 {
-		return nil
-	}
-	f, err := forwardDNS(a.Gateway, a.IP.Masked(), a.o.paths, a.o.Log)
-	switch {
-	case errors.Is(err, unix.EADDRINUSE):
-		a.o.Log.Info("a name server of the host listens on the gateway address; guests use it", "addr", a.Gateway)
-	case err != nil:
-		return wrap("forward DNS", err)
-	default:
-		a.serving = append(a.serving, f)
+		return nil, nil
 	}
 	a.DNS = []netip.Addr{a.Gateway}
-	return nil
+	s, err := listenDNS(netip.AddrPortFrom(a.Gateway, dnsPort))
+	if errors.Is(err, unix.EADDRINUSE) {
+		a.o.Log.Info("a name server of the host listens on the gateway address; guests use it", "addr", a.Gateway)
+		return nil, nil
+	}
+	return s, wrapNil("forward DNS", err)
+}
+
+// keep starts a keeper, which begins when it is told. bound and dns are closed
+// here.
+func (a *Attachment) keep(bound []*listener, dns *dnsSockets) (err error) {
+	defer closeBound(bound)
+	k := kept{
+		Root: a.o.Root, ID: a.o.ID, Bridge: a.o.Bridge, NoNAT: a.o.NoNAT, TapName: a.TapName, IP: a.IP, Ports: a.Ports,
+		DNS: dns != nil, Paths: [2]string{a.o.paths.resolvConf, a.o.paths.resolvedRun},
+	}
+	if dns != nil {
+		defer dns.close()
+	}
+	if k.Index, err = linkIndex(a.TapName); err != nil {
+		return err
+	}
+	files, err := filesOf(bound, dns)
+	defer closeAll(files)
+	if err == nil {
+		a.keeper, err = startKeeper(a.o.Keeper, k, files, a.o.Log)
+	}
+	return err
+}
+
+func linkIndex(name string) (int, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0, wrap("look up interface "+name, err)
+	}
+	return link.Attrs().Index, nil
+}
+
+// filesOf duplicates sockets.
+func filesOf(bound []*listener, dns *dnsSockets) (files []*os.File, err error) {
+	var all []interface{ File() (*os.File, error) }
+	for _, l := range bound {
+		if l.tcp != nil {
+			all = append(all, l.tcp)
+		} else {
+			all = append(all, l.udp)
+		}
+	}
+	if dns != nil {
+		all = append(all, dns.udp, dns.tcp.(*net.TCPListener))
+	}
+	for _, s := range all {
+		f, err := s.File()
+		if err != nil {
+			return files, fmt.Errorf("sockets of published ports: %w", err)
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 // Close takes the instance off the network: published ports, tap, lease, and
@@ -193,15 +272,25 @@ func (a *Attachment) Close() error {
 		if a.user != nil {
 			a.user.close()
 		}
-		if a.cni != nil {
+		kept := a.keeper != nil && a.keeper.told == nil
+		switch {
+		case kept:
+			if a.cni != nil {
+				_ = a.cni.record.Close() // and with it the lock, which the keeper takes
+			}
+			a.closed = a.keeper.end()
+		case a.cni != nil:
 			a.closed = a.cni.leave(context.Background())
+		}
+		if a.keeper != nil {
+			a.keeper.leave()
 		}
 		for _, f := range []*os.File{a.Socket, a.ns} {
 			if f != nil {
 				_ = f.Close() // the device may have closed it
 			}
 		}
-		if a.o.ID == "" { // there is no lease
+		if a.o.ID == "" || kept { // there is no lease, or it is the keeper's
 			return
 		}
 		a.closed = release(context.Background(), &a.o, a.o.ID)

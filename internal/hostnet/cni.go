@@ -29,6 +29,8 @@ const CNIInterface = insideName
 const (
 	// cniTimeout bounds one run of a network's plugins.
 	cniTimeout = 60 * time.Second
+	// takeBackGrace bounds the waiting for who takes the same back already.
+	takeBackGrace = 15 * time.Second
 	// checkTimeout bounds CHECK, for which somebody waits.
 	checkTimeout = 10 * time.Second
 )
@@ -48,7 +50,10 @@ type CNIOptions struct {
 	// NetNS is a container's network namespace. nil: a namespace is made whose
 	// interface a VM takes over (Adopt).
 	NetNS *os.File
-	Log   *slog.Logger // may be nil
+	// Keeper is that of Options.Keeper: it holds the namespace that is made, and runs
+	// the plugins after Attach. Empty: this process does that.
+	Keeper []string
+	Log    *slog.Logger // may be nil
 }
 
 // CNIRequest is what `hvctl-net cni VERB` is told.
@@ -73,9 +78,9 @@ type CNIAnswer struct {
 	DNS     []netip.Addr `json:"dns,omitempty"`
 }
 
-// cniLink is an instance's place on a CNI network. Its record, a file that is
-// locked while this process lives, tells others what to take back when it does
-// not.
+// cniLink is an instance's place on a CNI network. Its record tells others what to
+// take back when its owner is gone: a file with a shared lock of the owner's, or an
+// exclusive one of who is taking it back.
 type cniLink struct {
 	program string
 	request CNIRequest
@@ -113,17 +118,23 @@ func AttachCNI(ctx context.Context, o CNIOptions) (_ *Attachment, err error) {
 	}
 	l := &cniLink{program: o.Program, request: CNIRequest{
 		ID: o.ID, Network: o.Network, ConfDir: o.ConfDir, Plugins: o.Plugins, Cache: filepath.Join(cniDir(o.Root), "cache"),
-		NetNS: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), a.ns.Fd()), IP: o.IP, MAC: o.MAC.String(), Publish: o.Publish,
+		IP: o.IP, MAC: o.MAC.String(), Publish: o.Publish,
 	}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.Close())
 		}
 	}()
-	if err := l.note(o.Root); err != nil {
+	if err := l.lock(o.Root); err != nil {
 		return nil, err
 	}
 	a.cni = l
+	if err := a.holdNetNS(&o); err != nil {
+		return nil, err
+	}
+	if err := l.note(); err != nil {
+		return nil, err
+	}
 	got, err := l.run(ctx, "add")
 	if err != nil {
 		if o.IP.IsValid() { // most likely: it is somebody's
@@ -131,7 +142,27 @@ func AttachCNI(ctx context.Context, o CNIOptions) (_ *Attachment, err error) {
 		}
 		return nil, err
 	}
-	return a, a.joined(got, &o)
+	if err := a.joined(got, &o); err != nil || a.keeper == nil {
+		return a, err
+	}
+	err = errors.Join(a.keeper.tell(), a.ns.Close())
+	a.ns = nil // it is the keeper's to hold
+	return a, err
+}
+
+// holdNetNS settles by which path plugins find the namespace, which is the same for
+// all of them, for they compare.
+func (a *Attachment) holdNetNS(o *CNIOptions) (err error) {
+	r := &a.cni.request
+	if len(o.Keeper) == 0 {
+		r.NetNS = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), a.ns.Fd())
+		return nil
+	}
+	a.keeper, err = startKeeper(o.Keeper, kept{Root: o.Root, ID: o.ID, CNI: r, Program: o.Program}, []*os.File{a.ns}, o.Log)
+	if err == nil {
+		r.NetNS = fmt.Sprintf("/proc/%d/fd/%d", a.keeper.pid, keeperLink+1)
+	}
+	return err
 }
 
 // joined fills in what came of it.
@@ -188,26 +219,67 @@ func newNetNS() (ns *os.File, err error) {
 	return ns, err
 }
 
-// note writes the record, before there is anything to take back.
-func (l *cniLink) note(root string) error {
+// recordPath is where the record of an instance is.
+func recordPath(root, id string) string { return filepath.Join(cniDir(root), id+".json") }
+
+// lock makes the record and locks it, before there is anything to take back. It
+// cannot be written through what remains open, for it names programs.
+func (l *cniLink) lock(root string) error {
 	dir := cniDir(root)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return wrap("make the network's state directory", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, l.request.ID+".json"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := os.OpenFile(recordPath(root, l.request.ID), os.O_RDONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return wrap("record the network", err)
 	}
-	err = os.NewSyscallError("flock", unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB))
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) // nobody else has it
 	if err == nil {
-		err = errors.Join(f.Truncate(0), json.NewEncoder(f).Encode(&l.request))
+		err = unix.Flock(int(f.Fd()), unix.LOCK_SH)
 	}
 	if err != nil {
 		f.Close()
-		return fmt.Errorf("record the network of instance %s: %w", shortID(l.request.ID), err)
+		return fmt.Errorf("record the network of instance %s: %w", shortID(l.request.ID), os.NewSyscallError("flock", err))
 	}
 	l.record = f
 	return nil
+}
+
+// claim makes the record's lock ours alone, and says whether there is still
+// something to take back. It waits for who is doing that until ctx ends.
+func (l *cniLink) claim(ctx context.Context) (bool, error) {
+	for {
+		err := unix.Flock(int(l.record.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return false, os.NewSyscallError("flock", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false, fmt.Errorf("wait for who takes back the network of instance %s: %w", shortID(l.request.ID), context.Cause(ctx))
+		case <-time.After(leavePoll):
+		}
+	}
+	ours, err := l.record.Stat()
+	if err != nil {
+		return false, err
+	}
+	there, err := os.Stat(l.record.Name())
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && os.SameFile(ours, there), err
+}
+
+// note writes the record.
+func (l *cniLink) note() error {
+	b, err := json.Marshal(&l.request)
+	if err == nil {
+		err = os.WriteFile(l.record.Name(), b, 0o600)
+	}
+	return wrapNil("record the network of instance "+shortID(l.request.ID), err)
 }
 
 // run has hvctl-net do what verb says.
@@ -239,21 +311,36 @@ func (l *cniLink) run(ctx context.Context, verb string) (a CNIAnswer, err error)
 	return a, nil
 }
 
-// leave takes the instance off the network and forgets it. The record stays when
-// that did not work, for the next who cleans up.
+// leave takes the instance off the network and forgets it, unless somebody else has.
+// The record stays when that did not work, for the next who cleans up.
 func (l *cniLink) leave(ctx context.Context) error {
-	_, err := l.run(ctx, "del")
-	if err == nil {
-		err = os.Remove(l.record.Name())
+	ctx, cancel := context.WithTimeout(ctx, cniTimeout)
+	defer cancel()
+	there, err := l.claim(ctx)
+	if err == nil && there {
+		_, err = l.run(ctx, "del")
+		if err == nil {
+			err = os.Remove(l.record.Name())
+		}
 	}
 	return errors.Join(err, l.record.Close())
 }
 
-// check says whether the network is as it was made, in a word or an error's.
-func (l *cniLink) check() string {
+// check says whether the network is as it was made.
+func (l *cniLink) check() error {
 	ctx, cancel := context.WithTimeout(context.Background(), checkTimeout)
 	defer cancel()
-	if _, err := l.run(ctx, "check"); err != nil {
+	_, err := l.run(ctx, "check")
+	return err
+}
+
+// check says whether a CNI network is as it was made, in a word or an error's.
+func (a *Attachment) check() string {
+	check := a.cni.check
+	if a.keeper != nil {
+		check = func() error { return a.keeper.ask(checkCNI) }
+	}
+	if err := check(); err != nil {
 		return err.Error()
 	}
 	return "ok"
@@ -287,10 +374,15 @@ func takeBack(ctx context.Context, program, name string) error {
 	if err != nil {
 		return err
 	}
-	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil && unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
 		return f.Close() // its owner lives
 	}
-	l := &cniLink{program: program, record: f}
+	l := &cniLink{program: program, record: f} // whose owner is gone, or who takes it back already
+	waiting, cancel := context.WithTimeout(ctx, takeBackGrace)
+	defer cancel()
+	if there, err := l.claim(waiting); err != nil || !there {
+		return errors.Join(err, f.Close())
+	}
 	if err := json.NewDecoder(f).Decode(&l.request); err != nil {
 		f.Close()
 		// Its writer was killed before it had anything else made.

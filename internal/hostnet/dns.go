@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -21,7 +22,8 @@ const (
 	maxPerClient  = maxQueries / 4  // of these, for one guest: its neighbours have names to ask for, too
 	queryTimeout  = 5 * time.Second // one upstream server's time for an answer
 	maxDNSMessage = 65535           // RFC 1035 §4.2.2: a 16-bit length
-	dnsHeader     = 12              // RFC 1035 §4.1.1
+	dnsPort       = 53
+	dnsHeader     = 12 // RFC 1035 §4.1.1
 	tcpIdle       = 10 * time.Second
 )
 
@@ -46,12 +48,19 @@ type dnsForwarder struct {
 	clients map[netip.Addr]int // queries under way
 }
 
-// forwardDNS serves port 53 of addr to the network from.
-func forwardDNS(addr netip.Addr, from netip.Prefix, p paths, log *slog.Logger) (*dnsForwarder, error) {
-	return forwardDNSPorts(netip.AddrPortFrom(addr, 53), 53, from, p, log)
+// dnsSockets are what a forwarder serves.
+type dnsSockets struct {
+	udp *net.UDPConn
+	tcp net.Listener
 }
 
-func forwardDNSPorts(at netip.AddrPort, upstream uint16, from netip.Prefix, p paths, log *slog.Logger) (*dnsForwarder, error) {
+func (s *dnsSockets) close() {
+	_ = s.udp.Close()
+	_ = s.tcp.Close()
+}
+
+// listenDNS binds a forwarder's port.
+func listenDNS(at netip.AddrPort) (*dnsSockets, error) {
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		var err error
 		ctlErr := c.Control(func(fd uintptr) {
@@ -59,24 +68,44 @@ func forwardDNSPorts(at netip.AddrPort, upstream uint16, from netip.Prefix, p pa
 		})
 		return errors.Join(ctlErr, err)
 	}}
-	ctx, cancel := context.WithCancel(context.Background())
-	f := &dnsForwarder{from: from, paths: p, port: upstream, log: log, slots: make(chan struct{}, maxQueries), ctx: ctx, cancel: cancel, clients: map[netip.Addr]int{}}
-	pc, err := lc.ListenPacket(ctx, "udp4", at.String())
+	pc, err := lc.ListenPacket(context.Background(), "udp4", at.String())
 	if err != nil {
-		cancel()
 		return nil, err
 	}
-	f.udp = pc.(*net.UDPConn)
-	at = netip.AddrPortFrom(at.Addr(), f.udp.LocalAddr().(*net.UDPAddr).AddrPort().Port())
-	if f.tcp, err = lc.Listen(ctx, "tcp4", at.String()); err != nil {
-		cancel()
-		_ = f.udp.Close()
+	s := &dnsSockets{udp: pc.(*net.UDPConn)}
+	at = netip.AddrPortFrom(at.Addr(), s.udp.LocalAddr().(*net.UDPAddr).AddrPort().Port())
+	if s.tcp, err = lc.Listen(context.Background(), "tcp4", at.String()); err != nil {
+		_ = s.udp.Close()
 		return nil, err
+	}
+	return s, nil
+}
+
+// forwardDNS serves s to the network from, asking servers at their port upstream.
+func forwardDNS(s *dnsSockets, upstream uint16, from netip.Prefix, p paths, log *slog.Logger) *dnsForwarder {
+	ctx, cancel := context.WithCancel(context.Background())
+	f := &dnsForwarder{
+		udp: s.udp, tcp: s.tcp, from: from, paths: p, port: upstream, log: log,
+		slots: make(chan struct{}, maxQueries), ctx: ctx, cancel: cancel, clients: map[netip.Addr]int{},
 	}
 	f.wg.Add(2)
 	go f.serveUDP()
 	go f.serveTCP()
-	return f, nil
+	return f
+}
+
+// inheritDNS is forwardDNS on copies of the sockets of UDP and TCP in files.
+func inheritDNS(files []*os.File, from netip.Prefix, p paths, log *slog.Logger) (*dnsForwarder, error) {
+	udp, err := inheritPort(Port{Protocol: "udp"}, files[0])
+	if err != nil {
+		return nil, err
+	}
+	tcp, err := inheritPort(Port{Protocol: "tcp"}, files[1])
+	if err != nil {
+		closeBound([]*listener{udp})
+		return nil, err
+	}
+	return forwardDNS(&dnsSockets{udp: udp.udp, tcp: tcp.tcp}, dnsPort, from, p, log), nil
 }
 
 // begin takes a slot for a query or connection of client; a query that finds

@@ -1,12 +1,10 @@
 package hostnet
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,11 +21,14 @@ type Handed struct {
 	MTU     int              `json:"mtu"`
 	Bridge  string           `json:"bridge"`
 	Ports   []Port           `json:"ports"`
+	// Keeper is the process that serves the ports, which goes on; 0: an hvctl from
+	// before there were any served them itself, and hands their sockets over.
+	Keeper int `json:"keeper,omitempty"`
 }
 
-// Hand describes a, and duplicates its files: the queues of the tap, then the
-// sockets of the published ports. The caller closes the duplicates. Nothing
-// changes here before Leave.
+// Hand describes a, and duplicates its files: the queues of the tap, then what
+// reaches the keeper. The caller closes the duplicates. Nothing changes here before
+// Leave.
 func (a *Attachment) Hand() (h Handed, files []*os.File, err error) {
 	defer func() {
 		if err != nil {
@@ -35,9 +36,12 @@ func (a *Attachment) Hand() (h Handed, files []*os.File, err error) {
 			files = nil
 		}
 	}()
+	if a.keeper == nil {
+		return h, nil, fmt.Errorf("%w: an attachment without a keeper", ErrOptions)
+	}
 	h = Handed{
 		TapName: a.TapName, Queues: len(a.Queues), MAC: a.MAC, IP: a.IP, Gateway: a.Gateway,
-		DNS: a.DNS, MTU: a.MTU, Bridge: a.Bridge, Ports: a.Ports,
+		DNS: a.DNS, MTU: a.MTU, Bridge: a.Bridge, Ports: a.Ports, Keeper: a.keeper.pid,
 	}
 	for _, q := range a.Queues {
 		f, err := duplicate(q)
@@ -46,20 +50,8 @@ func (a *Attachment) Hand() (h Handed, files []*os.File, err error) {
 		}
 		files = append(files, f)
 	}
-	for i := range a.Ports {
-		var f *os.File
-		switch p := a.serving[i].(type) {
-		case *tcpProxy:
-			f, err = p.ln.File()
-		case *udpProxy:
-			f, err = p.conn.File()
-		}
-		if err != nil {
-			return h, files, fmt.Errorf("publish %s: %w", a.Ports[i], err)
-		}
-		files = append(files, f)
-	}
-	return h, files, nil
+	kept, err := a.keeper.hand()
+	return h, append(files, kept...), err
 }
 
 func duplicate(f *os.File) (*os.File, error) {
@@ -81,12 +73,16 @@ func duplicate(f *os.File) (*os.File, error) {
 // Inherit is Attach for who goes on with another process's attachment: the lease,
 // the bridge and the addresses are there. It takes over files. Nothing is served
 // before Serve, and nothing of the other's ends before Close.
-func Inherit(o Options, h Handed, files []*os.File) (*Attachment, error) {
+func Inherit(o Options, h Handed, files []*os.File) (_ *Attachment, err error) {
 	if err := o.fill(); err != nil {
 		closeAll(files)
 		return nil, err
 	}
-	if h.Queues < 1 || h.Queues > maxQueues || len(h.Ports) > maxPublish || len(files) != h.Queues+len(h.Ports) {
+	rest := len(h.Ports)
+	if h.Keeper != 0 {
+		rest = 2
+	}
+	if h.Queues < 1 || h.Queues > maxQueues || len(h.Ports) > maxPublish || len(files) != h.Queues+rest {
 		closeAll(files)
 		return nil, fmt.Errorf("%w: %d files for %d queues and %d ports", ErrState, len(files), h.Queues, len(h.Ports))
 	}
@@ -96,17 +92,46 @@ func Inherit(o Options, h Handed, files []*os.File) (*Attachment, error) {
 		DNS: h.DNS, MTU: h.MTU, Bridge: h.Bridge, Ports: h.Ports, o: o,
 	}
 	a.Tap = a.Queues[0]
-	for i, f := range files[h.Queues:] {
-		l, err := inheritPort(h.Ports[i], f)
-		if err != nil {
-			closeBound(a.bound)
-			closeAll(files)
-			return nil, fmt.Errorf("publish %s: %w", h.Ports[i], err)
-		}
-		a.bound = append(a.bound, l)
+	if files = files[h.Queues:]; h.Keeper != 0 {
+		a.keeper, err = inheritKeeper(h.Keeper, files, o.Log)
+	} else {
+		err = a.keepAnew(files)
 	}
-	closeAll(files[h.Queues:]) // the listeners have copies
+	if err != nil {
+		closeAll(a.Queues)
+		return nil, err
+	}
 	return a, nil
+}
+
+// keepAnew starts a keeper for what another process has served itself.
+func (a *Attachment) keepAnew(files []*os.File) error {
+	defer closeAll(files) // the listeners have copies
+	bound, err := inheritPorts(a.Ports, files)
+	if err != nil {
+		return err
+	}
+	told := a.DNS
+	dns, err := a.nameServers()
+	a.DNS = told // the guest was
+	if err != nil {
+		closeBound(bound)
+		return err
+	}
+	return a.keep(bound, dns)
+}
+
+// inheritPorts copies the sockets in files, of which there may be more.
+func inheritPorts(ports []Port, files []*os.File) (bound []*listener, err error) {
+	for i, p := range ports {
+		l, err := inheritPort(p, files[i])
+		if err != nil {
+			closeBound(bound)
+			return nil, fmt.Errorf("publish %s: %w", p, err)
+		}
+		bound = append(bound, l)
+	}
+	return bound, nil
 }
 
 func inheritPort(p Port, f *os.File) (*listener, error) {
@@ -133,40 +158,17 @@ func inheritPort(p Port, f *os.File) (*listener, error) {
 }
 
 // Serve begins to serve what was inherited: the guest is ours.
-func (a *Attachment) Serve() error {
-	bound := a.bound
-	a.bound = nil
-	return a.serve(bound)
-}
+func (a *Attachment) Serve() error { return a.keeper.tell() }
 
 // Abandon lets go of what was inherited and not served; it stays the other
 // process's.
-func (a *Attachment) Abandon() {
-	a.once.Do(func() {
-		closeBound(a.bound)
-		closeAll(a.Queues)
-	})
-}
+func (a *Attachment) Abandon() { a.Leave() }
 
 // Leave is Close for who has handed the attachment over: lease, interface and
-// ports live on. Connections that run through here go on; Leave returns when the
-// last one has ended, or ctx.
-func (a *Attachment) Leave(ctx context.Context) {
+// ports live on.
+func (a *Attachment) Leave() {
 	a.once.Do(func() {
 		closeAll(a.Queues)
-		var wg sync.WaitGroup
-		for _, s := range a.serving {
-			if t, ok := s.(*tcpProxy); ok {
-				wg.Go(t.leave)
-			} else {
-				s.close()
-			}
-		}
-		ended := make(chan struct{})
-		go func() { wg.Wait(); close(ended) }()
-		select {
-		case <-ended:
-		case <-ctx.Done():
-		}
+		a.keeper.leave()
 	})
 }

@@ -12,6 +12,22 @@ import (
 // socketHolder names the process that has a socket bound to p's host port, as
 // far as /proc tells us: "nginx (pid 812)", or "".
 func socketHolder(p Port) string {
+	pid := holderPID(p)
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid)); err == nil {
+		return fmt.Sprintf("%s (pid %d)", bytes.TrimSpace(comm), pid)
+	}
+	return ""
+}
+
+// heldByKeeper says whether a keeper has p's host port.
+func heldByKeeper(p Port) bool {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", holderPID(p)))
+	return err == nil && bytes.HasSuffix(args, []byte("\x00"+VerbKeep+"\x00"))
+}
+
+// holderPID is the process that has a socket bound to p's host port; 0: none that
+// we can see.
+func holderPID(p Port) int {
 	inodes := map[string]bool{}
 	for _, suffix := range []string{"", "6"} {
 		data, err := os.ReadFile("/proc/thread-self/net/" + p.Protocol + suffix)
@@ -21,22 +37,18 @@ func socketHolder(p Port) string {
 		boundInodes(data, p, inodes)
 	}
 	if len(inodes) == 0 {
-		return ""
+		return 0
 	}
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
-		return ""
+		return 0
 	}
 	for _, e := range procs {
 		if pid, err := strconv.Atoi(e.Name()); err == nil && holdsSocket(pid, inodes) {
-			comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-			if err != nil {
-				continue
-			}
-			return fmt.Sprintf("%s (pid %d)", bytes.TrimSpace(comm), pid)
+			return pid
 		}
 	}
-	return ""
+	return 0
 }
 
 // boundInodes adds the inodes of the sockets of a /proc/net/{tcp,udp}{,6}

@@ -3,9 +3,11 @@ package hostnet
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -20,6 +22,13 @@ import (
 const childEnv = "HOSTNET_CHILD"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == VerbKeep {
+		if err := Keep(nil, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if mode := os.Getenv(childEnv); strings.HasPrefix(mode, "holder ") {
 		holder(strings.TrimPrefix(mode, "holder "))
 	}
@@ -78,12 +87,17 @@ func openFDs(t testing.TB) int {
 	return len(es)
 }
 
-// holder attaches and stays until it is killed or its standard input ends. arg is "ROOT ID IP".
+// holder attaches and stays until it is killed or its standard input ends. arg is
+// "ROOT ID IP PORT": with a port to publish it has a keeper.
 func holder(arg string) {
 	f := strings.Fields(arg)
 	o := Options{Root: f[0], ID: f[1]}
-	if len(f) > 2 {
+	if len(f) > 2 && f[2] != "-" {
 		o.IP = addr(f[2])
+	}
+	if len(f) > 3 {
+		port, _ := strconv.ParseUint(f[3], 10, 16)
+		o.Keeper, o.Publish = keeperHere(), []Port{{HostPort: uint16(port), Port: 80, Protocol: "tcp"}}
 	}
 	a, err := Attach(nil2ctx(), o)
 	if err != nil {

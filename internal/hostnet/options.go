@@ -54,6 +54,11 @@ type Options struct {
 	// Alive tells whether the instance called id still has an owner; leases of
 	// others are taken back. nil asks whether the lease's interface exists.
 	Alive func(id string) bool
+	// Keeper is a program and its arguments that calls Keep: it does, as a process of
+	// its own, what is to be done after Attach, so that this one needs no rights for
+	// that, and it also does when this one is killed. Empty: this process does it. For
+	// taps only.
+	Keeper []string
 	// Log may be nil.
 	Log *slog.Logger
 

@@ -413,8 +413,9 @@ func dnsForward(t *testing.T, from, conf string, port uint16) *dnsForwarder {
 	t.Helper()
 	p := paths{resolvConf: t.TempDir() + "/resolv.conf"}
 	mustRun(t, "write", os.WriteFile(p.resolvConf, []byte(conf), 0o600))
-	f, err := forwardDNSPorts(netip.MustParseAddrPort("127.0.0.1:0"), port, prefix(from), p, quiet)
-	mustRun(t, "forward", err)
+	s, err := listenDNS(netip.MustParseAddrPort("127.0.0.1:0"))
+	mustRun(t, "listen", err)
+	f := forwardDNS(s, port, prefix(from), p, quiet)
 	t.Cleanup(f.close)
 	return f
 }

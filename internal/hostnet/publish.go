@@ -7,8 +7,14 @@ import (
 	"log/slog"
 	"net"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
+)
+
+const (
+	leaveGrace = 3 * time.Second // for a keeper whose owner is gone
+	leavePoll  = 5 * time.Millisecond
 )
 
 // listener is a bound host port, not served yet: a client that comes early
@@ -23,6 +29,9 @@ type listener struct {
 func listenAll(o *Options) (ls []*listener, err error) {
 	for _, p := range o.Publish {
 		l, err := listen(p)
+		for deadline := time.Now().Add(leaveGrace); errors.Is(err, unix.EADDRINUSE) && leaving(o, p) && time.Now().Before(deadline); l, err = listen(p) {
+			time.Sleep(leavePoll)
+		}
 		if err != nil {
 			closeBound(ls)
 			return nil, publishErr(p, err, func() string { return leaseHolder(o, p) })
@@ -30,6 +39,20 @@ func listenAll(o *Options) (ls []*listener, err error) {
 		ls = append(ls, l)
 	}
 	return ls, nil
+}
+
+// leaving says whether p is held by the keeper of an instance whose owner has just
+// been killed: it is about to let go.
+func leaving(o *Options, p Port) bool {
+	id := leaseHolder(o, p)
+	if id != "" {
+		if ls, err := loadLeases(o.Root, o.Bridge); err == nil {
+			if _, err := linkIndex(ls.ByID[id].Link); err == nil {
+				return false
+			}
+		}
+	}
+	return heldByKeeper(p)
 }
 
 func closeBound(ls []*listener) {

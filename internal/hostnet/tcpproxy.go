@@ -171,9 +171,3 @@ func (p *tcpProxy) close() {
 	_ = p.ln.Close()
 	p.wg.Wait()
 }
-
-// leave stops listening and waits until the connections there are have ended.
-func (p *tcpProxy) leave() {
-	_ = p.ln.Close()
-	p.wg.Wait()
-}

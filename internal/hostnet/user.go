@@ -255,6 +255,9 @@ func (u *userProcess) close() {
 
 // Lost says why the instance has no network any more; empty: it has.
 func (a *Attachment) Lost() string {
+	if a.keeper != nil && a.cni == nil {
+		return a.keeper.lost()
+	}
 	if a.user == nil {
 		return ""
 	}
@@ -271,15 +274,18 @@ func (a *Attachment) Lost() string {
 // has ended, or a CNI network, and what its plugins say of it now.
 func (a *Attachment) Describe(m map[string]any) {
 	m["mac"] = a.MAC.String()
-	if a.cni != nil {
-		m["network"], m["networkCheck"] = a.cni.request.Network, a.cni.check()
+	switch {
+	case a.cni != nil:
+		m["network"], m["networkCheck"] = a.cni.request.Network, a.check()
 		return
-	}
-	if a.user == nil {
+	case a.user != nil:
+		m["networkPid"] = a.user.proc.Pid
+	default:
 		m["interface"], m["bridge"] = a.TapName, a.Bridge
-		return
+		if a.keeper != nil {
+			m["networkPid"] = a.keeper.pid
+		}
 	}
-	m["networkPid"] = a.user.proc.Pid
 	if lost := a.Lost(); lost != "" {
 		m["networkLost"] = lost
 	}

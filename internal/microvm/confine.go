@@ -36,13 +36,8 @@ func (v *VM) enter() error {
 	if err := v.makeDirs(); err != nil {
 		return err
 	}
-	p, allows, ok := v.policy()
+	p, allows := v.policy()
 	c := &Confined{Allows: allows}
-	if !ok {
-		c.Missing = allows
-		v.confined.Store(c)
-		return nil
-	}
 	var err error
 	if c.Report, err = v.confine(p); err != nil {
 		return err
@@ -72,12 +67,8 @@ func (v *VM) mustEnter() {
 	}
 }
 
-// policy is what this VM's process has to be able to do from now on, and why. It
-// is not ok where that is too much to say.
-func (v *VM) policy() (p confine.Policy, allows []string, ok bool) {
-	if v.net != nil && v.cfg.Net.Mode == workload.NetCNI {
-		return p, []string{"a CNI network: this process runs its plugins when the VM ends, and they may do anything"}, false
-	}
+// policy is what this VM's process has to be able to do from now on, and why.
+func (v *VM) policy() (p confine.Policy, allows []string) {
 	if v.cfg.DataDir != "" {
 		p.Files = v.files()
 	} else {
@@ -86,12 +77,6 @@ func (v *VM) policy() (p confine.Policy, allows []string, ok bool) {
 	if s := v.cfg.VM.Vsock; s != nil && s.Path != "" {
 		p.Sockets = append(p.Sockets, unix.AF_UNIX)
 		allows = append(allows, "sockets of programs: the guest's vsock connections lead there")
-	}
-	if v.net != nil && v.cfg.Net.Mode == workload.NetBridge {
-		p.Sockets = append(p.Sockets, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK)
-		allows = append(allows, "sockets: a bridged network, whose published ports and name service this process carries")
-		p.Capabilities = append(p.Capabilities, unix.CAP_NET_ADMIN)
-		allows = append(allows, "CAP_NET_ADMIN: a bridged network, whose interface and rules this process removes")
 	}
 	if v.cfg.Rootfs.Dir != "" || len(v.shared) > 0 {
 		p.Owners = true
@@ -103,7 +88,7 @@ func (v *VM) policy() (p confine.Policy, allows []string, ok bool) {
 		p.Programs = true
 		allows = append(allows, "starting a program, this one: memory that comes later has a fault handler, which is replaced when it ends")
 	}
-	return p, allows, true
+	return p, allows
 }
 
 // fetches tells whether memory may come later, through another process.
@@ -162,9 +147,6 @@ func (v *VM) files() []confine.Rule {
 	}
 	if s := v.cfg.VM.Vsock; s != nil && s.Path != "" {
 		rules = append(rules, confine.Rule{Path: filepath.Dir(s.Path), Access: own | confine.Special})
-	}
-	if v.net != nil && v.cfg.Net.Mode == workload.NetBridge {
-		rules = append(rules, confine.Rule{Path: filepath.Join(v.root(), "net"), Access: own})
 	}
 	return append(rules, v.groupFiles()...)
 }

@@ -59,7 +59,7 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 		}
 		v.net, err = hostnet.AttachCNI(ctx, hostnet.CNIOptions{
 			Root: v.root(), ID: v.cfg.ID, Network: n.CNI.Network, ConfDir: n.CNI.ConfDir, Plugins: n.CNI.Plugins,
-			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Log: v.log,
+			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Keeper: keeper(), Log: v.log,
 		})
 	case workload.NetTap:
 		if n.Tap == nil {
@@ -78,7 +78,17 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 // bridgeOptions are those of an attachment to the bridge that every owner of the
 // VM has.
 func (v *VM) bridgeOptions() hostnet.Options {
-	return hostnet.Options{Root: v.root(), ID: v.cfg.ID, IP: v.cfg.Net.IP, DNS: v.cfg.Net.DNS, Log: v.log}
+	return hostnet.Options{Root: v.root(), ID: v.cfg.ID, IP: v.cfg.Net.IP, DNS: v.cfg.Net.DNS, Keeper: keeper(), Log: v.log}
+}
+
+// keeper is the command by which this program keeps the network of a VM, so that
+// the VM's own process has no rights to it.
+func keeper() []string {
+	self, err := os.Executable()
+	if err != nil {
+		self = "/proc/self/exe"
+	}
+	return []string{self, hostnet.VerbKeep}
 }
 
 // devices lists the VM's devices in the order the guest discovers them.

@@ -126,15 +126,13 @@ func (v *VM) offer(g *guest) (o handoff.Offer, done func(), err error) {
 var errUpgraded = errors.New("it goes on in a new owner process")
 
 // Leave implements workload.Upgrader.
-func (v *VM) Leave() (linger func(context.Context)) {
+func (v *VM) Leave() {
 	g := v.live.Load()
 	g.stop(errUpgraded)
 	<-g.ended
 	<-g.serving
-	net := v.net
-	v.net = nil // it is the new owner's to give back
-	if net == nil {
-		return func(context.Context) {}
+	if v.net != nil {
+		v.net.Leave()
 	}
-	return net.Leave
+	v.net = nil // it is the new owner's to give back
 }

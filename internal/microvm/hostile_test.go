@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strconv"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/confine"
 	"github.com/hvctl/hvctl/internal/confine/hostile"
+	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/machine/microguest"
 	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/internal/workload"
@@ -42,10 +44,19 @@ type ownedAnswer struct {
 	Results  []hostile.Result
 	Own      []string // of its own that it cannot reach
 	NewVMs   []string // descriptors by which it made another VM
+	Taps     int      // that it has
+	Stay     []string // taps that it made stay
 	Confined *Confined
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && os.Args[1] == hostnet.VerbKeep {
+		if err := hostnet.Keep(nil, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	order := os.Getenv(ownedEnv)
 	if order == "" {
 		os.Exit(m.Run())
@@ -96,7 +107,14 @@ func owned(order string) (a ownedAnswer, err error) {
 		}
 	}
 	for fd := range 200 {
-		if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err != nil || name != "/dev/kvm" {
+		name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+		if err == nil && name == "/dev/net/tun" {
+			a.Taps++
+			if unix.IoctlSetInt(fd, unix.TUNSETPERSIST, 1) == nil {
+				a.Stay = append(a.Stay, strconv.Itoa(fd))
+			}
+		}
+		if err != nil || name != "/dev/kvm" {
 			continue
 		}
 		vm, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), 0xae01, 0)
@@ -126,10 +144,10 @@ func withoutCgo(t *testing.T) string {
 }
 
 // takeOver runs hostile code in the place of a VM's process, beside another VM.
-func takeOver(t *testing.T, program string, confined bool) ownedAnswer {
+func takeOver(t *testing.T, program, network string, confined bool) ownedAnswer {
 	t.Helper()
 	dir := t.TempDir()
-	o := ownedOrder{Dir: filepath.Join(dir, "root", "me"), Kernel: filepath.Join(dir, "kernel"), Disk: filepath.Join(dir, "disk"), Net: workload.NetNone, Confine: confined}
+	o := ownedOrder{Dir: filepath.Join(dir, "root", "me"), Kernel: filepath.Join(dir, "kernel"), Disk: filepath.Join(dir, "disk"), Net: network, Confine: confined}
 	o.Target.Folder = filepath.Join(dir, "root", "other")
 	for _, d := range []string{o.Dir, o.Target.Folder} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -185,25 +203,60 @@ func takeOver(t *testing.T, program string, confined bool) ownedAnswer {
 // reaches its own VM and nothing else.
 func TestAVMMThatWasTakenOverReachesOnlyItsOwn(t *testing.T) {
 	testenv.Require(t, testenv.KVM)
+	reachesOnlyItsOwn(t, workload.NetNone)
+}
+
+// On the bridge, too: what a published port and the end of its network need is
+// another process's.
+func TestAVMMOnTheBridgeReachesOnlyItsOwn(t *testing.T) {
+	testenv.Require(t, testenv.KVM, testenv.Root, testenv.NFTables)
+	runtime.LockOSThread() // never unlocked: this thread has a network namespace of its own
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Fatal(err)
+	}
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err == nil {
+		err = hostnet.Loopback(ns)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	reachesOnlyItsOwn(t, workload.NetBridge)
+	left, err := net.Interfaces()
+	if err != nil || len(left) != 1 {
+		t.Errorf("interfaces left: %v, %v", left, err)
+	}
+}
+
+func reachesOnlyItsOwn(t *testing.T, network string) {
+	t.Helper()
 	program := withoutCgo(t)
 	free := map[string]bool{}
-	for _, r := range takeOver(t, program, false).Results {
+	naive := takeOver(t, program, network, false)
+	for _, r := range naive.Results {
 		free[r.Name] = r.Err == ""
 	}
 	for _, name := range []string{
 		"read another VM's disk", "write another VM's disk", "connect to a port of the host", "connect to another program's socket", "open /dev/kvm",
-		"signal a process", "execute a program", "make an io_uring",
+		"change the host's network", "signal a process", "execute a program", "make an io_uring",
 	} {
 		if !free[name] {
 			t.Errorf("without confinement this does not work, so that the test shows nothing: %s", name)
 		}
 	}
-	a := takeOver(t, program, true)
+	if network == workload.NetBridge && (naive.Taps == 0 || len(naive.Stay) == 0) {
+		t.Errorf("without confinement no tap can be made to stay, of %d", naive.Taps)
+	}
+	a := takeOver(t, program, network, true)
 	if a.Confined == nil || !a.Confined.Seccomp {
 		t.Fatalf("it is not confined: %+v", a.Confined)
 	}
 	for _, m := range a.Confined.Missing {
 		t.Errorf("missing on this host: %s", m)
+	}
+	if len(a.Confined.Capabilities)+len(a.Confined.Allows) > 0 {
+		t.Errorf("it keeps %v, for %v", a.Confined.Capabilities, a.Confined.Allows)
 	}
 	for _, r := range a.Results {
 		if r.Err == "" {
@@ -212,6 +265,9 @@ func TestAVMMThatWasTakenOverReachesOnlyItsOwn(t *testing.T) {
 	}
 	if len(a.NewVMs) > 0 {
 		t.Errorf("other VMs can be made by descriptors %v", a.NewVMs)
+	}
+	if len(a.Stay) > 0 {
+		t.Errorf("taps stay: descriptors %v", a.Stay)
 	}
 	for _, o := range a.Own {
 		t.Errorf("it cannot reach what is its own: %s", o)

@@ -24,8 +24,6 @@ const settleGrace = 4 * time.Minute
 type handed struct {
 	done     chan struct{} // closed when it does
 	answered chan struct{} // closed when who asked for that knows
-	linger   func(context.Context)
-	gone     chan struct{} // closed when the successor has ended; set before done is closed
 	once     *sync.Once
 }
 
@@ -71,11 +69,10 @@ func (o *owner) Upgrade(ctx context.Context, r control.UpgradeRequest) (json.Raw
 	if err != nil {
 		return nil, withKill(err, s.kill())
 	}
-	o.handed.gone = s.gone
 	close(o.handed.done)
 	defer close(o.handed.answered)
 	_ = o.srv.socket.Close() // who comes from now on is the successor's
-	o.handed.linger = u.Leave()
+	u.Leave()
 	<-o.ended // the first process's output is in the log
 	o.out.closeLog()
 	o.event(control.EventUpgrade, map[string]string{"program": r.Program, "pid": fmt.Sprint(s.pid)})
@@ -185,15 +182,4 @@ func (o *owner) leave() {
 	o.inst.Unlock() // the successor has it
 	o.bus.close()
 	o.srv.shutdown()
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	go func() {
-		defer cancel()
-		<-o.handed.gone
-		// The successor may have had a successor itself.
-		_ = o.inst.AwaitChange(ctx, func(st workload.State) bool {
-			return st.Status == workload.Exited || st.Status == workload.Dead
-		})
-	}()
-	o.handed.linger(ctx)
 }

@@ -14,9 +14,8 @@ type Upgrader interface {
 	// here; after an error it runs here as before, or has ended.
 	HandOver(ctx context.Context, s Successor) (json.RawMessage, error)
 	// Leave ends what is here of an instance that was handed over, and nothing of
-	// what the successor uses: the first process's Wait returns. linger carries
-	// connections that run through this process, until they end.
-	Leave() (linger func(context.Context))
+	// what the successor uses: the first process's Wait returns.
+	Leave()
 }
 
 // Successor is the process to hand an instance over to.
