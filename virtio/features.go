@@ -1,5 +1,7 @@
 package virtio
 
+import "strconv"
+
 // Features is a set of feature bits (§2.2): bits 0 to 23 and 50 to 127 are the
 // device type's own, of which we use those below 64.
 type Features uint64
@@ -33,3 +35,28 @@ const (
 	IDFS      DeviceID = 26
 	IDPmem    DeviceID = 27
 )
+
+// Kind is the name of the device type's Kind; its number for one we do not know.
+func (d DeviceID) Kind() string {
+	switch d {
+	case IDNet:
+		return "net"
+	case IDBlock:
+		return "blk"
+	case IDConsole:
+		return "console"
+	case IDRNG:
+		return "rng"
+	case IDBalloon:
+		return "balloon"
+	case IDVsock:
+		return "vsock"
+	case IDMem:
+		return "mem"
+	case IDFS:
+		return "fs"
+	case IDPmem:
+		return "pmem"
+	}
+	return strconv.Itoa(int(d))
+}

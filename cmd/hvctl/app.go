@@ -101,7 +101,7 @@ func (p *program) app() *cli.App {
 		},
 		Commands: []*cli.Command{
 			p.cmdRun(), p.cmdCreate(), p.cmdStart(), p.cmdPs(), p.cmdInspect(), p.cmdLogs(), p.cmdExec(), p.cmdAttach(),
-			p.cmdStop(), p.cmdKill(), p.cmdPause(), p.cmdResume(), p.cmdWait(), p.cmdRm(), p.cmdUpdate(), p.cmdStats(), p.cmdTop(), p.cmdMetrics(), p.cmdTrace(), p.cmdCp(), p.cmdEvents(),
+			p.cmdStop(), p.cmdKill(), p.cmdPause(), p.cmdResume(), p.cmdWait(), p.cmdRm(), p.cmdUpdate(), p.cmdDevice(), p.cmdStats(), p.cmdTop(), p.cmdMetrics(), p.cmdTrace(), p.cmdCp(), p.cmdEvents(),
 			p.cmdPull(), p.cmdImport(), p.cmdImages(), p.cmdRmi(), p.cmdTag(), p.cmdPrune(), p.cmdKernel(), p.cmdBoot(),
 			p.cmdDump(), p.cmdSnapshot(), p.cmdRestore(), p.cmdClone(), p.cmdMigrate(), p.cmdUpgrade(),
 			p.cmdDoctor(), p.cmdBench(), p.cmdConfig(), p.cmdOCI(), p.cmdVersion(), p.cmdCompletion(), p.cmdDocs(),

@@ -50,6 +50,7 @@ type manager struct {
 	first    *process
 	stopping bool
 	frozen   bool
+	plugged  map[string]string // device files of disks that came later, by serial number
 
 	forked chan struct{}  // one token after each fork, for the reaper
 	idle   sync.WaitGroup // processes not yet reported
@@ -57,7 +58,7 @@ type manager struct {
 
 func newManager(cfg config, d dialer) *manager {
 	return &manager{
-		cfg: cfg, dial: d, procs: map[string]*process{}, byPID: map[int]*process{},
+		cfg: cfg, dial: d, procs: map[string]*process{}, byPID: map[int]*process{}, plugged: map[string]string{},
 		forked: make(chan struct{}, 1),
 	}
 }

@@ -179,7 +179,7 @@ func (r *root) populate(disks []guestproto.Device) error {
 		}
 	}
 	for _, d := range disks {
-		if err := addDisk(dev, d); err != nil {
+		if _, err := addDisk(dev, d); err != nil {
 			return err
 		}
 	}
@@ -204,20 +204,22 @@ func (r *root) populate(disks []guestproto.Device) error {
 	return nil
 }
 
-// addDisk makes the device file of a disk in dev, as the guest's own /dev has it.
-func addDisk(dev string, d guestproto.Device) error {
+// addDisk makes the device file of a disk in dev, as the guest's own /dev has it,
+// and returns its path.
+func addDisk(dev string, d guestproto.Device) (string, error) {
 	own, err := findDisk(d)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(own, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: own, Err: err}
+		return "", &os.PathError{Op: "stat", Path: own, Err: err}
 	}
-	if err := unix.Mknod(dev+strings.TrimPrefix(own, "/dev"), unix.S_IFBLK|0o660, int(st.Rdev)); err != nil {
-		return &os.PathError{Op: "mknod", Path: own, Err: err}
+	path := dev + strings.TrimPrefix(own, "/dev")
+	if err := unix.Mknod(path, unix.S_IFBLK|0o660, int(st.Rdev)); err != nil {
+		return "", &os.PathError{Op: "mknod", Path: own, Err: err}
 	}
-	return nil
+	return path, nil
 }
 
 // extra mounts one of the workload's own mounts.

@@ -202,6 +202,8 @@ func (m *manager) call(method string, params json.RawMessage) (any, error) {
 		return nil, do(params, func(r guestproto.Reseed) error { return reseed(r.Entropy) })
 	case guestproto.MethodIdentify:
 		return nil, do(params, m.identify)
+	case guestproto.MethodPlug:
+		return nil, do(params, m.plug)
 	case guestproto.MethodFreeze:
 		return nil, m.freeze(true)
 	case guestproto.MethodThaw:

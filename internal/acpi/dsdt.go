@@ -91,6 +91,10 @@ func (g *PCI) bridge() node {
 	if g.MMIO64.Size != 0 {
 		windows = append(windows, memWindow64(g.MMIO64.Base, g.MMIO64.Size, producerFixed))
 	}
+	slots := group()
+	if g.Hotplug != nil {
+		slots = g.Hotplug.slots()
+	}
 	return device("PCI0",
 		defName("_HID", eisaID("PNP0A08")),
 		defName("_CID", eisaID("PNP0A03")),
@@ -99,7 +103,8 @@ func (g *PCI) bridge() node {
 		defName("_BBN", integer(0)),
 		defName("_CRS", resourceTemplate(windows...)),
 		osc(),
-		g.dsm())
+		g.dsm(),
+		slots)
 }
 
 // Ids of what _OSC and _DSM of a host bridge may be asked (PCI firmware 3.3,
@@ -119,7 +124,7 @@ const (
 )
 
 // osc grants the guest control of the PCI Express capability structures and
-// of nothing else: there are no ports, so no hot-plug, PME, AER or LTR.
+// of nothing else: there are no ports, so no native hot-plug, PME, AER or LTR.
 func osc() node {
 	control := local(0)
 	return method("_OSC", 4, true,
@@ -168,6 +173,9 @@ func (p *Platform) events() node {
 			defName("ADDR", pkg(integer(uint64(p.VMGenID)&0xffffffff), integer(uint64(p.VMGenID)>>32)))))
 		handler = append(handler,
 			ifs(and(pending, integer(uint64(GEDEventVMGenID)), nowhere), notify(name("VGEN"), integer(0x80))))
+	}
+	if p.PCI != nil && p.PCI.Hotplug != nil {
+		handler = append(handler, ifs(and(pending, integer(uint64(GEDEventPCI)), nowhere), name(pciScan)))
 	}
 	ged := device("GED",
 		defName("_HID", text("ACPI0013")),

@@ -100,6 +100,10 @@ func TestMethodsAnswer(t *testing.T) {
 		{"all that is asked", `\_SB.PCI0._OSC ` + pciOSC + " 1 3 " + exact, "0000: 00 00 00 00 00 00 00 00 10 00 00 00"},
 		{"unknown revision", `\_SB.PCI0._OSC ` + pciOSC + " 2 3 " + exact, "0000: 08 00 00 00 00 00 00 00 10 00 00 00"},
 		{"unknown _OSC", `\_SB.PCI0._OSC ` + other + " 1 3 " + ask, "0000: 04 00 00 00 1F 00 00 00 1F 00 00 00"},
+		{"a slot's address", `\_SB.PCI0.S11._ADR`, "[Integer] = 0000000000110000"},
+		{"a slot's number", `\_SB.PCI0.S1F._SUN`, "[Integer] = 000000000000001F"},
+		{"eject", `\_SB.PCI0.S1F._EJ0 1`, `No object was returned from evaluation of \_SB.PCI0.S1F._EJ0`},
+		{"nothing plugged", `\_SB.PCI0.HPSC`, `No object was returned from evaluation of \_SB.PCI0.HPSC`},
 		{"event without cause", `\_SB.GED._EVT 5`, `No object was returned from evaluation of \_SB.GED._EVT`},
 	}
 	var batch []string
@@ -166,6 +170,34 @@ func TestEventsReachDevices(t *testing.T) {
 	if b := mustBuild(t, p)["DSDT"].Data; bytes.Contains(b, []byte("VGEN")) {
 		t.Error("VGEN declared without a generation id")
 	}
+}
+
+// TestSlotsAreTold holds the slots' methods against PCIHotplug's contract.
+func TestSlotsAreTold(t *testing.T) {
+	dsdt := mustBuild(t, everything())["DSDT"].Data
+	bit17 := []byte{opDWord, 0, 0, 2, 0}
+	for reg, want := range map[byte]byte{opLocal0: notifyDeviceCheck, opLocal0 + 1: notifyEjectRequest} {
+		told := append(append([]byte{opAnd, reg}, bit17...), opZero, opNotify, 'S', '1', '1', '_')
+		if told = append(told, shortest(want)...); !bytes.Contains(dsdt, told) {
+			t.Errorf("slot 17 is not notified of %d: no % x", want, told)
+		}
+	}
+	if ej := append(append([]byte{opStore}, bit17...), "HPEJ"...); !bytes.Contains(dsdt, ej) {
+		t.Error("_EJ0 of slot 17 does not write its bit")
+	}
+	if call := append([]byte{opAnd, opLocal0, opByte, byte(GEDEventPCI), opZero}, "^^\x2ePCI0HPSC"...); !bytes.Contains(dsdt, call) {
+		t.Error("the GED does not look at the registers")
+	}
+	p := everything()
+	p.PCI.Hotplug = nil
+	if b := mustBuild(t, p)["DSDT"].Data; bytes.Contains(b, []byte("HPSC")) {
+		t.Error("slots without a controller")
+	}
+}
+
+func shortest(v byte) []byte {
+	b, _ := encode(integer(uint64(v)))
+	return b
 }
 
 func TestPkgLengthFormsMatchSpec(t *testing.T) {

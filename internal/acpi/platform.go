@@ -86,6 +86,8 @@ type PCI struct {
 	// KeepBARs tells the guest to leave BARs as it finds them (_DSM function
 	// 5 returns 0). Set it only if all BARs are assigned before boot.
 	KeepBARs bool
+	// Hotplug lets devices come and go. nil: they do not. Needs a GED.
+	Hotplug *PCIHotplug
 }
 
 // VirtioMMIO is one virtio-mmio transport (VIRTIO 1.2, 4.2). Its interrupt is
@@ -120,6 +122,7 @@ type GED struct {
 const (
 	GEDEventPowerButton uint32 = 1 << 0 // Notify(\_SB.PWRB, 0x80)
 	GEDEventVMGenID     uint32 = 1 << 1 // Notify(\_SB.VGEN, 0x80)
+	GEDEventPCI         uint32 = 1 << 2 // the registers of PCIHotplug have something new
 )
 
 // S5Value is what a guest writes to SleepControl to switch the machine off:
@@ -190,6 +193,14 @@ func (p *Platform) checkWindows() error {
 	if g := p.PCI; g != nil {
 		if g.Buses < 1 || g.Buses > 256 || g.ECAMBase%(1<<20) != 0 || g.ECAMBase == 0 {
 			return wrong("ECAM at %v for %d buses", g.ECAMBase, g.Buses)
+		}
+		if h := g.Hotplug; h != nil {
+			if p.GED == nil {
+				return wrong("PCI hotplug needs a GED")
+			}
+			if err := h.check(); err != nil {
+				return err
+			}
 		}
 		if g.PortLast < g.PortFirst || g.PortFirst == 0 && g.PortLast != 0 {
 			return wrong("PCI ports %#x to %#x", g.PortFirst, g.PortLast)

@@ -42,6 +42,13 @@ func (s *Session) SyncClock(ctx context.Context, now time.Time) error {
 	return s.call(ctx, guestproto.MethodSyncClock, guestproto.SyncClock{UnixNano: now.UnixNano()}, nil)
 }
 
+// Plug has the agent make the device file of a disk that was plugged in, or remove
+// that of one that has gone. An agent that knows nothing of it answers with an
+// error.
+func (s *Session) Plug(ctx context.Context, p guestproto.Plug) error {
+	return s.call(ctx, guestproto.MethodPlug, p, nil)
+}
+
 // Beat has the agent begin to measure for how long the guest does not run, or end
 // that, and returns the longest time of that kind since it began. An agent that
 // knows nothing of it answers with an error.

@@ -102,6 +102,8 @@ const (
 	EventResume    = "resume"
 	EventSignal    = "signal"
 	EventUpdate    = "update"
+	EventPlug      = "plug"
+	EventUnplug    = "unplug"
 	EventSnapshot  = "snapshot"
 	EventMigrate   = "migrate"
 	EventUpgrade   = "upgrade"

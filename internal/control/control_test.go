@@ -96,6 +96,21 @@ func (o *fakeOwner) Upgrade(_ context.Context, r UpgradeRequest) (json.RawMessag
 	return json.RawMessage("{}"), errors.Join(o.failure(), r.Process.Close())
 }
 
+func (o *fakeOwner) Devices(context.Context) ([]workload.Device, error) {
+	return []workload.Device{{ID: "root", Kind: "blk", Slot: 2, InUse: true}}, o.failure()
+}
+
+func (o *fakeOwner) Plug(_ context.Context, r workload.PlugRequest) (workload.Device, error) {
+	b := make([]byte, 16)
+	n, _ := r.Files[0].Read(b)
+	o.mu.Lock()
+	o.brought = string(b[:n])
+	o.mu.Unlock()
+	return workload.Device{ID: r.ID, Kind: "blk", Slot: 16, Plugged: true}, errors.Join(o.failure(), r.Files[0].Close())
+}
+
+func (o *fakeOwner) Unplug(context.Context, workload.UnplugRequest) error { return o.failure() }
+
 func (o *fakeOwner) Dump(context.Context, DumpRequest) (workload.DumpReport, error) {
 	return workload.DumpReport{CPUs: 1}, o.failure()
 }

@@ -54,7 +54,7 @@ func TestDocumentHasExactlyTheFields(t *testing.T) {
 		"ErrorBody": ErrorBody{}, "Info": Info{}, "State": workload.State{}, "Port": workload.Port{}, "Exit": workload.Exit{},
 		"SignalRequest": SignalRequest{}, "StopRequest": StopRequest{}, "ResizeRequest": ResizeRequest{}, "AttachRequest": AttachRequest{},
 		"ExecRequest": ExecRequest{}, "ExecStarted": ExecStarted{}, "Stats": workload.Stats{}, "CgroupStats": workload.CgroupStats{}, "Histogram": workload.Histogram{}, "Range": workload.Range{}, "TraceRequest": workload.TraceRequest{}, "TraceExit": workload.TraceExit{}, "Event": Event{},
-		"MigrateRequest": workload.MigrateRequest{}, "MigrationStatus": workload.MigrationStatus{}, "ResolveRequest": ResolveRequest{}, "DumpRequest": DumpRequest{}, "DumpReport": workload.DumpReport{}, "UpgradeRequest": UpgradeRequest{}, "Endpoint": workload.Endpoint{}, "SnapshotRequest": SnapshotRequest{}, "SnapshotReport": workload.SnapshotReport{}, "Update": workload.Update{}, "Copy": workload.Copy{}, "Deadline": workload.Deadline{}, "Task": workload.Task{}, "Resources": workload.Resources{},
+		"MigrateRequest": workload.MigrateRequest{}, "MigrationStatus": workload.MigrationStatus{}, "ResolveRequest": ResolveRequest{}, "DumpRequest": DumpRequest{}, "DumpReport": workload.DumpReport{}, "UpgradeRequest": UpgradeRequest{}, "Endpoint": workload.Endpoint{}, "SnapshotRequest": SnapshotRequest{}, "SnapshotReport": workload.SnapshotReport{}, "Update": workload.Update{}, "Device": workload.Device{}, "PlugRequest": workload.PlugRequest{}, "UnplugRequest": workload.UnplugRequest{}, "Copy": workload.Copy{}, "Deadline": workload.Deadline{}, "Task": workload.Task{}, "Resources": workload.Resources{},
 	}
 	for name := range doc.Components.Schemas {
 		if types[name] == nil {
@@ -105,7 +105,7 @@ func TestDocumentKnowsCodesAndEvents(t *testing.T) {
 		}
 	}
 	have = enum(doc, "Event", "type")
-	for _, e := range []string{EventStart, EventPause, EventResume, EventSignal, EventUpdate, EventSnapshot, EventMigrate, EventUpgrade, EventStop, EventExecStart, EventExecExit, EventOOM, EventExit} {
+	for _, e := range []string{EventStart, EventPause, EventResume, EventSignal, EventUpdate, EventPlug, EventUnplug, EventSnapshot, EventMigrate, EventUpgrade, EventStop, EventExecStart, EventExecExit, EventOOM, EventExit} {
 		if !slices.Contains(have, e) {
 			t.Errorf("event %s is not documented", e)
 		}
@@ -132,7 +132,7 @@ func TestAnswersFitTheDocument(t *testing.T) {
 			}
 			name := fmt.Sprintf("%s with %v", r.Path, fail)
 			body := map[string]string{
-				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/dump": `{"file":"/d/core"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/plan": `{"to":{"address":"unix:/s"},"binds":["port:tcp/80=drop"]}`, "/v1/upgrade": `{"program":"/p","pid":7}`, "/v1/trace": `{"ports":{"first":1016,"last":1023}}`, "/v1/update": `{"cpuWeight":50}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
+				"/v1/signal": `{"signal":"TERM"}`, "/v1/snapshot": `{"dir":"/d"}`, "/v1/dump": `{"file":"/d/core"}`, "/v1/resolve": `{"keep":"source"}`, "/v1/migrate": `{"to":{"address":"unix:/s"}}`, "/v1/plan": `{"to":{"address":"unix:/s"},"binds":["port:tcp/80=drop"]}`, "/v1/upgrade": `{"program":"/p","pid":7}`, "/v1/trace": `{"ports":{"first":1016,"last":1023}}`, "/v1/update": `{"cpuWeight":50}`, "/v1/devices": `{"id":"data","disk":{"path":"/d","readOnly":true}}`, "/v1/devices/remove": `{"id":"data","force":true}`, "/v1/resize": `{"columns":80,"rows":24}`, "/v1/exec": `{"detach":true,"process":{"user":{"uid":0,"gid":0},"args":["x"],"cwd":"/"}}`,
 			}[r.Path]
 			op := doc.Paths.Value(r.Path).GetOperation(r.Method)
 			if r.Method != http.MethodPost {
@@ -199,6 +199,8 @@ func raw(t *testing.T, c *Client, method, path, body string) (status int, conten
 	switch {
 	case path == "/v1/upgrade":
 		files = []*os.File{os.Stdin, os.Stdin}
+	case path == "/v1/devices" && method == http.MethodPost:
+		files = []*os.File{os.Stdin}
 	case path == "/v1/plan", path == "/v1/migrate" && method == http.MethodPost:
 		files = []*os.File{os.Stdin}
 	}

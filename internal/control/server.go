@@ -33,6 +33,11 @@ type Owner interface {
 	Resume(ctx context.Context) error
 	// Update changes limits, all that u names or none.
 	Update(ctx context.Context, u workload.Update) error
+	// Devices lists the devices, Plug and Unplug let them come and go. Plug owns
+	// r.Files in any case.
+	Devices(ctx context.Context) ([]workload.Device, error)
+	Plug(ctx context.Context, r workload.PlugRequest) (workload.Device, error)
+	Unplug(ctx context.Context, r workload.UnplugRequest) error
 	// Snapshot writes the instance down, which goes on.
 	Snapshot(ctx context.Context, r SnapshotRequest) (workload.SnapshotReport, error)
 	// Dump writes memory and registers into a core file.
@@ -99,6 +104,9 @@ var Routes = []Route{
 	{"POST", "/v1/pause", (*Server).pause},
 	{"POST", "/v1/resume", (*Server).resume},
 	{"POST", "/v1/update", (*Server).update},
+	{"GET", "/v1/devices", (*Server).devices},
+	{"POST", "/v1/devices", (*Server).plug},
+	{"POST", "/v1/devices/remove", (*Server).unplug},
 	{"POST", "/v1/snapshot", (*Server).snapshot},
 	{"POST", "/v1/dump", (*Server).dump},
 	{"POST", "/v1/migrate", (*Server).migrate},

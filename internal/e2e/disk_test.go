@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -10,16 +11,17 @@ import (
 )
 
 // A disk with several queues, served either way, keeps what the guest writes,
-// and grows and is held to limits while the guest runs.
+// and grows and is held to limits while the guest runs. With a stock kernel and PCI
+// devices come and go, too.
 func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
-	for _, engine := range []string{"uring", "plain"} {
+	for engine, machine := range map[string][]string{"uring": {fast, "mmio"}, "plain": {"cloud", "pci"}} {
 		t.Run(engine, func(t *testing.T) {
 			h := newHost(t)
 			disk := filepath.Join(h.root, ".disk")
 			if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			h.ok("run", "-d", "--name", "d", "--kernel", fast, "--cpus", "2", "--network", "none",
+			h.ok("run", "-d", "--name", "d", "--kernel", machine[0], "--transport", machine[1], "--cpus", "2", "--network", "none",
 				"--disk", "path="+disk+",serial=data,queues=2,engine="+engine, "debian:bookworm", "sleep", "1000")
 			sh := func(script string) string {
 				t.Helper()
@@ -45,6 +47,11 @@ func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
 			}
 			if r := h.hvctl("update", "--disk", "other,iops=1", "d"); r.code == 0 || !strings.Contains(r.err, "data") {
 				t.Errorf("a disk that is not there: exit %d, %q", r.code, r.err)
+			}
+			if machine[1] == "pci" {
+				devicesComeAndGo(t, h, sh)
+			} else if r := h.hvctl("device", "add", "--disk", disk, "d"); r.code == 0 || !strings.Contains(r.err, "--transport pci") {
+				t.Errorf("plugged in without PCI: exit %d, %q", r.code, r.err)
 			}
 			h.ok("rm", "-f", "d")
 			b, err := os.ReadFile(disk)
@@ -78,5 +85,64 @@ func TestDisksPastThePageCache(t *testing.T) {
 	sums := strings.Fields(r.out)
 	if r.code != 0 || len(sums) != 4 || sums[0] != sums[2] {
 		t.Errorf("exit %d, %q, %q", r.code, r.out, r.err)
+	}
+}
+
+// devicesComeAndGo plugs a disk and a network interface into the guest d, whose
+// shell is sh, uses them and takes them out.
+func devicesComeAndGo(t *testing.T, h *host, sh func(string) string) {
+	t.Helper()
+	file := filepath.Join(h.root, ".plugged")
+	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	add := func() {
+		t.Helper()
+		if id := strings.TrimSpace(h.ok("device", "add", "--disk", "path="+file+",serial=more", "d")); id != "more" {
+			t.Fatalf("the disk is called %q", id)
+		}
+	}
+	add()
+	if out := h.ok("device", "ls", "d"); !strings.Contains(out, "more") {
+		t.Errorf("device ls:\n%s", out)
+	}
+	if r := h.hvctl("snapshot", "create", "d"); r.code == 0 || !strings.Contains(r.err, "more was plugged in") {
+		t.Errorf("a snapshot: exit %d, %q", r.code, r.err)
+	}
+	if got := sh("cat /sys/block/vdc/serial /sys/block/vdc/size && test -b /dev/vdc"); got != "more2048" {
+		t.Errorf("the guest has the disk as %q", got)
+	}
+	sh("printf hello | dd of=/dev/vdc bs=512 seek=7 conv=fsync,sync 2>/dev/null")
+	h.ok("update", "--disk", "more,size=2M", "d")
+	eventually(t, "the guest sees the new size", func() bool { return sh("cat /sys/block/vdc/size") == "4096" })
+	h.ok("device", "rm", "d", "more")
+	if got := sh("ls /sys/block /dev"); strings.Contains(got, "vdc") {
+		t.Errorf("the guest still has %q", got)
+	}
+	if b, err := os.ReadFile(file); err != nil || string(b[7*512:7*512+5]) != "hello" {
+		t.Errorf("what the guest wrote is not there: %v", err)
+	}
+	if r := h.hvctl("device", "rm", "d", "data"); r.code == 0 || !strings.Contains(r.err, "stays") {
+		t.Errorf("a disk from the start: exit %d, %q", r.code, r.err)
+	}
+
+	// Pulled out while it is read and written: the guest's errors, not ours.
+	add()
+	sh("(while dd if=/dev/zero of=/dev/vdc bs=64k count=32 oflag=direct; do :; done; echo over >/tmp/over) >/dev/null 2>&1 &")
+	h.ok("device", "rm", "--force", "--timeout", "60s", "d", "more")
+	eventually(t, "the guest's writes fail", func() bool { return sh("cat /tmp/over 2>/dev/null || true") == "over" })
+
+	const tap = "e2etap1"
+	if out, err := exec.Command("ip", "tuntap", "add", "dev", tap, "mode", "tap").CombinedOutput(); err != nil {
+		t.Fatalf("the tap: %v: %s", err, out)
+	}
+	defer func() { _ = exec.Command("ip", "tuntap", "del", "dev", tap, "mode", "tap").Run() }()
+	h.ok("device", "add", "--network", "tap:"+tap, "--mac-address", "02:00:00:00:00:77", "d")
+	if got := sh("cat /sys/class/net/*/address"); !strings.Contains(got, "02:00:00:00:00:77") {
+		t.Errorf("the guest's interfaces: %q", got)
+	}
+	h.ok("device", "rm", "d", "plug0")
+	if got := sh("cat /sys/class/net/*/address"); strings.Contains(got, "02:00:00:00:00:77") {
+		t.Errorf("the guest still has the interface: %q", got)
 	}
 }

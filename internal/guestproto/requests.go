@@ -35,6 +35,7 @@ const (
 	MethodBeat       = "beat"        // Beat -> Gap
 	MethodReseed     = "reseed"      // Reseed
 	MethodIdentify   = "identify"    // Identity
+	MethodPlug       = "plug"        // Plug
 	MethodFreeze     = "freeze"      // flush and block writes to the disks
 	MethodThaw       = "thaw"        // allow writes again
 	MethodShutdown   = "shutdown"    // Shutdown
@@ -222,6 +223,13 @@ type CloseStdin struct {
 	// Bytes is how much was sent on the input's present connection; the
 	// input is closed when all of it has reached the process.
 	Bytes int64 `json:"bytes"`
+}
+
+// Plug says that a disk has come while the workload runs, which finds it in its
+// /dev from then on, or has gone.
+type Plug struct {
+	Serial string `json:"serial"`
+	Gone   bool   `json:"gone,omitempty"`
 }
 
 // SyncClock sets the guest's wall clock.

@@ -58,7 +58,9 @@ func (m *Machine) logDisks(on bool) {
 
 // Disk returns the disk with the ID, writable or not; nil when there is none.
 func (m *Machine) Disk(id string) *blk.Device {
-	for _, d := range m.devices {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range m.all() {
 		if b, ok := d.core.Device().(*blk.Device); ok && d.id == id {
 			return b
 		}

@@ -63,6 +63,9 @@ const (
 	resetValue    = 0x01
 )
 
+// portSlots is where the registers of the PCI hotplug controller are.
+const portSlots = 0x640
+
 func ioRegister(off uint64) acpi.Register {
 	return acpi.Register{Space: acpi.SystemIO, Addr: portPower + off}
 }

@@ -35,6 +35,7 @@ type Machine struct {
 	irqs      *irq.Controller
 	devices   []attached
 	pci       *pci.Bus // nil without PCI
+	hotplug   *hotplug // nil without PCI
 	cpus      []*vcpu.VCPU
 	serial    *legacy.Serial
 	power     *power
@@ -51,12 +52,13 @@ type Machine struct {
 	entered bool        // Run was called
 	paused  atomic.Bool // set with mu held
 	closed  bool
-	blank   bool      // made for LoadState, which has not succeeded yet
-	held    bool      // a debugger has the vCPUs: they do not run
-	only    []bool    // of those that run, the ones that a debugger lets; nil: all
-	logging bool      // KVM keeps a dirty log
-	clock   ClockUse  // by LoadState
-	slow    *throttle // nil: at full speed
+	blank   bool         // made for LoadState, which has not succeeded yet
+	held    bool         // a debugger has the vCPUs: they do not run
+	only    []bool       // of those that run, the ones that a debugger lets; nil: all
+	logging bool         // KVM keeps a dirty log
+	clock   ClockUse     // by LoadState
+	slow    *throttle    // nil: at full speed
+	hot     []*hotDevice // plugged in while the guest ran, until they are closed
 }
 
 // New builds the machine and starts nothing. On error everything it made is
@@ -315,7 +317,7 @@ func (m *Machine) freeze(ctx context.Context) error {
 	if m.watchdog != nil {
 		m.watchdog.Pause()
 	}
-	for _, d := range m.devices {
+	for _, d := range m.all() {
 		if err := d.Stop(ctx); err != nil {
 			return fmt.Errorf("device %s: %w", d.id, err)
 		}
@@ -346,7 +348,7 @@ func (m *Machine) Resume(context.Context) error {
 // thaw undoes freeze, whole or half.
 func (m *Machine) thaw() error {
 	var errs []error
-	for _, d := range m.devices {
+	for _, d := range m.all() {
 		errs = append(errs, d.Start())
 	}
 	if m.watchdog != nil {
@@ -394,18 +396,22 @@ func (m *Machine) orEnded(err error) error {
 // Close releases everything. Run must have returned, or never been called.
 func (m *Machine) Close() error {
 	m.mu.Lock()
-	defer m.mu.Unlock()
 	if m.closed {
+		m.mu.Unlock()
 		return nil
 	}
 	m.closed = true
 	m.ended.Store(true)
 	m.unthrottle()
 	m.host.close()
-	var errs []error
 	for _, c := range m.cpus {
 		c.Stop()
 	}
+	m.mu.Unlock()
+	m.closeHot()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var errs []error
 	if m.serial != nil {
 		m.serial.Close()
 	}

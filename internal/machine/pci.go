@@ -29,21 +29,28 @@ func (m *Machine) createPCI() error {
 	if err := m.mmio.Add(bus.Range{Base: uint64(ecamBase), Size: pci.ECAMSize, Name: "ecam", Handler: m.pci.ECAM()}); err != nil {
 		return err
 	}
+	if err := m.createHotplug(); err != nil {
+		return err
+	}
 	reset := legacy.ResetControl{Reset: func() { m.finish(End{Reason: Reboot}) }}
 	return m.pio.Add(bus.Range{Base: pci.PortBase, Size: pci.PortCount, Name: "pci config", Handler: m.pci.Ports(reset)})
 }
 
 // attachPCI puts a device into the next slot.
 func (m *Machine) attachPCI(dev virtio.Device, id string, log *slog.Logger) error {
-	t, err := virtiopci.New(virtiopci.Options{
-		Device: dev, Name: id, Mem: m.mem, Doorbells: doorbells{m.vm}, MSI: messages{m.irqs}, Log: log, Fail: m.fail,
-	})
+	t, err := m.transportPCI(dev, id, log, nil)
 	if err != nil {
 		return err
 	}
 	m.devices = append(m.devices, attached{Transport: t, id: id, core: t.Core()})
 	_, err = m.pci.Add(t.Function())
 	return err
+}
+
+func (m *Machine) transportPCI(dev virtio.Device, id string, log *slog.Logger, activated func()) (*virtiopci.Transport, error) {
+	return virtiopci.New(virtiopci.Options{
+		Device: dev, Name: id, Mem: m.mem, Doorbells: doorbells{m.vm}, MSI: messages{m.irqs}, Log: log, Fail: m.fail, Activated: activated,
+	})
 }
 
 // messages makes MSI-X vectors.

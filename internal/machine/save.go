@@ -72,6 +72,9 @@ func (m *Machine) SaveState() ([]state.Section, error) {
 	case m.blank:
 		return nil, fmt.Errorf("%w: nothing has been restored into this machine", ErrRestore)
 	}
+	if err := m.unplugged(); err != nil {
+		return nil, err
+	}
 	if m.debugger.Load() != nil { // whose breakpoints are in the memory
 		return nil, fmt.Errorf("%w: detach it first", ErrDebugged)
 	}
@@ -126,7 +129,7 @@ func (m *Machine) CanSave() error {
 	if m.closed || m.ended.Load() {
 		return ErrEnded
 	}
-	var errs []error
+	errs := []error{m.unplugged()}
 	for _, d := range m.devices {
 		if s, ok := d.core.Device().(interface{ CanSave() error }); ok {
 			errs = append(errs, s.CanSave())

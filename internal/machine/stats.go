@@ -11,20 +11,30 @@ import (
 	"github.com/hvctl/hvctl/virtio"
 )
 
+// irqMetrics begins the names of the counters of interrupts.
+const irqMetrics = "irq"
+
 // registerMetrics names the counters of interrupts ("irq.<name>") and of every
 // device: those the core keeps as "<id>.<name>", the device's own beside them.
 func (m *Machine) registerMetrics() error {
-	if err := m.metrics.Register("irq", m.irqs.Metrics()); err != nil {
+	if err := m.metrics.Register(irqMetrics, m.irqs.Metrics()); err != nil {
 		return err
 	}
 	for _, d := range m.devices {
-		if err := m.metrics.Register(d.id, d.core.Metrics()); err != nil {
-			return fmt.Errorf("device %s: %w", d.id, err)
+		if err := m.registerDevice(d); err != nil {
+			return err
 		}
-		if own, ok := d.core.Device().(virtio.Metered); ok {
-			if err := m.metrics.Register(d.id, own.Metrics()); err != nil {
-				return fmt.Errorf("device %s: %w", d.id, err)
-			}
+	}
+	return nil
+}
+
+func (m *Machine) registerDevice(d attached) error {
+	if err := m.metrics.Register(d.id, d.core.Metrics()); err != nil {
+		return fmt.Errorf("device %s: %w", d.id, err)
+	}
+	if own, ok := d.core.Device().(virtio.Metered); ok {
+		if err := m.metrics.Register(d.id, own.Metrics()); err != nil {
+			return fmt.Errorf("device %s: %w", d.id, err)
 		}
 	}
 	return nil

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/hvctl/hvctl/internal/machine"
 )
 
 // Close stops what still runs and frees everything. A guest with disks of its
@@ -101,5 +103,5 @@ func (v *VM) writesDisks() bool {
 			return true
 		}
 	}
-	return false
+	return v.machine != nil && slices.ContainsFunc(v.machine.DeviceList(), func(d machine.DeviceInfo) bool { return d.Plugged && d.Kind == "blk" })
 }

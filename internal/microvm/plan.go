@@ -105,6 +105,11 @@ func (v *VM) resources(g *guest) []plan.Resource {
 		}
 		all = append(all, plan.Resource{Kind: plan.RootDisk, Name: serialOf(i, d), Detail: d.Path, Bytes: sizes[serialOf(i, d)]})
 	}
+	for _, d := range g.machine.DeviceList() {
+		if d.Plugged {
+			all = append(all, plan.Resource{Kind: plan.Device, Name: d.ID, Detail: d.Kind})
+		}
+	}
 	for _, m := range v.cfg.Spec.Mounts {
 		switch {
 		case isShare(m) && slices.Contains(m.Options, "ro"):

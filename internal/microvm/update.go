@@ -42,6 +42,11 @@ func (v *VM) UpdateDisk(_ context.Context, u workload.DiskUpdate) error {
 	for i, d := range v.cfg.VM.Disks {
 		serials = append(serials, serialOf(i, d))
 	}
+	for _, d := range g.machine.DeviceList() {
+		if d.Plugged && d.Kind == "blk" {
+			serials = append(serials, d.ID)
+		}
+	}
 	disk := g.machine.Disk(u.Serial)
 	if disk == nil || !slices.Contains(serials, u.Serial) {
 		return fmt.Errorf("%w: no disk %q; there are: %s", workload.ErrUnsupported, u.Serial, cmp.Or(strings.Join(serials, ", "), "none"))

@@ -39,9 +39,10 @@ type Bus struct {
 
 	slots [Slots]atomic.Pointer[Function]
 
-	mu     sync.Mutex // guards what follows, and adding functions
-	filled [2]uint64  // bytes used of each window
-	index  uint32     // address register of the port mechanism
+	mu     sync.Mutex    // guards what follows, and adding functions
+	filled [2]uint64     // bytes used of each window
+	homes  [Slots][]home // of the BARs that a slot had last
+	index  uint32        // address register of the port mechanism
 }
 
 // New makes a bus with a host bridge and nothing else.
@@ -53,6 +54,10 @@ func New(o Options) *Bus {
 	b.slots[0].Store(bridge)
 	return b
 }
+
+// home is where a BAR was put. The next function in its slot gets it again if it
+// fits, or else whoever plugs often would use up the window.
+type home struct{ base, size uint64 }
 
 // Add puts f in the lowest free slot, gives its BARs addresses and returns the
 // slot. Decoding is off until the guest switches it on. Errors wrap ErrFull.
@@ -67,21 +72,37 @@ func (b *Bus) Add(f *Function) (slot int, err error) {
 	return 0, fmt.Errorf("%w: all %d slots are in use", ErrFull, Slots)
 }
 
+// AddAt is Add for one slot. Errors wrap ErrFull, also when it is in use or not of
+// the bus. It may be called while the guest runs.
+func (b *Bus) AddAt(f *Function, slot int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if slot <= 0 || slot >= Slots || b.slots[slot].Load() != nil {
+		return fmt.Errorf("%w: slot %d is in use, or there is none", ErrFull, slot)
+	}
+	return b.place(f, slot)
+}
+
 func (b *Bus) place(f *Function, slot int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	filled := b.filled
-	for _, r := range f.bars {
-		base, ok := b.alloc(&filled, r.Size)
-		if !ok {
+	filled, last := b.filled, b.homes[slot]
+	var homes []home
+	for i, r := range f.bars {
+		var base uint64
+		ok := i < len(last) && last[i].size == r.Size
+		if ok {
+			base = last[i].base
+		} else if base, ok = b.alloc(&filled, r.Size); !ok {
 			return fmt.Errorf("%w: no room for %#x bytes of %s", ErrFull, r.Size, f.name)
 		}
+		homes = append(homes, home{base, r.Size})
 		for i := range 8 {
 			at := r.reg() + i
 			f.cfg[at] = f.cfg[at]&^f.mask[at] | byte(base>>(8*i))&f.mask[at]
 		}
 	}
-	b.filled = filled
+	b.filled, b.homes[slot] = filled, homes
 	f.root = b
 	b.slots[slot].Store(f)
 	return nil

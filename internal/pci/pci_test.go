@@ -434,3 +434,39 @@ func FuzzConfig(f *testing.F) {
 		}
 	})
 }
+
+func TestASlotIsUsedAgain(t *testing.T) {
+	r := newRig(t)
+	low := func(slot int) uint64 {
+		return read(&r.mmio, ecamBase+uint64(slot)<<15+0x14, 4)<<32 | read(&r.mmio, ecamBase+uint64(slot)<<15+0x10, 4)&^0xf
+	}
+	add := func(slot int, size uint64) error {
+		f := pci.NewFunction("f", pci.Header{}, nil)
+		must(t, f.AddBAR(0, pci.BAR{Size: size, Handler: &ram{}}))
+		return r.root.AddAt(f, slot)
+	}
+	for _, slot := range []int{-1, 0, 1, pci.Slots} {
+		if err := add(slot, barSize); !errors.Is(err, pci.ErrFull) {
+			t.Errorf("slot %d: %v", slot, err)
+		}
+	}
+	const size = 1 << 20
+	must(t, add(20, size))
+	first := low(20)
+	for range 2048 { // would fill the window twice over
+		r.root.Remove(20)
+		must(t, add(20, size))
+	}
+	if got := low(20); got != first {
+		t.Errorf("BAR at %#x, was %#x", got, first)
+	}
+	must(t, add(21, size))
+	if got := low(21); got != first+size {
+		t.Errorf("the next BAR at %#x, want %#x", got, first+size)
+	}
+	r.root.Remove(20)
+	must(t, add(20, 2*size)) // another device, which does not fit there
+	if got := low(20); got == first {
+		t.Error("a BAR twice as large over its neighbour")
+	}
+}

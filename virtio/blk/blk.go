@@ -18,7 +18,8 @@ import (
 	"github.com/hvctl/hvctl/virtio"
 )
 
-// Kind is the block device. Args.Files["image"], when set, is Options.Image.
+// Kind is the block device. Args.Files["image"] and "direct", when set, are
+// Options.Image and Options.Direct.
 var Kind = virtio.Kind{
 	Name: "blk",
 	Help: "disk backed by a raw image file or block device",
@@ -38,7 +39,7 @@ var Kind = virtio.Kind{
 func newFromArgs(a virtio.Args) (virtio.Device, error) {
 	o := Options{
 		Path: a.String("path", ""), Serial: a.String("serial", a.ID[:min(len(a.ID), idSize)]),
-		Cache: Cache(a.String("cache", "")), Engine: Engine(a.String("engine", "")), Image: a.Files["image"], Log: a.Logger(),
+		Cache: Cache(a.String("cache", "")), Engine: Engine(a.String("engine", "")), Image: a.Files["image"], Direct: a.Files["direct"], Log: a.Logger(),
 	}
 	var errs [4]error
 	var queues uint64
@@ -99,7 +100,10 @@ type Options struct {
 	// Image, when set, is Path, opened and locked by another process that lets this
 	// one go on with it. New takes it over when it succeeds.
 	Image *os.File
-	Cache Cache // empty means CacheWriteback
+	// Direct, when set, is Image once more with O_DIRECT, of another process, too; for
+	// CacheNone where this one cannot open files.
+	Direct *os.File
+	Cache  Cache // empty means CacheWriteback
 	// Engine, when empty, is EngineURing if the host has it, else EnginePlain.
 	Engine Engine
 	Queues int // 0 means 1; at most MaxQueues

@@ -18,9 +18,12 @@ type direct struct {
 	offset int // of places on the disk
 }
 
-// openDirect opens the file of im for direct I/O and probes what alignment that
-// takes.
-func openDirect(im *image) (*direct, error) {
+// openDirect opens the file of im for direct I/O, unless it is given as f, and
+// probes what alignment that takes.
+func openDirect(im *image, f *os.File) (*direct, error) {
+	if f != nil {
+		return adoptDirect(im, f)
+	}
 	f, err := reopen(im, unix.O_DIRECT)
 	if errors.Is(err, unix.EINVAL) {
 		return nil, errors.New("its file system has no direct I/O; use cache=writeback")
@@ -33,6 +36,23 @@ func openDirect(im *image) (*direct, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return d, nil
+}
+
+// adoptDirect is openDirect for a file that another process has opened.
+func adoptDirect(im *image, f *os.File) (*direct, error) {
+	a, err := im.f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !os.SameFile(a, b) {
+		return nil, errors.New("the file given for direct I/O is another one")
+	}
+	d := &direct{f: f, fd: int(f.Fd())}
+	return d, d.probe(im.sectors.Load() * sectorSize)
 }
 
 // reopen opens the file of im once more, by its descriptor: the path may name

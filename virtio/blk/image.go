@@ -34,7 +34,7 @@ func openImage(o Options) (*image, error) {
 	if o.Cache != CacheNone {
 		return im, nil
 	}
-	if im.direct, err = openDirect(im); err != nil {
+	if im.direct, err = openDirect(im, o.Direct); err != nil {
 		return nil, errors.Join(fmt.Errorf("%w: %s: %w", ErrImage, o.Path, err), im.giveUp(o))
 	}
 	return im, nil
@@ -42,7 +42,7 @@ func openImage(o Options) (*image, error) {
 
 // giveUp closes what openImage opened, when New does not succeed.
 func (im *image) giveUp(o Options) (err error) {
-	if im.direct != nil {
+	if im.direct != nil && o.Direct == nil {
 		err = im.direct.f.Close()
 	}
 	if o.Image == nil {

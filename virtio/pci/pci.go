@@ -46,6 +46,9 @@ type Options struct {
 	MSI       MSIAllocator
 	Log       *slog.Logger // nil discards
 	Fail      func(error)  // the machine cannot go on; see virtio.CoreOptions
+	// Activated is told each time that a driver has taken the device; nil is fine.
+	// It is called under locks, and must only note that.
+	Activated func()
 }
 
 // Transport is one device behind a PCI function. It is a virtio.Transport; its
@@ -71,9 +74,13 @@ type Transport struct {
 func New(o Options) (*Transport, error) {
 	log := cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	t := &Transport{}
+	activated := o.Activated
+	if activated == nil {
+		activated = func() {}
+	}
 	core, err := virtio.NewCore(virtio.CoreOptions{
 		Device: o.Device, Mem: o.Mem, Interrupt: interrupt{t}, Log: log, Fail: o.Fail,
-		Activated: func() { t.bells.activate(true) }, Deactivated: func() { t.bells.activate(false) }, OnReset: t.reset,
+		Activated: func() { t.bells.activate(true); activated() }, Deactivated: func() { t.bells.activate(false) }, OnReset: t.reset,
 	})
 	if err != nil {
 		return nil, err

@@ -198,7 +198,7 @@ func needed(module string, c *workload.Config) bool {
 	case "virtio_balloon":
 		return c.VM.Balloon != nil
 	case "virtio_net":
-		return c.Net.Mode != workload.NetNone
+		return c.Net.Mode != workload.NetNone || c.VM.Transport == "pci" // an interface may be plugged in
 	case "virtiofs":
 		return shared || c.Spec != nil && slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
 	case "ext4":
