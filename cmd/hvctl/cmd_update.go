@@ -11,8 +11,8 @@ func (p *program) cmdUpdate() *cli.Command {
 		Name:        "update",
 		Usage:       "change limits, disks and links of running instances",
 		ArgsUsage:   "INSTANCE...",
-		Description: "A VM can be held to less than the processors it booted with, and weighed anew;\na container's limits can all be changed. A disk of a VM goes by its serial number, disk0 and\nso on if it was given none; size=auto takes the size that its file has by now. The link of a\nVM, or of a container on the bridge, is up again in a copy and after a migration or upgrade.",
-		Flags: []cli.Flag{
+		Description: "A VM can be held to less than the processors it booted with, and weighed anew;\na container's limits can all be changed, and what either does with block devices of the host.\nA disk of a VM goes by its serial number, disk0 and so on if it was given none; size=auto\ntakes the size that its file has by now. The link of a VM, or of a container on the bridge,\nis up again in a copy and after a migration or upgrade.",
+		Flags: append([]cli.Flag{
 			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors' worth of time"},
 			&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M (containers)"},
@@ -20,7 +20,7 @@ func (p *program) cmdUpdate() *cli.Command {
 			&cli.StringFlag{Name: "balloon", Usage: "take `SIZE` of its memory from a VM that was started with --balloon; 0 gives all back"},
 			&cli.StringFlag{Name: "link", Usage: "plug the network cable in or pull it: `up|down`"},
 			&cli.StringFlag{Name: "disk", Usage: "a disk, `SERIAL[,size=SIZE|auto][,iops=N][,bps=SIZE]` (VMs); it can grow, not shrink"},
-		},
+		}, throttleFlags("; 0 lifts it")...),
 		BashComplete: p.completeInstances(workload.Running, workload.Paused),
 		Action: func(c *cli.Context) error {
 			u, err := updateOf(c)
@@ -62,6 +62,10 @@ func updateOf(c *cli.Context) (workload.Update, error) {
 			return u, err
 		}
 		u.BalloonBytes = &n
+	}
+	var err error
+	if u.BlockIO, err = throttles(c, true); err != nil {
+		return u, err
 	}
 	if c.IsSet("disk") {
 		d, err := parseDiskUpdate(c.String("disk"))

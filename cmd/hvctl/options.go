@@ -23,7 +23,7 @@ const defaultStopTimeout = 10 // seconds, docker's
 
 // workloadFlags are the flags of run and create.
 func workloadFlags() []cli.Flag {
-	return []cli.Flag{
+	return append([]cli.Flag{
 		&cli.BoolFlag{Name: "interactive", Aliases: []string{"i"}, Usage: "keep standard input open"},
 		&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "give the process a terminal"},
 		&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
@@ -77,7 +77,7 @@ func workloadFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "no-log", Usage: "keep no log of the output"},
 		&cli.StringFlag{Name: "log-max-size", Usage: "rotate the log at `SIZE`", DefaultText: "10M"},
 		&cli.IntFlag{Name: "log-max-files", Usage: "keep `NUMBER` of log files", DefaultText: "3"},
-	}
+	}, throttleFlags("")...)
 }
 
 // config makes the Config that the flags, the image and its command ask for.
@@ -187,6 +187,10 @@ func resources(c *cli.Context, cfg *workload.Config) error {
 		errs = append(errs, fmt.Errorf("--cpu-weight %d: want 1 to 10000", n))
 	} else {
 		cfg.Res.CPUWeight = n
+	}
+	var err error
+	if cfg.Res.BlockIO, err = throttles(c, false); err != nil {
+		errs = append(errs, err)
 	}
 	if s := c.String("cpu-deadline"); s != "" {
 		d, err := workload.ParseDeadline(s)

@@ -11,6 +11,7 @@ type Limits struct {
 	CPUs   float64 // processors' worth of time
 	Weight uint64  // cpu.weight, 1 to 10000
 	Tasks  int64   // threads
+	IO     *specs.LinuxBlockIO
 }
 
 // MinCPUs is the least that CPUs can be: the kernel's least quota, a
@@ -30,5 +31,6 @@ func (l Limits) Resources() *specs.LinuxResources {
 	if l.Tasks > 0 {
 		r.Pids = &specs.LinuxPids{Limit: &l.Tasks}
 	}
+	r.BlockIO = l.IO
 	return r
 }

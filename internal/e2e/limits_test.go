@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -13,15 +14,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ramDisk is a block device of the host.
+func ramDisk(t *testing.T) string {
+	t.Helper()
+	if out, err := exec.Command("modprobe", "brd", "rd_nr=1", "rd_size=4096").CombinedOutput(); err != nil {
+		t.Fatalf("modprobe brd: %v: %s", err, out)
+	}
+	return "/dev/ram0"
+}
+
 // TestLimitsBindTheVM: a VM's processes live in a cgroup with the limits that
 // were asked for; it goes with them, and after a killed owner with the next
 // command.
 func TestLimitsBindTheVM(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Linux, testenv.Images, testenv.CgroupV2)
 	h := newHost(t)
+	disk := ramDisk(t)
 	run := func(name string) (dir string, owner int) {
 		id := strings.TrimSpace(h.ok("run", "-d", "--name", name, "--network", "none", "--kernel", fast,
-			"--cpu-weight", "50", "--cpus", "1.5", "--pids-limit", "20", "debian:bookworm", "sleep", "1000"))
+			"--cpu-weight", "50", "--cpus", "1.5", "--pids-limit", "20", "--device-write-bps", disk+":1M", "debian:bookworm", "sleep", "1000"))
 		owner, err := strconv.Atoi(strings.TrimSpace(h.ok("inspect", "--format", "{{.State.PID}}", name)))
 		if err != nil {
 			t.Fatal(err)
@@ -30,7 +41,7 @@ func TestLimitsBindTheVM(t *testing.T) {
 	}
 	dir, owner := run("bound")
 	for file, want := range map[string]string{
-		"cpu.weight": "50", "cpu.max": "150000 100000", "pids.max": "276",
+		"cpu.weight": "50", "cpu.max": "150000 100000", "pids.max": "276", "io.max": "1:0 rbps=max wbps=1048576 riops=max wiops=max",
 	} {
 		b, err := os.ReadFile(filepath.Join(dir, file))
 		if got := strings.TrimSpace(string(b)); err != nil || got != want {
@@ -56,8 +67,8 @@ func TestLimitsBindTheVM(t *testing.T) {
 		stats[0].Stats.Cgroup.MemoryBytes < 16<<20 || stats[0].Stats.Cgroup.Tasks < 3 {
 		t.Errorf("stats: %+v", stats)
 	}
-	h.ok("update", "--cpus", "0.5", "--cpu-weight", "10", "bound")
-	for file, want := range map[string]string{"cpu.weight": "10", "cpu.max": "50000 100000"} {
+	h.ok("update", "--cpus", "0.5", "--cpu-weight", "10", "--device-write-bps", disk+":0", "--device-read-iops", disk+":50", "bound")
+	for file, want := range map[string]string{"cpu.weight": "10", "cpu.max": "50000 100000", "io.max": "1:0 rbps=max wbps=max riops=50 wiops=max"} {
 		if b, err := os.ReadFile(filepath.Join(dir, file)); err != nil || strings.TrimSpace(string(b)) != want {
 			t.Errorf("%s after an update: %q, %v; want %q", file, b, err, want)
 		}

@@ -102,6 +102,7 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 	cfg := d.Config
 	cfg.ID, cfg.Name, cfg.AutoRemove, cfg.DataDir = own.ID, own.Name, own.AutoRemove, own.DataDir
 	cfg.VM.Receive = own.VM.Receive
+	cfg.Res.BlockIO = nil // of devices of the host that it left
 	p, err := plan.Parse(o.Plan)
 	if err != nil {
 		return nil, err

@@ -33,7 +33,7 @@ const ttyGroup = 5
 // one only when it asks for something that needs it.
 func (c *Container) grouped() bool {
 	r := c.cfg.Res
-	return c.ids.Initial() || r.CgroupParent != "" || r.CPUs != 0 || r.CPUWeight != 0 || r.MemoryBytes != 0 || r.PIDs != 0
+	return c.ids.Initial() || r.CgroupParent != "" || r.CPUs != 0 || r.CPUWeight != 0 || r.MemoryBytes != 0 || r.PIDs != 0 || r.BlockIO != nil
 }
 
 // rootless changes a configuration to what the root of a user namespace can do.

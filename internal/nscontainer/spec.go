@@ -90,7 +90,7 @@ func namespaces(network string) []specs.LinuxNamespace {
 
 // resources are limits in OCI's words.
 func resources(r workload.Resources) *specs.LinuxResources {
-	out := cgroup.Limits{CPUs: r.CPUs, Weight: r.CPUWeight, Tasks: r.PIDs}.Resources()
+	out := cgroup.Limits{CPUs: r.CPUs, Weight: r.CPUWeight, Tasks: r.PIDs, IO: r.BlockIO}.Resources()
 	if r.MemoryBytes > 0 {
 		n := int64(r.MemoryBytes)
 		// No swap on top: in a VM there is none either.

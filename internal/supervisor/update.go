@@ -72,7 +72,7 @@ func (o *owner) update(ctx context.Context, u workload.Update) error {
 	if o.group == nil {
 		return fmt.Errorf("%w: the instance has no cgroup: it was started without the permission to make one", workload.ErrUnsupported)
 	}
-	l := cgroup.Limits{}
+	l := cgroup.Limits{IO: u.BlockIO}
 	if u.CPUs != nil {
 		l.CPUs = *u.CPUs
 	}

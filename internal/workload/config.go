@@ -70,6 +70,9 @@ type Resources struct {
 	MemoryBytes uint64  `json:"memoryBytes,omitempty"` // VM: guest RAM, default 512 MiB
 	PIDs        int64   `json:"pids,omitempty"`
 	CPUWeight   uint64  `json:"cpuWeight,omitempty"` // cgroup v2 cpu.weight, 1 to 10000
+	// BlockIO has the most that is read from and written to block devices of the
+	// host; nil: no bounds. Only its Throttle fields are used.
+	BlockIO *specs.LinuxBlockIO `json:"blockIO,omitempty"`
 	// Deadline promises processor time; nil: none is.
 	Deadline *Deadline `json:"deadline,omitempty"`
 	// CgroupParent is the cgroup to make the instance's group in, an absolute

@@ -135,6 +135,9 @@ type Update struct {
 	CPUWeight   *uint64  `json:"cpuWeight,omitempty"`
 	MemoryBytes *uint64  `json:"memoryBytes,omitempty"`
 	PIDs        *int64   `json:"pids,omitempty"`
+	// BlockIO has bounds as Resources does. Those of other devices stay; a rate of
+	// 0 lifts one.
+	BlockIO *specs.LinuxBlockIO `json:"blockIO,omitempty"`
 	// Disk changes one disk of a VM, and comes alone.
 	Disk *DiskUpdate `json:"disk,omitempty"`
 	// BalloonBytes is what a VM's balloon is to take from the guest, and comes alone.
@@ -192,6 +195,9 @@ func (u Update) Apply(r Resources) Resources {
 	}
 	if u.PIDs != nil {
 		r.PIDs = *u.PIDs
+	}
+	if u.BlockIO != nil {
+		r.BlockIO = throttled(r.BlockIO, u.BlockIO)
 	}
 	return r
 }

@@ -23,7 +23,7 @@ var _ workload.OwnerLimiter = (*Backend)(nil)
 // bound all the same.
 func (b *Backend) OwnerLimits(c *workload.Config) (*specs.LinuxResources, bool) {
 	res := c.Res
-	l := cgroup.Limits{CPUs: res.CPUs, Weight: res.CPUWeight}
+	l := cgroup.Limits{CPUs: res.CPUs, Weight: res.CPUWeight, IO: res.BlockIO}
 	whole := res.CPUs == math.Trunc(res.CPUs)
 	if c.VM.Raw && whole { // a machine booted as it is has processors, not a share of them
 		l.CPUs = 0
@@ -32,6 +32,6 @@ func (b *Backend) OwnerLimits(c *workload.Config) (*specs.LinuxResources, bool) 
 		l.Tasks = res.PIDs + ownThreads
 	}
 	// A whole number of processors is a number of vCPUs, which needs no group.
-	required := res.CPUWeight > 0 || res.CgroupParent != "" || !whole
+	required := res.CPUWeight > 0 || res.BlockIO != nil || res.CgroupParent != "" || !whole
 	return l.Resources(), required
 }

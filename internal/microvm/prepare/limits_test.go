@@ -13,6 +13,7 @@ import (
 
 func TestOwnerLimits(t *testing.T) {
 	cpu := func(q int64) *specs.LinuxCPU { return &specs.LinuxCPU{Quota: &q, Period: new(uint64(100000))} }
+	io := specs.LinuxBlockIO{ThrottleReadBpsDevice: []specs.LinuxThrottleDevice{{Rate: 1}}}
 	for _, tc := range []struct {
 		name     string
 		res      workload.Resources
@@ -26,6 +27,7 @@ func TestOwnerLimits(t *testing.T) {
 		{"a machine of its own", workload.Resources{CPUs: 2}, true, specs.LinuxResources{}, false},
 		{"weight", workload.Resources{CPUWeight: 100}, false, specs.LinuxResources{CPU: &specs.LinuxCPU{Shares: new(cgroup.SharesFromWeight(100))}}, true},
 		{"processes", workload.Resources{PIDs: 10}, false, specs.LinuxResources{Pids: &specs.LinuxPids{Limit: new(int64(10 + ownThreads))}}, false},
+		{"a device", workload.Resources{BlockIO: &io}, false, specs.LinuxResources{BlockIO: &io}, true},
 		{"parent", workload.Resources{CgroupParent: "/x"}, false, specs.LinuxResources{}, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
