@@ -4,6 +4,7 @@
 //	hvbench probes [-chapters A,B] [-counts P=N,...] [-batches N] [-time D] [-step] [-slow PERCENT] [-dir DIR]
 //	hvbench list
 //	hvbench see [DIR]        what the program sees of its world
+//	hvbench reach DIR MARK   what it gets at of the machine, and whether it sees that process
 //	hvbench say BYTES        the same bytes each time
 //	hvbench echo             what it is told
 //	hvbench exit CODE        ends with it
@@ -20,6 +21,11 @@
 //	hvbench storm KIND TIME  cpu, memory, fork or sync, as fast as it goes
 //	hvbench eat MIB          touches memory
 //	hvbench crowd N          makes processes
+//	hvbench disk read|write SIZE TIME PATH   past the page cache
+//	hvbench drain TIME PORT  receives from the gateway
+//	hvbench pour PORT        sends to it, until that hangs up
+//
+// disk and drain say that they are ready once more when they begin to count.
 package main
 
 import (
@@ -28,6 +34,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -72,6 +79,11 @@ func run(args []string) error {
 			dir = arg
 		}
 		return out.Encode(probe.See(dir, args[len(args)-1] == planted))
+	case "reach":
+		if len(args) != 3 {
+			return errors.New("reach: want DIR MARK")
+		}
+		return out.Encode(probe.Reach(args[1], args[2]))
 	case "echo":
 		_, err := io.Copy(os.Stdout, os.Stdin)
 		return err
@@ -101,6 +113,11 @@ func run(args []string) error {
 			return linger(out.Encode(probe.Spin(d)))
 		}
 		return linger(out.Encode(probe.Latency(d)))
+	case "disk", "drain", "pour":
+		if err := toldToBegin(); err != nil {
+			return err
+		}
+		return limited(args, out)
 	case "storm":
 		if len(args) != 3 {
 			return errors.New("storm: want KIND TIME")
@@ -116,6 +133,49 @@ func run(args []string) error {
 		return linger(errors.Join(err, out.Encode(w)))
 	}
 	return fmt.Errorf("%s: no such command", args[0])
+}
+
+// limited are the commands that are held to a rate from outside.
+func limited(args []string, out *json.Encoder) error {
+	counting := func() error { return out.Encode(probe.Line{Ready: "count"}) }
+	if args[0] == "disk" {
+		if len(args) != 5 {
+			return errors.New("disk: want read|write SIZE TIME PATH")
+		}
+		size, err := strconv.Atoi(args[2])
+		if err != nil {
+			return err
+		}
+		d, err := time.ParseDuration(args[3])
+		if err != nil {
+			return err
+		}
+		w, err := probe.Disk(args[1] == "write", size, args[4], d, counting)
+		if err != nil {
+			return err
+		}
+		return linger(out.Encode(w))
+	}
+	if want := map[string]int{"drain": 3, "pour": 2}[args[0]]; len(args) != want {
+		return fmt.Errorf("%s: want %d arguments", args[0], want-1)
+	}
+	gateway, err := probe.Gateway()
+	if err != nil {
+		return err
+	}
+	address := net.JoinHostPort(gateway.String(), args[len(args)-1])
+	if args[0] == "pour" {
+		return probe.Pour(address)
+	}
+	d, err := time.ParseDuration(args[1])
+	if err != nil {
+		return err
+	}
+	w, err := probe.Drain(address, d, counting)
+	if err != nil {
+		return err
+	}
+	return linger(out.Encode(w))
 }
 
 // planted asks see for a wrong digest.

@@ -34,11 +34,12 @@ func runFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "full", Usage: "measure more of everything"},
 		&cli.IntFlag{Name: "blocks", Value: 6, Usage: "measure every target `NUMBER` times, after a warm-up"},
 		&cli.IntFlag{Name: "batches", Value: 5, Usage: "repeat each probe `NUMBER` times in an instance"},
-		&cli.DurationFlag{Name: "batch-time", Value: 5 * time.Millisecond, Usage: "what a batch takes on the first target"},
+		&cli.DurationFlag{Name: "batch-time", Value: 20 * time.Millisecond, Usage: "what a batch takes on the first target"},
 		&cli.IntFlag{Name: "starts", Value: 20, Usage: "lifecycle: start every target `NUMBER` times, after a warm-up"},
 		&cli.IntFlag{Name: "density", Value: 10, Usage: "put up to `NUMBER` instances beside each other"},
 		&cli.IntFlag{Name: "moves", Value: 5, Usage: "migrate, save and restart each target `NUMBER` times"},
 		&cli.DurationFlag{Name: "control-time", Value: 2 * time.Second, Usage: "let each test of resource control take so long"},
+		&cli.StringFlag{Name: "controls", Usage: "of resource control make only the tests that have a word of `LIST` in their name", DefaultText: "all"},
 		&cli.IntFlag{Name: "control-blocks", Value: 1, Usage: "make each test of resource control `NUMBER` times"},
 		&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "VM: boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
 		&cli.IntFlag{Name: "memory", Value: 512, Usage: "`MIB` of memory"},
@@ -130,7 +131,11 @@ func (p *program) benchRun(c *cli.Context, kind string, targets []string) error 
 	err = run.Run(ctx, run.Options{
 		Checkpoint: checkpoint,
 		Worlds:     worlds, BatchTime: c.Duration("batch-time"), Plant: c.String("plant"), PlantOutput: c.String("plant-output"),
-		Starts: c.Int("starts"), ControlTime: c.Duration("control-time"), ControlBlocks: c.Int("control-blocks"), Crowd: c.Int("density"), Moves: c.Int("moves"),
+		Starts: c.Int("starts"), ControlTime: c.Duration("control-time"), ControlBlocks: c.Int("control-blocks"),
+		Controls: strings.FieldsFunc(c.String("controls"), func(r rune) bool { return r == ',' }),
+		Disk:     func() (*run.Disk, error) { return run.LoopDisk(dir, limitsDisk) },
+		Network:  true,
+		Crowd:    c.Int("density"), Moves: c.Int("moves"),
 		Pin: func(on bool) error {
 			if on {
 				return pinAll(&cpu)
@@ -169,8 +174,8 @@ var errQuick = errors.New("the time of a quick run is over")
 
 // sizes are the defaults of --quick and --full, where no flag says otherwise.
 var sizes = map[string]map[string]string{
-	"quick": {"blocks": "4", "batches": "3", "batch-time": "2ms", "starts": "6", "density": "4", "control-time": "1s", "moves": "2"},
-	"full":  {"blocks": "20", "batches": "10", "batch-time": "10ms", "starts": "100", "density": "50", "control-blocks": "5", "moves": "10"},
+	"quick": {"blocks": "4", "batches": "3", "batch-time": "20ms", "starts": "6", "density": "4", "control-time": "1s", "moves": "2"},
+	"full":  {"blocks": "20", "batches": "10", "batch-time": "50ms", "starts": "100", "density": "50", "control-blocks": "5", "moves": "10"},
 }
 
 // benchSize sets what --quick or --full mean.
@@ -190,6 +195,9 @@ func benchSize(c *cli.Context) error {
 	}
 	return nil
 }
+
+// limitsDisk is the size of the disk that limits are tried on.
+const limitsDisk = 32 << 20
 
 // pinAll binds every thread of this process; those it starts inherit it.
 func pinAll(set *unix.CPUSet) error {

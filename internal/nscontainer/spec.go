@@ -54,6 +54,9 @@ func Spec(cfg *workload.Config, root string, who etcfiles.Creds) *specs.Spec {
 	}
 	l.CgroupsPath = cfg.GroupPath()
 	l.Resources = resources(cfg.Res)
+	for _, d := range l.Devices { // what it is given, it may use
+		l.Resources.Devices = append(l.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: d.Type, Major: &d.Major, Minor: &d.Minor, Access: "rwm"})
+	}
 	l.Namespaces = namespaces(cfg.Net.Mode)
 	l.MaskedPaths, l.ReadonlyPaths = maskedPaths, readonlyPaths
 	switch {

@@ -153,3 +153,17 @@ func TestDeadlineThatCannotBeKeptIsExplained(t *testing.T) {
 		t.Error("another error was explained")
 	}
 }
+
+// A device that the configuration names may be used by the container's group, and no
+// other is allowed for it.
+func TestSpecAllowsTheDevicesItIsGiven(t *testing.T) {
+	cfg := newConfig(t, workload.SpecOptions{})
+	if s := Spec(cfg, "/r", etcfiles.Creds{}); len(s.Linux.Resources.Devices) != 0 {
+		t.Errorf("nothing given: %+v", s.Linux.Resources.Devices)
+	}
+	cfg.Spec.Linux = &specs.Linux{Devices: []specs.LinuxDevice{{Path: "/dev/bench", Type: "b", Major: 7, Minor: 3}}}
+	got := Spec(cfg, "/r", etcfiles.Creds{}).Linux.Resources.Devices
+	if len(got) != 1 || !got[0].Allow || got[0].Type != "b" || *got[0].Major != 7 || *got[0].Minor != 3 || got[0].Access != "rwm" {
+		t.Errorf("%+v", got)
+	}
+}

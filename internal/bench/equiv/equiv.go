@@ -31,6 +31,15 @@ type Row struct {
 	Why        string            // what is expected of them
 }
 
+// Reach is the test whose facts say what an instance gets at of its host: Hosts,
+// Own, or why it does not. They are not compared; whoever has what is the host's
+// needs an excuse.
+const (
+	Reach = "reach"
+	Hosts = "the host's"
+	Own   = "its own"
+)
+
 // None is the value of a target that has none.
 const None = "(none)"
 
@@ -44,7 +53,14 @@ type rule struct {
 func isHost(t string) bool    { return t == "host" || t == "host'" }
 func isMachine(t string) bool { return slices.Contains([]string{"vm", "vm'", "qemu"}, t) }
 
+func isContainer(t string) bool { return t == "container" || t == "container'" }
+
 var rules = []rule{
+	{Reach, "", isHost, "nothing is kept from root on the bare host"},
+	{Reach, "boot id", isContainer, sharedKernel}, {Reach, "time of boot", isContainer, sharedKernel}, {Reach, "load", isContainer, sharedKernel},
+	{Reach, "memory", isContainer, sharedKernel}, {Reach, "processors", isContainer, sharedKernel}, {Reach, "disks", isContainer, sharedKernel},
+	{Reach, "namespace time", isContainer, "a clock of its own is of no use to it"},
+	{Reach, "namespace user", isContainer, "root's container: fewer capabilities, a filter and a list of devices stand in for a user namespace"},
 	{"", "kernel", isMachine, "a VM has a kernel of its own"},
 	{"", "pid", isHost, "the bare host has no PID namespace"},
 	{"", "hostname", isHost, "the bare host keeps its name"},
@@ -56,6 +72,8 @@ var rules = []rule{
 	{"", "rlimit nproc", isMachine, "the kernel's default follows from its memory"},
 	{"", "rlimit memlock", isMachine, "the kernel's default, of another kernel"},
 }
+
+const sharedKernel = "it is read from the host's kernel, which has no namespace for it"
 
 // Judge makes rows, in the order in which the facts were first seen. A fact is
 // compared with that of the first target that no rule excuses from it.
@@ -136,6 +154,9 @@ func (row Row) judge(targets []string) Row {
 	if len(targets) == 0 {
 		return row
 	}
+	if row.Test == Reach {
+		return row.reached(targets, excuse)
+	}
 	reference := targets[0]
 	if i := slices.IndexFunc(targets, func(t string) bool { return excuse(t) == "" }); i >= 0 {
 		reference = targets[i]
@@ -152,6 +173,26 @@ func (row Row) judge(targets []string) Row {
 			row.Verdict, row.Why = Expected, why
 		case row.Why == "":
 			row.Why = why
+		}
+	}
+	return row
+}
+
+// reached judges what is got at of the host. A fact that somebody does not have is
+// an attempt that was not made.
+func (row Row) reached(targets []string, excuse func(string) string) Row {
+	for _, t := range targets {
+		if v := row.Values[t]; v != Hosts && v != None {
+			continue
+		}
+		row.Differs = append(row.Differs, t)
+		switch why := excuse(t); {
+		case why == "" || row.Values[t] == None:
+			row.Verdict = Unexpected
+		case row.Verdict == Same:
+			row.Verdict, row.Why = Expected, why
+		case row.Verdict == Expected && why != row.Why:
+			row.Why += "; " + why
 		}
 	}
 	return row

@@ -36,6 +36,12 @@ func TestDifferencesAreToldApart(t *testing.T) {
 		{"container and VM differ where only the host may", seen("see", "CapEff", "ff", "0f", "0e"), equiv.Unexpected, []string{"host", "vm"}},
 		{"a fact that one does not have", seen("see", "env X", "1", "1", ""), equiv.Unexpected, []string{"vm"}},
 		{"the first process survives in a namespace", seen("die 15", "exit status", "143", "99", "99"), equiv.Expected, []string{"host"}},
+		{"the host reaches what is its own", seen(equiv.Reach, "open /dev/mem", equiv.Hosts, "no: no such file or directory", equiv.Own), equiv.Expected, []string{"host"}},
+		{"a container reaches the host's memory", seen(equiv.Reach, "open /dev/mem", equiv.Hosts, equiv.Hosts, equiv.Own), equiv.Unexpected, []string{"host", "container"}},
+		{"a container sees the host's load", seen(equiv.Reach, "load", equiv.Hosts, equiv.Hosts, equiv.Own), equiv.Expected, []string{"host", "container"}},
+		{"a VM sees the host's load", seen(equiv.Reach, "load", equiv.Hosts, equiv.Hosts, equiv.Hosts), equiv.Unexpected, []string{"host", "container", "vm"}},
+		{"an attempt that was not made", seen(equiv.Reach, "kernel log", equiv.Hosts, "no: not permitted", ""), equiv.Unexpected, []string{"host", "vm"}},
+		{"nobody reaches it", seen(equiv.Reach, "open /dev/port", "no: x", "no: y", "no: x"), equiv.Same, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rows := equiv.Judge(c.facts, targets)

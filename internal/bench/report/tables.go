@@ -30,7 +30,7 @@ type tableLine struct {
 // tables are the chapters of facts, controls, density, moves and the machine,
 // those that a run has.
 func tables(r *result.Result) (out []table) {
-	for _, t := range []table{equivalence(r), control(r), density(r), moves(r), machine(r)} {
+	for _, t := range []table{equivalence(r), control(r), reach(r), density(r), moves(r), machine(r)} {
 		if len(t.Lines) > 0 {
 			out = append(out, t)
 		}
@@ -40,7 +40,7 @@ func tables(r *result.Result) (out []table) {
 
 // equivalence lists what is not the same everywhere, the worst first.
 func equivalence(r *result.Result) table {
-	rows := equiv.Judge(r.Facts, r.Plan.Targets)
+	rows := factsOf(r, func(test string) bool { return test != equiv.Reach })
 	n := equiv.Count(rows)
 	t := table{
 		ID: "equivalence", Title: "Equivalence", Class: "good",
@@ -70,6 +70,49 @@ func equivalence(r *result.Result) table {
 				words += ": " + list(slices.Clone(row.Differs))
 			}
 			t.Lines = append(t.Lines, tableLine{Class: l.Class, Cells: append(l.Cells, words)})
+		}
+	}
+	return t
+}
+
+// factsOf are judged facts of some tests.
+func factsOf(r *result.Result, want func(test string) bool) []equiv.Row {
+	return slices.DeleteFunc(equiv.Judge(r.Facts, r.Plan.Targets), func(row equiv.Row) bool { return !want(row.Test) })
+}
+
+// reach lists what the targets get at of their host, what they must not first.
+func reach(r *result.Result) table {
+	rows := factsOf(r, func(test string) bool { return test == equiv.Reach })
+	n := equiv.Count(rows)
+	t := table{
+		ID: "reach", Title: "What an instance reaches of its host", Class: "good",
+		Lead:    "Devices opened, files of the kernel read or opened for writing, processes and values seen, as root. What is the host's needs a reason; a machine has its own.",
+		Verdict: fmt.Sprintf("%d of %d things of the host are reached by nobody, %d by those that have a reason, %d by one that must not, %d tests failed", n[equiv.Same], len(rows), n[equiv.Expected], n[equiv.Unexpected], n[equiv.Failed]),
+		Head:    append(append([]string{"What"}, texts(r.Plan.Targets)...), "Verdict"),
+	}
+	if n[equiv.Unexpected]+n[equiv.Failed] > 0 {
+		t.Class = "bad"
+	}
+	for _, v := range []equiv.Verdict{equiv.Failed, equiv.Unexpected, equiv.Expected, equiv.Same} {
+		words := map[equiv.Verdict]string{equiv.Failed: "failed", equiv.Unexpected: "must not be reached", equiv.Expected: "has a reason", equiv.Same: "nobody reaches it"}[v]
+		for _, row := range rows {
+			if row.Verdict != v {
+				continue
+			}
+			l := tableLine{Cells: []string{plot.Text(row.Name)}, Class: "flat"}
+			for _, target := range r.Plan.Targets {
+				l.Cells = append(l.Cells, plot.OneLine(row.Values[target], maxCell))
+			}
+			word := words
+			switch v {
+			case equiv.Expected:
+				word += ": " + row.Why
+			case equiv.Failed, equiv.Unexpected:
+				l.Class = "bad"
+				word += ": " + list(slices.Clone(row.Differs))
+			case equiv.Same:
+			}
+			t.Lines = append(t.Lines, tableLine{Class: l.Class, Cells: append(l.Cells, word)})
 		}
 	}
 	return t
@@ -138,6 +181,8 @@ func amount(v float64, unit string) string {
 		return plot.Nanoseconds.Format(v)
 	case "B":
 		return plot.Bytes.Format(v)
+	case "B/s":
+		return plot.Bytes.Format(v) + "/s"
 	}
 	if math.IsNaN(v) || math.IsInf(v, 0) {
 		return "–"

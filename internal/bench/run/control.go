@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 type promise struct {
 	name string
 	run  func(ctx context.Context, w World, o Options, c *result.Control) error
+	owns bool // it is about what the bare host's processes share: not for those
 }
 
 // What is asked for.
@@ -26,28 +28,40 @@ const (
 	controlTasks  = 32
 )
 
-func promises() []promise {
+func promises(o Options) []promise {
 	all := []promise{
-		{"cpu quota 25 %", quota(0.25)}, {"cpu quota 50 %", quota(0.5)},
-		{"cpu weight 1 to 3", weights(100, 300)},
-		{"cpu promise 20 % beside busy neighbours", deadline(20*time.Millisecond, 100*time.Millisecond)},
-		{"memory limit", memoryLimit}, {"process limit", taskLimit},
-		{"p99 alone", victim("")},
+		{name: "cpu quota 25 %", run: quota(0.25)}, {name: "cpu quota 50 %", run: quota(0.5)},
+		{name: "cpu weight 1 to 3", run: weights(100, 300)},
+		{name: "cpu promise 20 % beside busy neighbours", run: deadline(20*time.Millisecond, 100*time.Millisecond)},
+		{name: "memory limit", run: memoryLimit}, {name: "process limit", run: taskLimit},
 	}
+	all = append(append(all, rates(o)...), promise{name: "p99 alone", run: victim("")})
 	for _, kind := range probe.Storms {
-		all = append(all, promise{"p99 beside " + kind, victim(kind)})
+		all = append(all, promise{name: "p99 beside " + kind, run: victim(kind)})
+	}
+	if len(o.Controls) > 0 {
+		all = slices.DeleteFunc(all, func(p promise) bool {
+			return !slices.ContainsFunc(o.Controls, func(word string) bool { return strings.Contains(p.name, word) })
+		})
 	}
 	return all
 }
 
+// isHost tells the target whose processes are the host's own.
+func isHost(w World) bool { return w.Name() == "host" }
+
 // controls tries every limit on every target, block by block.
 func controls(ctx context.Context, o Options, r *result.Result) error {
-	all := promises()
+	all := promises(o)
 	n, done := o.ControlBlocks*len(all)*len(o.Worlds), 0
 	for block := range o.ControlBlocks {
 		before := readPressure()
 		for _, p := range all {
 			for _, w := range o.Worlds {
+				if p.owns && isHost(w) {
+					done++
+					continue
+				}
 				o.Progress(done, n, "resource control, "+p.name+": "+w.Name(), 0)
 				c := result.Control{Test: p.name, Target: w.Name(), Block: block + 1}
 				err := p.run(ctx, w, o, &c)
@@ -76,8 +90,8 @@ func near(c *result.Control, unit string, asked float64) {
 }
 
 // worker is an instance that waits for the word.
-func worker(ctx context.Context, w World, res workload.Resources, argv ...string) (*session, error) {
-	s, err := open(ctx, w, Job{Argv: append([]string{Program}, argv...), Res: res})
+func worker(ctx context.Context, w World, j Job) (*session, error) {
+	s, err := open(ctx, w, j)
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +99,11 @@ func worker(ctx context.Context, w World, res workload.Resources, argv ...string
 		return nil, errors.Join(err, s.close())
 	}
 	return s, nil
+}
+
+// limited is a program of ours within limits.
+func limited(res workload.Resources, argv ...string) Job {
+	return Job{Argv: append([]string{Program}, argv...), Res: res}
 }
 
 // share lets a worker work, and returns the share of one processor that it was
@@ -110,7 +129,7 @@ func share(ctx context.Context, s *session) (float64, error) {
 func quota(asked float64) func(context.Context, World, Options, *result.Control) error {
 	return func(ctx context.Context, w World, o Options, c *result.Control) error {
 		near(c, "processors", asked)
-		s, err := worker(ctx, w, workload.Resources{CPUs: asked}, "spin", o.ControlTime.String())
+		s, err := worker(ctx, w, limited(workload.Resources{CPUs: asked}, "spin", o.ControlTime.String()))
 		if err != nil {
 			return err
 		}
@@ -126,7 +145,7 @@ func weights(low, high uint64) func(context.Context, World, Options, *result.Con
 		var both [2]*session
 		var before [2]Usage
 		for i, weight := range []uint64{low, high} {
-			if both[i], err = worker(ctx, w, workload.Resources{CPUWeight: weight}, "spin", o.ControlTime.String()); err != nil {
+			if both[i], err = worker(ctx, w, limited(workload.Resources{CPUWeight: weight}, "spin", o.ControlTime.String())); err != nil {
 				return err
 			}
 			defer func() { err = errors.Join(err, both[i].close()) }()
@@ -170,7 +189,7 @@ func deadline(runtime, period time.Duration) func(context.Context, World, Option
 		}
 		defer func() { err = errors.Join(err, o.Pin(true)) }()
 		for range min(goruntime.NumCPU(), 4) {
-			s, err := worker(ctx, w, workload.Resources{}, "spin", (4 * o.ControlTime).String())
+			s, err := worker(ctx, w, limited(workload.Resources{}, "spin", (4*o.ControlTime).String()))
 			if err != nil {
 				return err
 			}
@@ -179,7 +198,7 @@ func deadline(runtime, period time.Duration) func(context.Context, World, Option
 				return err
 			}
 		}
-		s, err := worker(ctx, w, workload.Resources{Deadline: &workload.Deadline{Runtime: runtime, Deadline: period, Period: period}}, "spin", o.ControlTime.String())
+		s, err := worker(ctx, w, limited(workload.Resources{Deadline: &workload.Deadline{Runtime: runtime, Deadline: period, Period: period}}, "spin", o.ControlTime.String()))
 		if err != nil {
 			return err
 		}
@@ -193,7 +212,7 @@ func deadline(runtime, period time.Duration) func(context.Context, World, Option
 func memoryLimit(ctx context.Context, w World, _ Options, c *result.Control) error {
 	c.Unit, c.Asked = "B", controlMemory
 	c.Least, c.Most = 0.5*controlMemory, controlMemory
-	s, err := worker(ctx, w, workload.Resources{MemoryBytes: controlMemory}, "eat", fmt.Sprint(4*controlMemory>>20))
+	s, err := worker(ctx, w, limited(workload.Resources{MemoryBytes: controlMemory}, "eat", fmt.Sprint(4*controlMemory>>20)))
 	if err != nil {
 		return err
 	}
@@ -229,7 +248,7 @@ func memoryLimit(ctx context.Context, w World, _ Options, c *result.Control) err
 func taskLimit(ctx context.Context, w World, _ Options, c *result.Control) error {
 	c.Unit, c.Asked = "processes", controlTasks
 	c.Least, c.Most = controlTasks/2, controlTasks
-	s, err := worker(ctx, w, workload.Resources{PIDs: controlTasks}, "crowd", fmt.Sprint(4*controlTasks))
+	s, err := worker(ctx, w, limited(workload.Resources{PIDs: controlTasks}, "crowd", fmt.Sprint(4*controlTasks)))
 	if err != nil {
 		return err
 	}
@@ -246,13 +265,13 @@ func taskLimit(ctx context.Context, w World, _ Options, c *result.Control) error
 func victim(neighbour string) func(context.Context, World, Options, *result.Control) error {
 	return func(ctx context.Context, w World, o Options, c *result.Control) (err error) {
 		c.Unit = "ns"
-		s, err := worker(ctx, w, workload.Resources{}, "latency", o.ControlTime.String())
+		s, err := worker(ctx, w, limited(workload.Resources{}, "latency", o.ControlTime.String()))
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, s.close()) }()
 		if neighbour != "" {
-			n, nerr := worker(ctx, w, workload.Resources{}, "storm", neighbour, (4 * o.ControlTime).String())
+			n, nerr := worker(ctx, w, limited(workload.Resources{}, "storm", neighbour, (4*o.ControlTime).String()))
 			if nerr != nil {
 				return nerr
 			}

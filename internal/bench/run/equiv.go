@@ -72,6 +72,9 @@ func equivalence(ctx context.Context, o Options, r *result.Result) error {
 			done++
 		}
 	}
+	if err := reach(ctx, o, r); err != nil {
+		return err
+	}
 	return o.Save()
 }
 

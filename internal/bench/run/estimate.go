@@ -40,7 +40,7 @@ func estimate(o Options, r *result.Result, lives map[string]time.Duration) (tota
 			twice = 2 // the base and its copy
 		}
 		if has("equiv") {
-			total += time.Duration(len(looks())) * life
+			total += time.Duration(len(looks())+1) * life
 		}
 		if n > 0 {
 			total += twice * time.Duration(r.Plan.Blocks+1) * (life + probes)
@@ -52,7 +52,7 @@ func estimate(o Options, r *result.Result, lives map[string]time.Duration) (tota
 			total += time.Duration(o.Crowd) * (life + settle)
 		}
 		if has("iso") {
-			all := time.Duration(len(promises()))
+			all := time.Duration(len(promises(o)))
 			total += time.Duration(o.ControlBlocks) * (all*o.ControlTime + 2*all*life)
 		}
 		if has("mig") {

@@ -63,6 +63,9 @@ func (h *Host) Start(_ context.Context, j Job) (_ *Living, err error) {
 		return nil, fmt.Errorf("host: %w", err)
 	}
 	p := cfg.Spec.Process
+	if j.Disk != nil {
+		p.Args = named(p.Args, j.Disk.Path)
+	}
 	cmd := &exec.Cmd{Path: p.Args[0], Args: p.Args, Env: p.Env, Dir: p.Cwd, SysProcAttr: &syscall.SysProcAttr{
 		Chroot: root, Setsid: true, Credential: &syscall.Credential{Uid: p.User.UID, Gid: p.User.GID, Groups: p.User.AdditionalGids},
 	}}
@@ -122,7 +125,7 @@ func (h *Host) Start(_ context.Context, j Job) (_ *Living, err error) {
 
 // hostLimits are limits with the meaning that they have for a container.
 func hostLimits(r workload.Resources) *specs.LinuxResources {
-	out := cgroup.Limits{CPUs: r.CPUs, Weight: r.CPUWeight, Tasks: r.PIDs}.Resources()
+	out := cgroup.Limits{CPUs: r.CPUs, Weight: r.CPUWeight, Tasks: r.PIDs, IO: r.BlockIO}.Resources()
 	if r.MemoryBytes > 0 {
 		limit := int64(r.MemoryBytes)
 		out.Memory = &specs.LinuxMemory{Limit: &limit, Swap: &limit}

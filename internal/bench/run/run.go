@@ -25,10 +25,15 @@ type Options struct {
 	Plant, PlantOutput string
 	Starts             int           // lives in the lifecycle chapter, after a warm-up
 	ControlTime        time.Duration // of each test of resource control
+	Controls           []string      // only tests whose name has one of these words; empty: all
 	ControlBlocks      int           // how often each is made
-	Crowd              int           // most instances side by side
-	Moves              int           // of each kind
-	Checkpoint         *Checkpointer // nil: there is none
+	// Disk makes a block device to try limits on; nil: none are tried. Network says
+	// whether there is a bridge to try them on.
+	Disk       func() (*Disk, error)
+	Network    bool
+	Crowd      int           // most instances side by side
+	Moves      int           // of each kind
+	Checkpoint *Checkpointer // nil: there is none
 	// Pin binds the benchmark, and what it starts, to the run's processor, or frees
 	// it.
 	Pin func(on bool) error

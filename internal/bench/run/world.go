@@ -27,6 +27,12 @@ type Job struct {
 	Cwd  string // empty: /
 	// Res has limits in place of the run's own; zero fields are the run's.
 	Res workload.Resources
+	// Disk is a block device that the program may overwrite; it stands as DiskArg in
+	// Argv.
+	Disk *Device
+	// Net connects the instance with the bridge and holds it to that; nil: loopback
+	// only. The host's own network has no limits.
+	Net *workload.NetLimit
 	// Cold takes the files that the instance needs out of the host's page cache
 	// first. Where they are in memory only, starting fails with errInMemory.
 	Cold bool
@@ -75,6 +81,7 @@ func (b *Backend) Start(ctx context.Context, j Job) (*Living, error) {
 		return nil, err
 	}
 	cfg.Backend = b.Backend.Name()
+	give(cfg, j)
 	if err := b.Backend.Prepare(ctx, cfg); err != nil {
 		return nil, err
 	}
