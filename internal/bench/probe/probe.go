@@ -43,7 +43,7 @@ type Line struct {
 	// Probe is set in a result.
 	Probe    string    `json:"probe,omitempty"`
 	N        int       `json:"n,omitempty"`    // operations asked for in a batch
-	Done     int       `json:"done,omitempty"` // operations in all batches together
+	Done     int       `json:"done,omitempty"` // operations in all batches together, that which is not counted among them
 	PerOpNs  float64   `json:"perOpNs,omitempty"`
 	BatchNs  []float64 `json:"batchNs,omitempty"` // per operation, each batch
 	InsideNs int64     `json:"insideNs,omitempty"`
@@ -53,7 +53,7 @@ type Line struct {
 // Options say how probes run.
 type Options struct {
 	Dir     string // for files
-	Batches int
+	Batches int    // that count; one goes before them
 	// Counts are operations in a batch; a probe without one is calibrated.
 	Counts map[string]int
 	// BatchTime is what a calibrated batch takes.
@@ -117,7 +117,9 @@ func (p *Probe) run(o Options) (l Line) {
 		}
 	}
 	asked := l.N + l.N*o.Slow/100
-	for range o.Batches {
+	// One batch more, first, is not counted: whoever gave the word to begin is
+	// still busy then, and memory is touched for the first time.
+	for batch := range o.Batches + 1 {
 		done, took, err := b.run(asked)
 		if err == nil && done == 0 {
 			err = errors.New("no operation was counted")
@@ -127,6 +129,9 @@ func (p *Probe) run(o Options) (l Line) {
 			return l
 		}
 		l.Done += done
+		if batch == 0 {
+			continue
+		}
 		l.BatchNs = append(l.BatchNs, float64(took.Nanoseconds())/float64(done)*float64(asked)/float64(l.N))
 	}
 	l.InsideNs = time.Since(begin).Nanoseconds()
@@ -134,10 +139,14 @@ func (p *Probe) run(o Options) (l Line) {
 	return l
 }
 
-// maxCount bounds a batch.
-const maxCount = 1 << 28
+// The bounds of a batch: of fewer operations, one that is disturbed would be a
+// large part.
+const (
+	minCount = 20
+	maxCount = 1 << 28
+)
 
-// calibrate finds how many operations take about d.
+// calibrate finds how many operations take about d; minCount are the fewest.
 func calibrate(b *bench, d time.Duration) (int, error) {
 	for n := 1; ; {
 		_, took, err := b.run(n)
@@ -145,7 +154,7 @@ func calibrate(b *bench, d time.Duration) (int, error) {
 			return 0, err
 		}
 		if took >= d/2 || n >= maxCount {
-			return max(1, int(float64(n)*float64(d)/float64(max(took, 1)))), nil
+			return max(minCount, int(float64(n)*float64(d)/float64(max(took, 1)))), nil
 		}
 		grow := float64(d) / float64(max(took, 1))
 		n = min(maxCount, max(2*n, int(float64(n)*min(grow, 10))))

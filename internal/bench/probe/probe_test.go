@@ -33,7 +33,7 @@ func TestEveryProbeMeasures(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := lines(t, out.Bytes())
-			if len(l) != 1 || l[0].Error != "" || len(l[0].BatchNs) != 3 || !(l[0].PerOpNs > 0) || l[0].Done < 3 {
+			if len(l) != 1 || l[0].Error != "" || len(l[0].BatchNs) != 3 || !(l[0].PerOpNs > 0) || l[0].Done < 4*minCount {
 				t.Fatalf("%s", out.String())
 			}
 			t.Logf("%.1f ns, %d operations a batch", l[0].PerOpNs, l[0].N)
@@ -50,8 +50,29 @@ func TestSlowIsPlanted(t *testing.T) {
 		}}, nil
 	}}
 	l := p.run(Options{Batches: 1, Counts: map[string]int{"count": 200}, Slow: 5})
-	if done != 210 || math.Abs(l.PerOpNs-1050) > 1e-6 || l.N != 200 {
+	if done != 2*210 || math.Abs(l.PerOpNs-1050) > 1e-6 || l.N != 200 {
 		t.Errorf("%d done, %+v", done, l)
+	}
+}
+
+// The first batch, in which the benchmark is still busy, does not count, and no
+// batch is so short that one disturbed operation makes its time.
+func TestFirstBatchIsNotCounted(t *testing.T) {
+	batch := 0
+	p := Probe{Name: "slow at first", open: func(string) (*bench, error) {
+		return &bench{close: nothing, run: func(n int) (int, time.Duration, error) {
+			if batch++; batch == 1 && n == 100 {
+				return n, time.Hour, nil
+			}
+			return n, time.Duration(n) * time.Second, nil
+		}}, nil
+	}}
+	l := p.run(Options{Batches: 1, Counts: map[string]int{"slow at first": 100}})
+	if l.PerOpNs != 1e9 || len(l.BatchNs) != 1 || batch != 2 {
+		t.Errorf("%d batches, %+v", batch, l)
+	}
+	if l := p.run(Options{Batches: 1, BatchTime: time.Millisecond}); l.N != minCount {
+		t.Errorf("operations of a second each: %d in a batch of a millisecond, want %d", l.N, minCount)
 	}
 }
 
