@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
 		Usage:       "move running VMs to another owner process, while they run",
-		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), cmdMigrateDial(), p.cmdMigrateStatus(), p.cmdMigrateInspect(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
+		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateOffer(), p.cmdMigratePull(), cmdMigrateDial(), p.cmdMigrateDesk(), p.cmdMigrateReach(), p.cmdMigrateStatus(), p.cmdMigrateInspect(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
 
@@ -40,23 +41,29 @@ func (p *program) cmdMigrateSend() *cli.Command {
 			"touched (postcopy; with --mode postcopy, from the start). Then the VM depends on both\n" +
 			"hosts until all has arrived: if one dies, it is lost. Between hosts the connections are TLS, and\n" +
 			"each side names the other's fingerprint (`hvctl migrate identity`).",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
 			allowFlag(),
-			bindFlag(),
-			&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
-			&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
-			&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force, throttle or postcopy"},
-			&cli.StringFlag{Name: "mode", Value: "precopy", Usage: "copy memory before (`WHEN` precopy), or after the VM goes (postcopy)"},
-			&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
-			&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
-			&cli.StringFlag{Name: "compress", Value: string(migrate.CompressAuto), Usage: "pack memory by `METHOD` auto (while the link is slower than packing), none, s2 or zstd"},
-			&cli.StringFlag{Name: "probe", Usage: "connect to `HOST:PORT` of the VM meanwhile, and report for how long it did not answer"},
-			&cli.StringFlag{Name: "timeline", TakesFile: true, Usage: "draw what happened into `FILE`, as SVG"},
-			jsonFlag(),
-		},
+		}, howFlags()...),
 		BashComplete: p.completeInstances(workload.Running),
 		Action:       p.one(p.migrateSend),
+	}
+}
+
+// howFlags say how to copy and when to switch over.
+func howFlags() []cli.Flag {
+	return []cli.Flag{
+		bindFlag(),
+		&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
+		&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
+		&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force, throttle or postcopy"},
+		&cli.StringFlag{Name: "mode", Value: "precopy", Usage: "copy memory before (`WHEN` precopy), or after the VM goes (postcopy)"},
+		&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
+		&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
+		&cli.StringFlag{Name: "compress", Value: string(migrate.CompressAuto), Usage: "pack memory by `METHOD` auto (while the link is slower than packing), none, s2 or zstd"},
+		&cli.StringFlag{Name: "probe", Usage: "connect to `HOST:PORT` of the VM meanwhile, and report for how long it did not answer"},
+		&cli.StringFlag{Name: "timeline", TakesFile: true, Usage: "draw what happened into `FILE`, as SVG"},
+		jsonFlag(),
 	}
 }
 
@@ -65,40 +72,55 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 	if err != nil {
 		return err
 	}
-	r := workload.MigrateRequest{
-		To: to, DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
+	r, err := howRequest(c)
+	if err != nil {
+		return err
+	}
+	r.To = to
+	if r.Dialer, err = lendDialer(to.Address); err != nil {
+		return err
+	}
+	defer r.Dialer.Close()
+	return p.sendAway(c, h, r)
+}
+
+// howRequest reads howFlags.
+func howRequest(c *cli.Context) (r workload.MigrateRequest, err error) {
+	r = workload.MigrateRequest{
+		DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
 		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"), Binds: c.StringSlice("bind"), Compress: c.String("compress"),
 	}
 	if _, err := migrate.ParseCompress(r.Compress); err != nil {
-		return usagef(c, "--compress: %w", err)
+		return r, usagef(c, "--compress: %w", err)
 	}
 	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow && how != migrate.Later {
-		return usagef(c, "--on-timeout %q: use cancel, force, throttle or postcopy", r.OnTimeout)
+		return r, usagef(c, "--on-timeout %q: use cancel, force, throttle or postcopy", r.OnTimeout)
 	}
 	switch mode := c.String("mode"); mode {
 	case "precopy":
 	case "postcopy":
 		r.AtOnce = true
 	default:
-		return usagef(c, "--mode %q: use precopy or postcopy", mode)
+		return r, usagef(c, "--mode %q: use precopy or postcopy", mode)
 	}
 	if err := checkBinds(c); err != nil {
-		return err
+		return r, err
 	}
 	if s := c.String("rate"); s != "" {
 		if r.Rate, err = parseSize(s); err != nil {
-			return usagef(c, "%w", err)
+			return r, usagef(c, "%w", err)
 		}
 	}
+	return r, nil
+}
+
+// sendAway has the VM sent, and prints the report.
+func (p *program) sendAway(c *cli.Context, h *launch.Handle, r workload.MigrateRequest) error {
 	done, err := lendIdentity(h, &r.To)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if r.Dialer, err = lendDialer(to.Address); err != nil {
-		return err
-	}
-	defer r.Dialer.Close()
 	report, err := sendProbed(c, h, r)
 	if err != nil {
 		return err
@@ -151,15 +173,21 @@ func (p *program) cmdMigrateReceive() *cli.Command {
 	return &cli.Command{
 		Name:  "receive",
 		Usage: "wait for a VM, let it go on as a new instance, and print its ID",
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "listen", Required: true, Usage: "wait at `ENDPOINT` ADDRESS:PORT or unix:PATH"},
 			allowFlag(),
-			&cli.StringFlag{Name: "name", Usage: "call the instance `NAME`", DefaultText: "two words"},
-			&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
-			&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
-			&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host, in place of the ports it had"},
-		},
+		}, arrivalFlags()...),
 		Action: p.migrateReceive,
+	}
+}
+
+// arrivalFlags say what becomes of a VM that comes.
+func arrivalFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "name", Usage: "call the instance `NAME`", DefaultText: "two words"},
+		&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
+		&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
+		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host, in place of the ports it had"},
 	}
 }
 
@@ -171,13 +199,20 @@ func (p *program) migrateReceive(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	ctx, stop := interruptible(c)
+	defer stop()
+	return p.receiveAt(ctx, c, at, c.String("name"))
+}
+
+// receiveAt lets a VM that comes to at go on as a new instance, and prints its ID.
+func (p *program) receiveAt(ctx context.Context, c *cli.Context, at workload.Endpoint, name string) error {
 	store, err := p.images(c)
 	if err != nil {
 		return err
 	}
 	images := filepath.Join(store.Dir(), "derived")
 	cfg := &workload.Config{
-		ID: instance.NewID(), Name: c.String("name"), Backend: "vm", AutoRemove: c.Bool("rm"), StopTimeoutSeconds: defaultStopTimeout,
+		ID: instance.NewID(), Name: name, Backend: "vm", AutoRemove: c.Bool("rm"), StopTimeoutSeconds: defaultStopTimeout,
 		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}}, // the guest's comes with it
 		VM:   workload.VM{Receive: &workload.Receive{Endpoint: at, Images: images}},
 	}
@@ -195,8 +230,6 @@ func (p *program) migrateReceive(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := interruptible(c)
-	defer stop()
 	h, _, err := p.launchConfig(ctx, c, b, cfg, launch.Options{})
 	if err != nil {
 		return err

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -16,7 +14,6 @@ import (
 	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/supervisor/launch"
 	"github.com/hvctl/hvctl/internal/workload"
-	"github.com/hvctl/hvctl/migrate/handoff"
 	"github.com/hvctl/hvctl/migrate/transport"
 )
 
@@ -94,41 +91,6 @@ func lendIdentity(h *launch.Handle, e *workload.Endpoint) (done func(), err erro
 	}
 	e.Identity = dir
 	return done, nil
-}
-
-// lendDialer starts a process that connects to address for an owner, and returns
-// the owner's end to it. It outlives us: a destination may have to be asked later.
-func lendDialer(address string) (*os.File, error) {
-	here, there, err := handoff.Pair()
-	if err != nil {
-		return nil, err
-	}
-	defer there.Close()
-	self, err := os.Executable()
-	if err != nil {
-		return nil, errors.Join(err, here.Close())
-	}
-	cmd := exec.Command(self, "migrate", verbDial, address)
-	cmd.Dir, cmd.ExtraFiles = "/", []*os.File{there}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start what connects to %s: %w", address, err), here.Close())
-	}
-	go func() { _ = cmd.Wait() }()
-	return here, nil
-}
-
-// verbDial is the command of that process.
-const verbDial = "dial"
-
-func cmdMigrateDial() *cli.Command {
-	return &cli.Command{
-		Name: verbDial, Hidden: true, ArgsUsage: "ADDRESS", Usage: "connect to a destination for an owner (started by hvctl, not by hand)",
-		Action: func(c *cli.Context) error {
-			unix.CloseOnExec(3)
-			return transport.ServeDial(os.NewFile(3, "link"), c.Args().First())
-		},
-	}
 }
 
 // moveFile moves a regular file to a path where nothing is.

@@ -70,6 +70,7 @@ var layers = map[string]string{
 	"migrate/handoff":             "internal/state migrate/wire",
 	"migrate/lazy":                "internal/uffd memory migrate migrate/commit migrate/handoff migrate/snapshot migrate/transport",
 	"migrate/plan":                "vcpu/cpuid",
+	"migrate/rendezvous":          "migrate/handoff migrate/transport migrate/wire",
 	"migrate/snapshot":            "memory internal/state migrate/sparse migrate/wire",
 	"migrate/sparse":              "memory",
 	"migrate/transport":           "migrate/handoff",

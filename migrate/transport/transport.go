@@ -15,6 +15,9 @@ import (
 
 const (
 	unixPrefix = "unix:"
+	// sealedPrefix begins addresses of unix sockets that connections of other hosts
+	// are joined to, which carry TLS. They are only listened at.
+	sealedPrefix = "unix+tls:"
 	// userTimeout is how long sent bytes may stay unconfirmed before the kernel
 	// gives a connection up.
 	userTimeout = 10 * time.Second
@@ -66,13 +69,42 @@ func (c *Conn) Handshake(ctx context.Context) error {
 	return c.tls.HandshakeContext(ctx)
 }
 
-// Listen listens at addr: "unix:PATH", or "HOST:PORT" for TLS.
+// Client is the side of TLS that the source has, on a connection that is there
+// already. c stays the caller's when there is an error.
+func Client(ctx context.Context, c net.Conn, o Options) (*Conn, error) {
+	return sealed(ctx, c, o, tls.Client)
+}
+
+// Server is Client for the other side.
+func Server(ctx context.Context, c net.Conn, o Options) (*Conn, error) {
+	return sealed(ctx, c, o, tls.Server)
+}
+
+func sealed(ctx context.Context, c net.Conn, o Options, side func(net.Conn, *tls.Config) *tls.Conn) (*Conn, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	t := side(tuned(c), o.Identity.config(o.Allow))
+	if err := t.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("TLS with %v: %w", c.RemoteAddr(), err)
+	}
+	return &Conn{Conn: t, tls: t}, nil
+}
+
+// Listen listens at addr: "unix:PATH", or "HOST:PORT" or "unix+tls:PATH" for TLS.
 func Listen(addr string, o Options) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(addr, unixPrefix); ok {
 		return listenUnix(path)
 	}
 	if err := o.check(); err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", addr, err)
+	}
+	if path, ok := strings.CutPrefix(addr, sealedPrefix); ok {
+		l, err := listenOwn(path)
+		if err != nil {
+			return nil, err
+		}
+		return &tlsListener{Listener: l, config: o.Identity.config(o.Allow)}, nil
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -146,6 +178,14 @@ func (l *tlsListener) Accept() (net.Conn, error) {
 
 // listenUnix listens at path, which only our own user may connect to.
 func listenUnix(path string) (net.Listener, error) {
+	l, err := listenOwn(path)
+	if err != nil {
+		return nil, err
+	}
+	return &unixListener{l}, nil
+}
+
+func listenOwn(path string) (net.Listener, error) {
 	l, err := net.Listen("unix", path)
 	if err != nil {
 		return nil, err
@@ -153,7 +193,7 @@ func listenUnix(path string) (net.Listener, error) {
 	if err := os.Chmod(path, 0o600); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &unixListener{l}, nil
+	return l, nil
 }
 
 type unixListener struct{ net.Listener }

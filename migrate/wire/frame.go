@@ -40,6 +40,7 @@ const (
 	Listen   Type = 21
 	Fetch    Type = 22
 	Drained  Type = 23
+	Pull     Type = 24 // package rendezvous (section 12)
 	Ping     Type = Optional | 1
 
 	// Optional is the bit of types that a receiver may skip.
@@ -50,7 +51,7 @@ var typeNames = map[Type]string{
 	Hello: "HELLO", Welcome: "WELCOME", Refuse: "REFUSE", Offer: "OFFER", Prepared: "PREPARED", Pages: "PAGES", Round: "ROUND",
 	Applied: "APPLIED", State: "STATE", Final: "FINAL", Ready: "READY", Go: "GO", Running: "RUNNING", Revoked: "REVOKED",
 	Abort: "ABORT", Query: "QUERY", Ask: "ASK", Facts: "FACTS", Packed: "PACKED", Ping: "PING",
-	Missing: "MISSING", Listen: "LISTEN", Fetch: "FETCH", Drained: "DRAINED",
+	Missing: "MISSING", Listen: "LISTEN", Fetch: "FETCH", Drained: "DRAINED", Pull: "PULL",
 }
 
 // String returns the name in the specification.
