@@ -56,8 +56,8 @@ func howFlags() []cli.Flag {
 		bindFlag(),
 		&cli.DurationFlag{Name: "downtime", Value: 50 * time.Millisecond, Usage: "let the VM stand still for `TIME`, about"},
 		&cli.DurationFlag{Name: "timeout", Usage: "copy for `TIME` at most", DefaultText: "for ever"},
-		&cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force, throttle or postcopy"},
-		&cli.StringFlag{Name: "mode", Value: "precopy", Usage: "copy memory before (`WHEN` precopy), or after the VM goes (postcopy)"},
+		onTimeoutFlag(),
+		modeFlag(),
 		&cli.IntFlag{Name: "streams", Usage: "copy over `NUMBER` connections", DefaultText: "one a processor, at most 4"},
 		&cli.StringFlag{Name: "rate", Usage: "send at most `SIZE` a second, such as 100M", DefaultText: "no limit"},
 		&cli.StringFlag{Name: "compress", Value: string(migrate.CompressAuto), Usage: "pack memory by `METHOD` auto (while the link is slower than packing), none, s2 or zstd"},
@@ -65,6 +65,14 @@ func howFlags() []cli.Flag {
 		&cli.StringFlag{Name: "timeline", TakesFile: true, Usage: "draw what happened into `FILE`, as SVG"},
 		jsonFlag(),
 	}
+}
+
+func onTimeoutFlag() cli.Flag {
+	return &cli.StringFlag{Name: "on-timeout", Value: "cancel", Usage: "for a VM that writes faster than it can be copied: `WHAT` cancel, force, throttle or postcopy"}
+}
+
+func modeFlag() cli.Flag {
+	return &cli.StringFlag{Name: "mode", Value: "precopy", Usage: "copy memory before (`WHEN` precopy), or after the VM goes (postcopy)"}
 }
 
 func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
@@ -88,20 +96,13 @@ func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
 func howRequest(c *cli.Context) (r workload.MigrateRequest, err error) {
 	r = workload.MigrateRequest{
 		DowntimeNs: int64(c.Duration("downtime")), TimeoutNs: int64(c.Duration("timeout")),
-		Streams: c.Int("streams"), OnTimeout: c.String("on-timeout"), Binds: c.StringSlice("bind"), Compress: c.String("compress"),
+		Streams: c.Int("streams"), Binds: c.StringSlice("bind"), Compress: c.String("compress"),
 	}
 	if _, err := migrate.ParseCompress(r.Compress); err != nil {
 		return r, usagef(c, "--compress: %w", err)
 	}
-	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow && how != migrate.Later {
-		return r, usagef(c, "--on-timeout %q: use cancel, force, throttle or postcopy", r.OnTimeout)
-	}
-	switch mode := c.String("mode"); mode {
-	case "precopy":
-	case "postcopy":
-		r.AtOnce = true
-	default:
-		return r, usagef(c, "--mode %q: use precopy or postcopy", mode)
+	if err := readWhen(c, &r); err != nil {
+		return r, err
 	}
 	if err := checkBinds(c); err != nil {
 		return r, err
@@ -112,6 +113,22 @@ func howRequest(c *cli.Context) (r workload.MigrateRequest, err error) {
 		}
 	}
 	return r, nil
+}
+
+// readWhen reads onTimeoutFlag and modeFlag.
+func readWhen(c *cli.Context, r *workload.MigrateRequest) error {
+	r.OnTimeout = c.String("on-timeout")
+	if how := migrate.OnTimeout(r.OnTimeout); how != migrate.Cancel && how != migrate.Force && how != migrate.Slow && how != migrate.Later {
+		return usagef(c, "--on-timeout %q: use cancel, force, throttle or postcopy", r.OnTimeout)
+	}
+	switch mode := c.String("mode"); mode {
+	case "precopy":
+	case "postcopy":
+		r.AtOnce = true
+	default:
+		return usagef(c, "--mode %q: use precopy or postcopy", mode)
+	}
+	return nil
 }
 
 // sendAway has the VM sent, and prints the report.

@@ -17,11 +17,14 @@ func (p *program) cmdMigratePlan() *cli.Command {
 		ArgsUsage: "INSTANCE",
 		Description: "The destination, where `hvctl migrate receive` waits, is asked what it has. Nothing has an\n" +
 			"effect. It is an error when something is refused: then `migrate send` would refuse,\n" +
-			"too, before the guest feels anything.",
+			"too, before the guest feels anything. With --on-timeout postcopy or --mode postcopy the\n" +
+			"plan warns of what that can cost.",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
 			allowFlag(),
 			bindFlag(),
+			onTimeoutFlag(),
+			modeFlag(),
 			jsonFlag(),
 		},
 		BashComplete: p.completeInstances(workload.Running),
@@ -48,20 +51,23 @@ func (p *program) migratePlan(c *cli.Context, h *launch.Handle) error {
 	if err != nil {
 		return err
 	}
+	r := workload.MigrateRequest{To: to, Binds: c.StringSlice("bind")}
+	if err := readWhen(c, &r); err != nil {
+		return err
+	}
 	if err := checkBinds(c); err != nil {
 		return err
 	}
-	done, err := lendIdentity(h, &to)
+	done, err := lendIdentity(h, &r.To)
 	if err != nil {
 		return err
 	}
 	defer done()
-	dialer, err := lendDialer(to.Address)
-	if err != nil {
+	if r.Dialer, err = lendDialer(to.Address); err != nil {
 		return err
 	}
-	defer dialer.Close()
-	b, err := h.Client.PlanMigration(c.Context, workload.MigrateRequest{To: to, Binds: c.StringSlice("bind"), Dialer: dialer})
+	defer r.Dialer.Close()
+	b, err := h.Client.PlanMigration(c.Context, r)
 	if err != nil {
 		return named(h, err)
 	}

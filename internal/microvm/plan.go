@@ -37,6 +37,9 @@ func (v *VM) Plan(ctx context.Context, r workload.MigrateRequest) (json.RawMessa
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
+	if r.AtOnce || migrate.OnTimeout(r.OnTimeout) == migrate.Later {
+		p.WarnPostCopy(r.AtOnce)
+	}
 	return json.Marshal(p)
 }
 

@@ -118,6 +118,8 @@ type Row struct {
 // destination does nothing that is not in it.
 type Plan struct {
 	Rows []Row `json:"rows"`
+	// Warnings are for whoever reads the plan before; no offer carries them.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // maxRows bounds a plan that comes from a peer.
@@ -251,5 +253,13 @@ func (p Plan) WriteTable(w io.Writer) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", r.Kind, r.Name, r.Binding, r.Attachment, action, r.Bytes, r.Reason)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	for _, s := range p.Warnings {
+		if _, err := fmt.Fprintf(w, "warning: %s\n", s); err != nil {
+			return err
+		}
+	}
+	return nil
 }

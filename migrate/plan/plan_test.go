@@ -231,3 +231,22 @@ func FuzzParseBind(f *testing.F) {
 		}
 	})
 }
+
+// Post-copy's price is said before it is paid, in both forms; nothing else warns.
+func TestPostCopyIsWarnedOf(t *testing.T) {
+	p, err := Make([]Resource{{Kind: RAM, Name: "ram", Bytes: 64 << 20}}, CPU{}, Facts{Memory: 1 << 30}, nil)
+	if err != nil || len(p.Warnings) > 0 {
+		t.Fatalf("%v, %v", p.Warnings, err)
+	}
+	p.WarnPostCopy(false)
+	p.WarnPostCopy(true)
+	var out strings.Builder
+	if err := p.WriteTable(&out); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"warning: post-copy: if it writes faster", "warning: post-copy: its memory follows", "64 MiB", "depends on both hosts"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is missing in\n%s", want, out.String())
+		}
+	}
+}
