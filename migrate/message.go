@@ -34,6 +34,7 @@ const (
 	roleData    role = "data"
 	roleQuery   role = "query"
 	roleFacts   role = "facts"
+	roleImage   role = "image" // that the destination lacks
 	rolePush    role = "push"  // post-copy: what is missing, in order
 	roleFault   role = "fault" // and what somebody waits for
 )

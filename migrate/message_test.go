@@ -31,3 +31,22 @@ func TestPeersWordsAreMadePrintable(t *testing.T) {
 		t.Errorf("%q", err)
 	}
 }
+
+// FuzzImageInfo: an offer of an image that is accepted has a size within bounds and a
+// digest that is nothing but one, for it becomes a file's name.
+func FuzzImageInfo(f *testing.F) {
+	f.Add([]byte(`{"size":4096,"sha256":"` + strings.Repeat("0a", 32) + `"}`))
+	f.Add([]byte(`{"size":18446744073709551615,"sha256":"../x"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var i imageInfo
+		if err := decodeJSON(wire.Image, b, &i); err != nil {
+			if !errors.Is(err, ErrProtocol) {
+				t.Errorf("error without a kind: %v", err)
+			}
+			return
+		}
+		if i.check() == nil && (i.Size == 0 || i.Size > MaxImage || len(i.SHA256) != 64 || strings.Trim(i.SHA256, "0123456789abcdef") != "") {
+			t.Errorf("accepted %+v", i)
+		}
+	})
+}

@@ -40,6 +40,10 @@ type ReceiveOptions struct {
 	// Facts answers an inquiry, which may come at any time; nil refuses. Its error's
 	// text is what the source is told.
 	Facts func(ctx context.Context, question json.RawMessage) (json.RawMessage, error)
+	// Image lets in an image that is carried along, while no session is under way: it
+	// returns where to write it, or, when the image is here, its name. Its error's text
+	// is what the source is told; nil refuses all, and so does a Token.
+	Image func(ctx context.Context, o ImageOffer) (sink ImageSink, name string, err error)
 	// Token judges a one-time token; nil needs none.
 	Token func(token string) error
 	// Pull has the pages come later that a guest lacks (post-copy); nil refuses offers
@@ -211,6 +215,8 @@ func (r *Receiver) serve(ctx context.Context, nc net.Conn) (err error) {
 		return r.query(c, h)
 	case roleFacts:
 		return r.facts(ctx, c, h)
+	case roleImage:
+		return r.image(ctx, c, h)
 	case rolePush, roleFault:
 		return r.afterPull(c, h)
 	}

@@ -40,7 +40,8 @@ type Report struct {
 	Streams    int           `json:"streams"`
 	RAM        uint64        `json:"ram_bytes"`
 	Disks      uint64        `json:"disk_bytes,omitempty"`
-	Holes      uint64        `json:"hole_pages"` // never looked at
+	Image      uint64        `json:"image_bytes,omitempty"` // carried along before, which the totals leave out
+	Holes      uint64        `json:"hole_pages"`            // never looked at
 	Rounds     []RoundReport `json:"rounds"`
 	Final      RoundReport   `json:"final"`
 	StateBytes uint64        `json:"state_bytes"`
@@ -112,6 +113,9 @@ total %v (bound %v), %d bytes (%d before compression) over %d streams, %d holes 
 blackout %v (bound %v): pause %v, pages %v, state %v, load %v, commit %v
 `, r.Outcome, r.Reason, r.Total.Round(us), r.BoundTotal.Round(us), r.bytes(), r.unpacked(), r.Streams, r.Holes, r.Reconnects, r.Again,
 		b.Total.Round(us), r.BoundBlackout.Round(us), b.Pause.Round(us), b.Pages.Round(us), b.State.Round(us), b.Load.Round(us), b.Commit.Round(us))
+	if err == nil && r.Image > 0 {
+		_, err = fmt.Fprintf(w, "before that, %d bytes of the image were carried along\n", r.Image)
+	}
 	if err == nil && r.PostCopy != nil {
 		err = r.PostCopy.write(w)
 	}

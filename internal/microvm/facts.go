@@ -51,6 +51,9 @@ func (v *VM) facts(own *workload.Config) func(context.Context, json.RawMessage) 
 			return nil, err
 		}
 		f.CPU = planCPU(cpu)
+		if f.Image, err = mostImage(own.VM.Receive.Images); err != nil {
+			return nil, err
+		}
 		if name := filepath.Base(q.Image); name == q.Image {
 			if _, err := os.Stat(filepath.Join(own.VM.Receive.Images, name)); err == nil {
 				f.Images = append(f.Images, name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -88,6 +89,10 @@ func (v *VM) resources(g *guest) []plan.Resource {
 	for _, r := range g.machine.Regions() {
 		ram += r.Size
 	}
+	var image uint64
+	if st, err := os.Stat(v.cfg.Rootfs.ImagePath); err == nil { // else it cannot be carried, which shows then
+		image = uint64(st.Size())
+	}
 	all := []plan.Resource{
 		{Kind: plan.RAM, Name: "ram", Bytes: ram},
 		{Kind: plan.Processor, Name: "cpu"},
@@ -95,7 +100,7 @@ func (v *VM) resources(g *guest) []plan.Resource {
 		{Kind: plan.Env, Name: "environment"},
 		{Kind: plan.Stream, Name: "console"},
 		{Kind: plan.Vsock, Name: "vsock"},
-		{Kind: plan.Layers, Name: filepath.Base(v.cfg.Rootfs.ImagePath), Detail: v.cfg.Image.Ref},
+		{Kind: plan.Layers, Name: filepath.Base(v.cfg.Rootfs.ImagePath), Detail: v.cfg.Image.Ref, Bytes: image},
 	}
 	sizes := map[string]uint64{}
 	for _, d := range volumes(g.machine) {
@@ -151,8 +156,6 @@ func unable(r plan.Row) string {
 		return ""
 	case r.Kind == plan.DirRO || r.Kind == plan.DirRW:
 		return "a directory of the host that the guest has mounted cannot go along"
-	case r.Kind == plan.Layers && r.Action == plan.Copy:
-		return "images are not carried along yet: pull it at the destination"
 	case r.Kind == plan.RawDisk:
 		return "disks that the guest only reads are not carried along yet"
 	case r.Kind == plan.Network && r.Arg != "" && r.Arg != r.Detail:

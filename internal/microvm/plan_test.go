@@ -21,7 +21,7 @@ func TestWhatTheEngineCannotIsRefusedByThePlan(t *testing.T) {
 	}{
 		{plan.Row{Resource: plan.Resource{Kind: plan.DirRO}, Action: plan.Copy}, "mounted"},
 		{plan.Row{Resource: plan.Resource{Kind: plan.DirRW}, Action: plan.Rebind}, "mounted"},
-		{plan.Row{Resource: plan.Resource{Kind: plan.Layers}, Action: plan.Copy}, "pull it"},
+		{plan.Row{Resource: plan.Resource{Kind: plan.Layers}, Action: plan.Copy}, ""},
 		{plan.Row{Resource: plan.Resource{Kind: plan.Layers}, Action: plan.Rebind}, ""},
 		{plan.Row{Resource: plan.Resource{Kind: plan.RawDisk}, Action: plan.Move}, "only reads"},
 		{plan.Row{Resource: plan.Resource{Kind: plan.RawDisk}, Action: plan.Refuse}, ""},

@@ -65,6 +65,7 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 			}
 		},
 		Facts: v.facts(own),
+		Image: v.incoming(own),
 		Pull:  v.pages(own.VM.Receive.Endpoint, l),
 		Once:  true, // then it answers questions only, as long as the guest lives here
 		Log:   v.log,
@@ -85,9 +86,11 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 			}
 			a := o.Destination.(*arrival)
 			context.AfterFunc(a.guest.ctx, end)
+			v.holdCarried(nil) // v.image does by now
 			return v.arrived(ctx, a)
 		case <-ctx.Done():
 			end()
+			v.holdCarried(nil)
 			return nil, context.Cause(ctx)
 		}
 	}

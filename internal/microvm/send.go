@@ -44,10 +44,6 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
-	description, err := d.Describe()
-	if err != nil {
-		return nil, err
-	}
 	p, err := v.plan(ctx, g, dial, r.Binds)
 	if err == nil {
 		err = refusals(p)
@@ -62,16 +58,25 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	h := &handover{
 		v: v, g: g, dial: dial, to: r.To.Address, journal: commit.File(filepath.Join(v.dir, moves.SentFile)),
 		options: migrate.SendOptions{
-			VM: v.cfg.Name, Peer: r.To.Address, Description: description, Plan: row,
+			VM: v.cfg.Name, Peer: r.To.Address, Plan: row,
 			Streams: r.Streams, Rate: r.Rate, Downtime: time.Duration(r.DowntimeNs), Timeout: time.Duration(r.TimeoutNs),
 			OnTimeout: migrate.OnTimeout(r.OnTimeout), AtOnce: r.AtOnce, Ended: g.ctx.Done(), Compress: migrate.Compress(r.Compress), Log: v.log,
 		},
 	}
-	v.beat(ctx, g.session, true)
 	ctx, s := v.begin(ctx, r.To.Address, r.Left)
 	s.account(v, p)
+	carried, err := v.carry(ctx, dial, p, d.Config, h.options)
+	if err == nil {
+		h.options.Description, err = d.Describe()
+	}
+	if err != nil {
+		s.end(&migrate.Report{Outcome: string(commit.Kept), Reason: err.Error()}, err)
+		return nil, fmt.Errorf("migrate: %w", err)
+	}
+	v.beat(ctx, g.session, true)
 	h.options.Progress, h.options.Operator = s.progress, s.word
 	report, err := migrate.Send(ctx, outgoing{g.machine}, dial, h.journal, h.options)
+	report.Image = carried
 	switch {
 	case err == nil:
 		h.left()

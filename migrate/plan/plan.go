@@ -59,6 +59,7 @@ type Facts struct {
 	Memory   uint64            `json:"memory_bytes"` // free, for a guest
 	Disk     uint64            `json:"disk_bytes"`   // free, for layers and disks
 	Images   []string          `json:"images,omitempty"`
+	Image    uint64            `json:"image_bytes,omitempty"` // the largest image that is taken in; 0: none is
 	Networks []string          `json:"networks,omitempty"`
 	Busy     []string          `json:"busy_ports,omitempty"` // "tcp/8080"
 	Secrets  []string          `json:"secrets,omitempty"`    // names only
@@ -176,6 +177,8 @@ func Make(resources []Resource, guest CPU, f Facts, binds []Bind) (Plan, error) 
 		if b, ok := word[key]; ok {
 			row.Action, row.Arg, row.Reason = b.Action, b.Arg, askedFor
 			delete(word, key)
+		} else if fit := fits[r.Kind]; fit != nil {
+			row.Action, row.Reason = fit(r, f)
 		}
 		why := refusal(row, rule, f, &left)
 		if r.Kind == Processor && why == "" {

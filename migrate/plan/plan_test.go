@@ -18,7 +18,7 @@ func cpu() CPU {
 // facts are of a destination where everything fits.
 func facts() Facts {
 	return Facts{
-		Memory: 1 << 30, Disk: 10 << 30, Images: []string{"sha256:aa"}, Networks: []string{"default", "dmz"}, Busy: []string{"tcp/80"},
+		Memory: 1 << 30, Disk: 10 << 30, Image: 64 << 20, Images: []string{"sha256:aa"}, Networks: []string{"default", "dmz"}, Busy: []string{"tcp/80"},
 		Secrets: []string{"db"}, Paths: []string{"/srv/a", "/srv/b"}, Shared: map[string]string{"/san/1": "m1"}, CPU: cpu(),
 	}
 }
@@ -35,7 +35,9 @@ func TestMakeDecidesByTheRules(t *testing.T) {
 		{"memory fits", Resource{RAM, "ram", "", 512 * mib}, "", Move, "pre-copied"},
 		{"memory does not fit", Resource{RAM, "ram", "", 2048 * mib}, "", Refuse, "needs 2048 MiB of memory, 1024 are free"},
 		{"image there", Resource{Layers, "sha256:aa", "", 0}, "", Rebind, ""},
-		{"image not there", Resource{Layers, "sha256:bb", "", 5 * mib}, "", Refuse, "lacks the image sha256:bb"},
+		{"image not there", Resource{Layers, "sha256:bb", "", 5 * mib}, "", Copy, "carried along first"},
+		{"image not there, and not to be carried", Resource{Layers, "sha256:bb", "", 5 * mib}, "layers:sha256:bb=rebind", Refuse, "lacks the image sha256:bb"},
+		{"image too large", Resource{Layers, "sha256:bb", "", 80 * mib}, "", Refuse, "takes 64 at most"},
 		{"image carried", Resource{Layers, "sha256:bb", "", 5 * mib}, "layers:sha256:bb=copy", Copy, "asked for"},
 		{"root disk", Resource{RootDisk, "root", "", 100 * mib}, "", Move, ""},
 		{"root disk too big", Resource{RootDisk, "root", "", 11 << 30}, "", Refuse, "of disk"},

@@ -45,12 +45,28 @@ type rule struct {
 	check      func(r Row, f Facts) string // why it cannot be, or ""
 }
 
+// fits choose the action, with its reason, where it depends on the destination.
+var fits = map[Kind]func(r Resource, f Facts) (Action, string){
+	Layers: func(r Resource, f Facts) (Action, string) {
+		if slices.Contains(f.Images, r.Name) {
+			return Rebind, "the destination has the image"
+		}
+		return Copy, "the destination lacks the image: carried along first"
+	},
+}
+
 // rules is the table of section 9.
 var rules = map[Kind]rule{
 	RAM: {ByValue, Unattached, Move, "pre-copied", []Action{Move}, true, nil},
-	Layers: {ByValue, Unattached, Rebind, "the destination has the image, or gets it", []Action{Rebind, Copy}, false, func(r Row, f Facts) string {
-		if r.Action == Rebind && !slices.Contains(f.Images, r.Name) {
-			return fmt.Sprintf("the destination lacks the image %s: pull it there, or copy it along (--bind %s:%s=copy)", r.Name, r.Kind, r.Name)
+	Layers: {ByValue, Unattached, Rebind, "", []Action{Rebind, Copy}, false, func(r Row, f Facts) string {
+		switch {
+		case slices.Contains(f.Images, r.Name):
+		case r.Action == Rebind:
+			return fmt.Sprintf("the destination lacks the image %s (%s): pull it there, or let it be carried along (=copy)", r.Name, r.Detail)
+		case f.Image == 0:
+			return fmt.Sprintf("the destination lacks the image %s (%s) and takes none in: pull it there", r.Name, r.Detail)
+		case r.Bytes > f.Image:
+			return fmt.Sprintf("an image of %d MiB has to be carried along, the destination takes %d at most: pull %s there", r.Bytes>>20, f.Image>>20, r.Detail)
 		}
 		return ""
 	}},

@@ -41,6 +41,9 @@ const (
 	Fetch    Type = 22
 	Drained  Type = 23
 	Pull     Type = 24 // package rendezvous (section 12)
+	Image    Type = 25 // an image that is carried along (section 9)
+	Blob     Type = 26
+	Stored   Type = 27
 	Ping     Type = Optional | 1
 
 	// Optional is the bit of types that a receiver may skip.
@@ -52,6 +55,7 @@ var typeNames = map[Type]string{
 	Applied: "APPLIED", State: "STATE", Final: "FINAL", Ready: "READY", Go: "GO", Running: "RUNNING", Revoked: "REVOKED",
 	Abort: "ABORT", Query: "QUERY", Ask: "ASK", Facts: "FACTS", Packed: "PACKED", Ping: "PING",
 	Missing: "MISSING", Listen: "LISTEN", Fetch: "FETCH", Drained: "DRAINED", Pull: "PULL",
+	Image: "IMAGE", Blob: "BLOB", Stored: "STORED",
 }
 
 // String returns the name in the specification.
