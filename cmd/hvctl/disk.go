@@ -13,7 +13,7 @@ import (
 )
 
 // diskOptions is the help of --disk.
-const diskOptions = "ro, serial=TEXT, format=raw, cache=writeback|none, queues=N, iops=N, bps=SIZE, engine=plain|uring"
+const diskOptions = "ro, serial=TEXT, format=raw|qcow2, overlay=FILE, cache=writeback|none, queues=N, iops=N, bps=SIZE, engine=plain|uring"
 
 // diskKeys read the value of each option of --disk.
 var diskKeys = map[string]func(d *workload.Disk, v string) error{
@@ -29,7 +29,19 @@ var diskKeys = map[string]func(d *workload.Disk, v string) error{
 		}
 		return nil
 	},
-	"format": func(_ *workload.Disk, v string) error { return oneOf(v, "raw") },
+	"format": func(d *workload.Disk, v string) error {
+		if v != string(blk.FormatRaw) {
+			d.Format = v
+		}
+		return oneOf(v, string(blk.FormatRaw), string(blk.FormatQcow2))
+	},
+	"overlay": func(d *workload.Disk, v string) (err error) {
+		if v == "" {
+			return fmt.Errorf("want a file")
+		}
+		d.Overlay, err = filepath.Abs(v)
+		return err
+	},
 	"cache": func(d *workload.Disk, v string) error {
 		d.Cache = v
 		return oneOf(v, string(blk.CacheWriteback), string(blk.CacheNone))
@@ -96,6 +108,14 @@ func parseDisk(s string) (workload.Disk, error) {
 	st, err := os.Stat(p)
 	if err != nil {
 		return d, fmt.Errorf("disk: %w", err)
+	}
+	switch {
+	case d.Format == "" && d.Overlay != "":
+		return d, fmt.Errorf("disk %s: overlay= is for format=qcow2", d.Path)
+	case d.Format != "" && d.ReadOnly == (d.Overlay != ""):
+		return d, fmt.Errorf("disk %s: an image in qcow2 is only read: give overlay=FILE for what the guest writes, or ro, and not both", d.Path)
+	case d.Format != "" && (d.Cache == string(blk.CacheNone) || d.Engine == string(blk.EngineURing)):
+		return d, fmt.Errorf("disk %s: cache=none and engine=uring are for raw images", d.Path)
 	}
 	if st.IsDir() {
 		return d, fmt.Errorf("disk %s: is a directory; want a file or block device", d.Path)

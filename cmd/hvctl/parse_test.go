@@ -98,7 +98,21 @@ func TestParseOthers(t *testing.T) {
 			t.Errorf("%q: accepted as %+v", bad, u)
 		}
 	}
-	for _, bad := range []string{"format=qcow2", "cache=", "cache=unsafe", "queues=0", "queues=17", "queues=x", "iops=-1", "bps=2T", "engine=aio", "ro=maybe", "serial="} {
+	if d, err := parseDisk("path=" + file + ",format=qcow2,overlay=/tmp/over"); err != nil || d.Format != "qcow2" || d.Overlay != "/tmp/over" {
+		t.Errorf("%+v, %v", d, err)
+	}
+	if d, err := parseDisk(file + ",format=qcow2,ro"); err != nil || d.Format != "qcow2" || !d.ReadOnly {
+		t.Errorf("%+v, %v", d, err)
+	}
+	for bad, says := range map[string]string{
+		"format=qcow2": "give overlay=FILE", "format=qcow2,ro,overlay=/x": "not both", "overlay=/x": "is for format=qcow2",
+		"format=qcow2,ro,cache=none": "for raw images", "format=qcow2,overlay=/x,engine=uring": "for raw images",
+	} {
+		if d, err := parseDisk(file + "," + bad); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %+v, %v, want %q", bad, d, err, says)
+		}
+	}
+	for _, bad := range []string{"format=vmdk", "overlay=", "cache=", "cache=unsafe", "queues=0", "queues=17", "queues=x", "iops=-1", "bps=2T", "engine=aio", "ro=maybe", "serial="} {
 		if d, err := parseDisk(file + "," + bad); err == nil || !strings.Contains(err.Error(), bad) {
 			t.Errorf("%s: %+v, %v", bad, d, err)
 		}

@@ -8,12 +8,15 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/testenv"
 )
 
 // A disk with several queues, served either way, keeps what the guest writes,
 // and grows and is held to limits while the guest runs. With a stock kernel and PCI
 // devices come and go, too.
 func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
+	testenv.Require(t, testenv.QEMUImg)
 	for engine, machine := range map[string][]string{"uring": {fast, "mmio"}, "plain": {"cloud", "pci"}} {
 		t.Run(engine, func(t *testing.T) {
 			h := newHost(t)
@@ -21,8 +24,17 @@ func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
 			if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			h.ok("run", "-d", "--name", "d", "--kernel", machine[0], "--transport", machine[1], "--cpus", "2", "--network", "none",
-				"--disk", "path="+disk+",serial=data,queues=2,engine="+engine, "debian:bookworm", "sleep", "1000")
+			image, over := filepath.Join(h.root, ".image"), filepath.Join(h.root, ".overlay")
+			script := "printf base >$0.raw && truncate -s 1M $0.raw && qemu-img convert -c -f raw -O qcow2 $0.raw $0"
+			if out, err := exec.Command("sh", "-c", script, image).CombinedOutput(); err != nil {
+				t.Fatalf("qemu-img: %v: %s", err, out)
+			}
+			layered := []string{"--disk", "path=" + image + ",format=qcow2,overlay=" + over}
+			if machine[1] == "pci" {
+				layered = nil // the next disk comes later
+			}
+			h.ok(append(append([]string{"run", "-d", "--name", "d", "--kernel", machine[0], "--transport", machine[1], "--cpus", "2", "--network", "none",
+				"--disk", "path=" + disk + ",serial=data,queues=2,engine=" + engine}, layered...), "debian:bookworm", "sleep", "1000")...)
 			sh := func(script string) string {
 				t.Helper()
 				return strings.TrimSpace(h.ok("exec", "d", "sh", "-c", script))
@@ -52,6 +64,8 @@ func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
 				devicesComeAndGo(t, h, sh)
 			} else if r := h.hvctl("device", "add", "--disk", disk, "d"); r.code == 0 || !strings.Contains(r.err, "--transport pci") {
 				t.Errorf("plugged in without PCI: exit %d, %q", r.code, r.err)
+			} else if got := sh("head -c 4 /dev/vdc; printf over | dd of=/dev/vdc bs=1 seek=70000 conv=fsync 2>/dev/null; echo 3 >/proc/sys/vm/drop_caches; tail -c +70001 /dev/vdc | head -c 4"); got != "baseover" {
+				t.Errorf("the disk over an image in qcow2 has %q", got)
 			}
 			h.ok("rm", "-f", "d")
 			b, err := os.ReadFile(disk)

@@ -23,7 +23,7 @@ func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error 
 	}
 	cfg.Rootfs.ImagePath, cfg.Rootfs.Dir = filepath.Join(images, name), ""
 	for i, d := range cfg.VM.Disks {
-		if d.ReadOnly {
+		if d.ReadOnly || d.Format != "" || d.Overlay != "" {
 			return fmt.Errorf("%w: disk %d (%s) is a file of the source's host", workload.ErrUnsupported, i, d.Path)
 		}
 	}

@@ -1,6 +1,7 @@
 package microvm
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,16 @@ import (
 
 	"github.com/hvctl/hvctl/internal/workload"
 )
+
+func TestWhatIsInAnOverlayIsNotCarriedAlong(t *testing.T) {
+	if err := overlaid([]workload.Disk{{Path: "a"}, {Path: "b", Format: "qcow2", ReadOnly: true}}); err != nil {
+		t.Error(err)
+	}
+	err := overlaid([]workload.Disk{{Path: "a"}, {Path: "b", Format: "qcow2", Overlay: "o"}})
+	if !errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), "disk b is in o") {
+		t.Errorf("%v", err)
+	}
+}
 
 func TestAnOfferChoosesNoFilesOfThisHost(t *testing.T) {
 	images, elsewhere := t.TempDir(), t.TempDir()
@@ -41,6 +52,9 @@ func TestAnOfferChoosesNoFilesOfThisHost(t *testing.T) {
 		{"a file that is no image", func(c *workload.Config) { c.Rootfs.ImagePath = filepath.Join(elsewhere, "secret") }, secret, "not here"},
 		{"no name", func(c *workload.Config) { c.Rootfs.ImagePath = "/a/.." }, mark, "no file's name"},
 		{"a disk of its host", func(c *workload.Config) { c.VM.Disks = []workload.Disk{{Path: "/etc/shadow", ReadOnly: true}} }, mark, "disk 0"},
+		{"an overlay of its host", func(c *workload.Config) {
+			c.VM.Disks = []workload.Disk{{Path: "x", Format: "qcow2", Overlay: "/etc/shadow"}}
+		}, mark, "disk 0"},
 		{"a directory", func(c *workload.Config) {
 			c.Spec.Mounts = []specs.Mount{{Destination: "/data", Type: "bind", Source: "/root"}}
 		}, mark, "/data is /root"},

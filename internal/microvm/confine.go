@@ -107,6 +107,9 @@ func (v *VM) files() []confine.Rule {
 		{Path: v.cfg.Rootfs.ImagePath, Access: confine.Read},
 	}
 	for _, d := range v.cfg.VM.Disks {
+		if d.Format != "" {
+			continue // opened once and for all
+		}
 		rules = append(rules, confine.Rule{Path: d.Path, Access: confine.Read | confine.Write})
 	}
 	if dir := v.cfg.DataDir; dir != "" { // and at the end, all of it is removed

@@ -171,7 +171,7 @@ func disk(serial string, d workload.Disk) machine.Device {
 	if d.ReadOnly {
 		values["ro"] = "on"
 	}
-	for key, v := range map[string]string{"cache": d.Cache, "engine": d.Engine} {
+	for key, v := range map[string]string{"format": d.Format, "overlay": d.Overlay, "cache": d.Cache, "engine": d.Engine} {
 		if v != "" {
 			values[key] = v
 		}

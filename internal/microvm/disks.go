@@ -22,6 +22,17 @@ func diskCopy(i int, d workload.Disk) string {
 	return fmt.Sprintf("disk%d", i)
 }
 
+// overlaid refuses disks whose content is in two files: nothing copies or hands over
+// the two together.
+func overlaid(disks []workload.Disk) error {
+	for _, d := range disks {
+		if d.Overlay != "" {
+			return fmt.Errorf("%w: what the guest writes to disk %s is in %s, over an image in qcow2; that cannot be carried along", workload.ErrUnsupported, d.Path, d.Overlay)
+		}
+	}
+	return nil
+}
+
 // copyDisks puts copies of the disks that the guest can write into dir. They
 // share their blocks with the originals where the file system can do that.
 func copyDisks(ctx context.Context, disks []workload.Disk, dir string) (bytes uint64, err error) {

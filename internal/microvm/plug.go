@@ -85,6 +85,9 @@ func plugged(id string, r workload.PlugRequest) (machine.Device, error) {
 		return machine.Device{Kind: "net", Args: virtio.Args{ID: id, Values: values, Files: map[string]*os.File{virtionet.QueueFile(0): r.Files[0]}}}, nil
 	}
 	spec := *r.Disk
+	if spec.Overlay != "" { // its file did not come along
+		return machine.Device{}, fmt.Errorf("%w: a disk with an overlay is there from the start or not at all; plug the image in with ro", workload.ErrUnsupported)
+	}
 	spec.Engine = string(blk.EnginePlain) // a confined process makes no io_uring
 	d := disk(id, spec)
 	d.Args.Files = map[string]*os.File{"image": r.Files[0]}

@@ -127,6 +127,9 @@ func checkRootfs(cfg *workload.Config, want workload.FileMark) error {
 // ownDisks gives the copy disks of its own: those that the guest writes to are
 // copied from the snapshot's directory to where the configuration says they are.
 func (v *VM) ownDisks(ctx context.Context, d workload.Description, dir string) error {
+	if err := overlaid(v.cfg.VM.Disks); err != nil {
+		return err
+	}
 	if len(d.Disks) != len(v.cfg.VM.Disks) {
 		return fmt.Errorf("the snapshot has %d disks, the configuration %d", len(d.Disks), len(v.cfg.VM.Disks))
 	}

@@ -107,5 +107,8 @@ func (v *VM) mayMove(g *guest) error {
 	case g.machine.Paused():
 		return fmt.Errorf("%w: the instance is paused; resume it first", workload.ErrUnsupported)
 	}
+	if err := overlaid(v.cfg.VM.Disks); err != nil {
+		return err
+	}
 	return g.machine.CanSave()
 }

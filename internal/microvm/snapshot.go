@@ -50,6 +50,9 @@ func (v *VM) Snapshot(ctx context.Context, dir string, bases []string) (workload
 }
 
 func (s *shot) take(ctx context.Context) error {
+	if err := overlaid(s.v.cfg.VM.Disks); err != nil {
+		return err
+	}
 	d, err := s.v.describe()
 	if err != nil {
 		return err

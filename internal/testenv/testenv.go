@@ -44,6 +44,8 @@ const (
 	NFTables Need = "nftables"
 	// MkfsErofs is the program mkfs.erofs.
 	MkfsErofs Need = "mkfs.erofs"
+	// QEMUImg is the program qemu-img (package qemu-utils).
+	QEMUImg Need = "qemu-img"
 	// Busybox is a static busybox, for tests that need a small root file
 	// system (package busybox-static).
 	Busybox Need = "busybox"
@@ -180,7 +182,7 @@ func probe(n Need) error {
 			return err
 		}
 		return probeNFTables()
-	case MkfsErofs, Busybox:
+	case MkfsErofs, Busybox, QEMUImg:
 		return probePrograms(string(n))
 	case Podman:
 		return probePrograms("podman", "conmon", "iptables", "/usr/lib/podman/netavark")

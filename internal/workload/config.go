@@ -249,6 +249,8 @@ type Vsock struct {
 // Disk is one block device of a VM.
 type Disk struct {
 	Path     string `json:"path"`
+	Format   string `json:"format,omitempty"`  // raw or qcow2; empty: raw
+	Overlay  string `json:"overlay,omitempty"` // of what is written, with qcow2
 	ReadOnly bool   `json:"readOnly,omitempty"`
 	Serial   string `json:"serial,omitempty"`
 	Cache    string `json:"cache,omitempty"`  // writeback or none; empty: writeback

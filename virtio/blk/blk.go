@@ -22,9 +22,11 @@ import (
 // Options.Image and Options.Direct.
 var Kind = virtio.Kind{
 	Name: "blk",
-	Help: "disk backed by a raw image file or block device",
+	Help: "disk backed by an image file or block device",
 	Options: []virtio.Option{
 		{Key: "path", Help: "image file or block device"},
+		{Key: "format", Help: "raw, or qcow2, which is only read; default raw, whatever the file looks like"},
+		{Key: "overlay", Help: "file that takes what the guest writes, with format=qcow2; made when there is none"},
 		{Key: "ro", Help: "on: the guest cannot write"},
 		{Key: "serial", Help: "what the guest reads as the disk's serial number, at most 20 bytes; default its id"},
 		{Key: "cache", Help: "writeback: through the host's page cache; none: past it (O_DIRECT); default writeback"},
@@ -38,7 +40,7 @@ var Kind = virtio.Kind{
 
 func newFromArgs(a virtio.Args) (virtio.Device, error) {
 	o := Options{
-		Path: a.String("path", ""), Serial: a.String("serial", a.ID[:min(len(a.ID), idSize)]),
+		Path: a.String("path", ""), Format: Format(a.String("format", "")), Overlay: a.String("overlay", ""), Serial: a.String("serial", a.ID[:min(len(a.ID), idSize)]),
 		Cache: Cache(a.String("cache", "")), Engine: Engine(a.String("engine", "")), Image: a.Files["image"], Direct: a.Files["direct"], Log: a.Logger(),
 	}
 	var errs [4]error
@@ -94,7 +96,9 @@ const (
 
 // Options says what disk to make.
 type Options struct {
-	Path     string // of a raw image file or a block device
+	Path     string // of an image file or a block device
+	Format   Format // empty means FormatRaw
+	Overlay  string // of a file for what is written, with FormatQcow2; empty only if ReadOnly
 	ReadOnly bool   // the guest cannot write
 	Serial   string // at most 20 bytes
 	// Image, when set, is Path, opened and locked by another process that lets this
@@ -126,7 +130,29 @@ func (o *Options) check() error {
 	case o.Queues < 1 || o.Queues > MaxQueues:
 		return fmt.Errorf("%w: %d queues; 1 to %d are possible", virtio.ErrArgs, o.Queues, MaxQueues)
 	}
+	if err := o.checkFormat(); err != nil {
+		return err
+	}
 	return o.Limits.check()
+}
+
+// checkFormat refuses what only a raw image has, and the other way round.
+func (o *Options) checkFormat() error {
+	o.Format = cmp.Or(o.Format, FormatRaw)
+	switch {
+	case o.Format == FormatRaw && o.Overlay == "":
+		return nil
+	case o.Format == FormatRaw:
+		return fmt.Errorf("%w: overlay=%s is for format=qcow2", virtio.ErrArgs, o.Overlay)
+	case o.Format != FormatQcow2:
+		return fmt.Errorf("%w: format=%q; there are raw and qcow2", virtio.ErrArgs, o.Format)
+	case o.ReadOnly == (o.Overlay != ""):
+		return fmt.Errorf("%w: %s: an image in qcow2 is only read: give overlay=FILE for what the guest writes, or ro=on, and not both", virtio.ErrArgs, o.Path)
+	case o.Cache == CacheNone || o.Engine == EngineURing:
+		return fmt.Errorf("%w: %s: cache=none and engine=uring are for raw images", virtio.ErrArgs, o.Path)
+	}
+	o.Engine = EnginePlain
+	return nil
 }
 
 // Metrics are the counters of the device. Operations count when they have

@@ -12,7 +12,7 @@ import (
 	"github.com/hvctl/hvctl/memory"
 )
 
-// image is an open, locked raw image.
+// image is an open, locked image: a raw one, but for layers.
 type image struct {
 	f        *os.File      // owns fd
 	fd       int           // through the page cache
@@ -21,6 +21,7 @@ type image struct {
 	readOnly bool
 	blockDev bool
 	written  atomic.Pointer[memory.Bitmap] // the log of changes; nil without one
+	layers   *layered                      // nil: the file is the disk
 }
 
 // openImage opens an image and takes a lock that conflicts with writers, and as
@@ -45,7 +46,10 @@ func (im *image) giveUp(o Options) (err error) {
 	if im.direct != nil && o.Direct == nil {
 		err = im.direct.f.Close()
 	}
-	if o.Image == nil {
+	if im.layers != nil {
+		err = errors.Join(err, im.layers.close())
+	}
+	if o.Image == nil || im.layers != nil && !im.readOnly {
 		err = errors.Join(err, im.f.Close())
 	}
 	return err
@@ -53,6 +57,9 @@ func (im *image) giveUp(o Options) (err error) {
 
 // openFile is openImage as far as the page cache.
 func openFile(o Options) (*image, error) {
+	if o.Format == FormatQcow2 {
+		return openLayered(o)
+	}
 	if o.Image != nil {
 		return adoptImage(o)
 	}
@@ -136,6 +143,9 @@ func (im *image) lock(path string) error {
 }
 
 func (im *image) close() error {
+	if im.layers != nil {
+		return errors.Join(im.layers.close(), im.f.Close())
+	}
 	if im.direct != nil {
 		return errors.Join(im.direct.f.Close(), im.f.Close())
 	}

@@ -11,6 +11,9 @@ import (
 // read fills bufs, none of them empty, from off on, by way of v. It may narrow
 // the list.
 func (im *image) read(v *vector, bufs [][]byte, off int64) error {
+	if im.layers != nil {
+		return im.layers.read(bufs, off)
+	}
 	for len(bufs) > 0 {
 		n, err := v.preadv(im.fdFor(bufs, off), bufs, off)
 		switch {
@@ -29,6 +32,9 @@ func (im *image) read(v *vector, bufs [][]byte, off int64) error {
 // write stores bufs, none of them empty, from off on, by way of v. It may
 // narrow the list.
 func (im *image) write(v *vector, bufs [][]byte, off int64) error {
+	if im.layers != nil {
+		return im.layers.write(bufs, off)
+	}
 	for len(bufs) > 0 {
 		n, err := v.pwritev(im.fdFor(bufs, off), bufs, off)
 		im.mark(off, int64(max(n, 0)))
@@ -59,6 +65,9 @@ func advance(bufs [][]byte, n int) [][]byte {
 
 // flush makes what was written durable.
 func (im *image) flush() error {
+	if im.layers != nil {
+		return im.layers.flush()
+	}
 	for {
 		if err := unix.Fdatasync(im.fd); !errors.Is(err, unix.EINTR) {
 			return os.NewSyscallError("fdatasync", err)
@@ -69,6 +78,9 @@ func (im *image) flush() error {
 // discard gives the range back to the host; afterwards it reads as zeroes, or
 // as before where the host cannot: a discard is a hint.
 func (im *image) discard(s span) error {
+	if im.layers != nil {
+		return nil // what the image below has there would come up again
+	}
 	if err := im.fallocate(unix.FALLOC_FL_PUNCH_HOLE, s); !cannot(err) {
 		return err
 	}
@@ -78,6 +90,9 @@ func (im *image) discard(s span) error {
 // zero makes the range read as zeroes; only with unmap may the host take the
 // space back.
 func (im *image) zero(v *vector, s span, unmap bool) error {
+	if im.layers != nil {
+		return im.layers.overlay.Zero(s.off, s.n)
+	}
 	mode := uint32(unix.FALLOC_FL_ZERO_RANGE)
 	if unmap {
 		mode = unix.FALLOC_FL_PUNCH_HOLE

@@ -29,6 +29,8 @@ func (d *Device) Resize(bytes uint64) error {
 		bytes = now / sectorSize * sectorSize
 	}
 	switch {
+	case im.layers != nil:
+		return fmt.Errorf("%w: a disk in qcow2 has the size that its image says", ErrResize)
 	case im.written.Load() != nil:
 		return fmt.Errorf("%w: its changes are being followed, for a snapshot or a migration; try again later", ErrResize)
 	case bytes%sectorSize != 0 || bytes > math.MaxInt64:
