@@ -108,7 +108,7 @@ func New(o Options) (*Guest, error) {
 		_ = unix.Close(fd)
 		return nil, err
 	}
-	if err := mapAt(mem, fd, 0, flags); err != nil {
+	if err := mapAt(mem, fd, 0, unix.PROT_READ|unix.PROT_WRITE, flags); err != nil {
 		_ = unmap(mem)
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("map %d MiB of guest RAM: %w", total>>20, err)

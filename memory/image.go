@@ -18,7 +18,7 @@ func newPrivate(o Options, spans []Span, total uint64) (*Guest, error) {
 	}
 	var off uint64
 	for i, s := range spans {
-		err := mapAt(mem[off:off+s.Size], int(o.From.File.Fd()), int64(o.From.Offsets[i]), unix.MAP_PRIVATE|unix.MAP_NORESERVE)
+		err := mapAt(mem[off:off+s.Size], int(o.From.File.Fd()), int64(o.From.Offsets[i]), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_NORESERVE)
 		if err != nil {
 			_ = unmap(mem)
 			return nil, fmt.Errorf("map guest RAM from %s: %w", o.From.File.Name(), err)

@@ -26,11 +26,11 @@ func reserve(n uint64) ([]byte, error) {
 	return mem, nil
 }
 
-// mapAt maps a file's bytes over part of a reservation.
-func mapAt(mem []byte, fd int, off int64, flags int) error {
+// mapAt maps a file's bytes over part of a reservation, with access PROT_*.
+func mapAt(mem []byte, fd int, off int64, access, flags int) error {
 	// SAFETY: the mapping replaces mem, which is part of a reservation of ours,
 	// and nothing else.
-	_, err := unix.MmapPtr(fd, off, unsafe.Pointer(&mem[0]), uintptr(len(mem)), unix.PROT_READ|unix.PROT_WRITE, flags|unix.MAP_FIXED)
+	_, err := unix.MmapPtr(fd, off, unsafe.Pointer(&mem[0]), uintptr(len(mem)), access, flags|unix.MAP_FIXED)
 	return os.NewSyscallError("mmap", err)
 }
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hvctl/hvctl/kvm"
 )
 
@@ -66,6 +68,9 @@ func (v *VCPU) handle(reason kvm.ExitReason) phase {
 		return v.report(Event{Kind: SystemEvent, System: v.cpu.SystemEvent().Type})
 	case kvm.ExitInternalError:
 		return v.fail(fmt.Errorf("vCPU %d: KVM internal error: %v", v.o.Index, v.cpu.InternalError()))
+	case kvm.ExitMemoryFault:
+		f := v.cpu.MemoryFault()
+		return v.fail(fmt.Errorf("vCPU %d: the host has no memory for %#x of the guest: %w", v.o.Index, f.GPA, unix.EFAULT))
 	case kvm.ExitFailEntry:
 		return v.fail(fmt.Errorf("vCPU %d: KVM could not enter the guest: hardware reason %#x", v.o.Index, v.cpu.FailEntry().HardwareEntryFailureReason))
 	default:

@@ -104,6 +104,9 @@ func (m *Machine) attachLegacy() error {
 // closed already or not.
 func (m *Machine) attach(dev virtio.Device, id string) error {
 	log := m.cfg.Log.With(slog.String("dev", id))
+	if err := m.place(dev); err != nil {
+		return err
+	}
 	if m.cfg.Transport == PCI {
 		return m.attachPCI(dev, id, log)
 	}

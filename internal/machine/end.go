@@ -60,7 +60,7 @@ func (m *Machine) event(e vcpu.Event) {
 		}
 		m.finish(End{Reason: r})
 	case vcpu.Failure:
-		m.fail(e.Err)
+		m.fail(m.explain(e.Err))
 	}
 }
 

@@ -48,6 +48,9 @@ type Machine struct {
 	host      hostStats
 	traced    atomic.Bool // a Trace is running
 
+	nextMapped  memory.GPA // where the next device's memory may begin; 0: behind RAM
+	mappedSlots uint32
+
 	mu      sync.Mutex  // guards what follows; held while vCPUs park and devices stop
 	entered bool        // Run was called
 	paused  atomic.Bool // set with mu held
@@ -418,6 +421,7 @@ func (m *Machine) Close() error {
 	if m.watchdog != nil {
 		m.watchdog.Close()
 	}
+	errs = append(errs, m.unplace())
 	for _, d := range m.devices {
 		errs = append(errs, d.Close())
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/hvctl/hvctl/virtio/console"
 	"github.com/hvctl/hvctl/virtio/fs"
 	"github.com/hvctl/hvctl/virtio/net"
+	"github.com/hvctl/hvctl/virtio/pmem"
 	"github.com/hvctl/hvctl/virtio/rng"
 	"github.com/hvctl/hvctl/virtio/vsock"
 )
@@ -21,6 +22,7 @@ func Registry() *virtio.Registry {
 		console.Kind,
 		fs.Kind,
 		net.Kind,
+		pmem.Kind,
 		rng.Kind,
 		vsock.Kind,
 	)
