@@ -13,6 +13,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/hvctl/hvctl/internal/moves"
 	"github.com/hvctl/hvctl/internal/supervisor/launch"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate/rendezvous"
@@ -154,24 +155,49 @@ func (p *program) migratePull(c *cli.Context) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
-	// The source tells the process that reaches it when it gives up.
+	// The source tells the process that reaches it when it knows the outcome.
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	name, source := cmp.Or(c.String("name"), vm), from.Address
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		_ = reach.Wait()
-		cancel(fmt.Errorf("%s did not come: the offer at %s came to nothing, and says why there", vm, from.Address))
+		switch code := reach.ProcessState.ExitCode(); {
+		case p.hasCome(c, name): // it is ours, and only being set up
+		case code == 0 || code == 1:
+			cancel(fmt.Errorf("%s did not come: the offer at %s came to nothing, and says why there", vm, source))
+		default: // what was on its way may still have come
+			fmt.Fprintf(p.stderr, "what connected to %s was killed; if %s does not come soon, look at `hvctl migrate inspect` on both sides before you interrupt this\n", source, vm)
+		}
 	}()
 	from.Address = "unix+tls:" + path
-	err = p.receiveAt(ctx, c, from, cmp.Or(c.String("name"), vm))
+	err = p.receiveAt(ctx, c, from, name)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
-			err = fmt.Errorf("%w (%w)", cause, err)
+			err = cause
 		}
 		_ = reach.Process.Kill()
 		<-ended
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	return nil
+}
+
+// hasCome tells whether the right to run a VM was taken for the instance called name.
+// Its record is there before the source can know.
+func (p *program) hasCome(c *cli.Context, name string) bool {
+	s, err := p.instances(c)
+	if err != nil {
+		return true // nobody knows: nothing is ended
+	}
+	i, err := s.Open(name)
+	if errors.Is(err, workload.ErrNotFound) {
+		return false
+	}
+	if err != nil {
+		return true
+	}
+	h, err := moves.Read(i.Dir())
+	return err != nil || h.Came()
 }

@@ -89,3 +89,11 @@ func entry(role Role, path string) *Entry {
 	}
 	return &Entry{Role: role, Record: r, Means: means[r.Verdict]}
 }
+
+// Came tells whether the instance has taken the right to run a guest. A record that
+// cannot be read may say so.
+func (h History) Came() bool {
+	return slices.ContainsFunc(h.Records, func(e Entry) bool {
+		return e.Role == Destination && (e.Error != "" || e.Verdict == commit.OwnerRecord)
+	})
+}

@@ -103,6 +103,26 @@ func TestDamageIsNamed(t *testing.T) {
 	}
 }
 
+// Only a guest that may be here keeps whoever waits for one from giving up.
+func TestAGuestHasComeWhenItsRecordIsThere(t *testing.T) {
+	session := strings.Repeat("a", 32)
+	for verdict, want := range map[commit.Verdict]bool{commit.RevokedRecord: false, commit.OwnerRecord: true, "damaged": true, "": false} {
+		dir := t.TempDir()
+		records, err := commit.OpenDir(filepath.Join(dir, ReceivedDir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if verdict != "" {
+			err = commit.Store(records.Session(session), commit.Record{Verdict: verdict, Session: session, Epoch: 1, VM: "web"})
+		}
+		h, rerr := Read(dir)
+		if err != nil || rerr != nil || h.Came() != want {
+			t.Errorf("%q: %v, %v, %v", verdict, h.Came(), err, rerr)
+		}
+		_ = records.Close()
+	}
+}
+
 // FuzzAttempt: whatever the file has, it is an account that can be written again, or
 // refused.
 func FuzzAttempt(f *testing.F) {
