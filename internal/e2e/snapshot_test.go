@@ -51,12 +51,22 @@ func TestASnapshotIsRestoredBesideItsOriginalAndAfterIt(t *testing.T) {
 	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::6379", "--disk", "path="+disk, "redis")
+	share := t.TempDir()
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::6379", "--disk", "path="+disk, "-v", share+":/data", "redis")
 	if got := h.redis("web", "SET k v"); got != "+OK" {
 		t.Fatal(got)
 	}
 	h.ok("exec", "web", "sh", "-c", "echo mark >/tmp/f; printf before | dd of=/dev/vdb conv=fsync 2>/dev/null")
-	h.ok("exec", "-d", "web", "sleep", "1000") // a process besides the first
+	// A process besides the first, with a file of the host open.
+	h.ok("exec", "-d", "web", "sh", "-c", "exec 3>>/data/log; while :; do hostname >&3; sleep 0.3; done")
+	logged := func(name string) func() bool {
+		id := h.inspect(name, "{{.Config.ID}}")[:12]
+		return func() bool {
+			b, _ := os.ReadFile(filepath.Join(share, "log"))
+			return strings.Contains(string(b), id)
+		}
+	}
+	eventually(t, "the guest writes to a directory of the host", logged("web"))
 
 	h.ok("snapshot", "create", "web", "--tag", tag)
 	if r := h.hvctl("snapshot", "create", "web", "--tag", tag); r.code == 0 || !strings.Contains(r.err, "--replace") {
@@ -95,6 +105,7 @@ func TestASnapshotIsRestoredBesideItsOriginalAndAfterIt(t *testing.T) {
 		}
 	}
 	copied("web2")
+	eventually(t, "the copy writes to the file that it has open", logged("web2"))
 	if got := h.redis("web", "GET k"); got != "$5 other" {
 		t.Errorf("the original's k is %q", got)
 	}

@@ -7,6 +7,7 @@
 // buffers while they are judged; data goes between the guest's memory and the
 // host's files without a copy.
 //
-// A guest that has the file system mounted cannot be saved: what it holds are
-// open files of this host (docs/STATUS.md).
+// A guest that has the file system mounted is saved with the names of what it
+// knows and has open, which are opened again when it is loaded
+// (docs/snapshot-format.md).
 package fs

@@ -3,7 +3,6 @@ package fs
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -11,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/virtio"
 	"github.com/hvctl/hvctl/virtio/fs/hostdir"
 )
@@ -69,7 +67,9 @@ type Device struct {
 	// requests read.
 	mu      sync.RWMutex
 	session *fuse.ProtocolServer
-	mounted atomic.Bool
+	// init is the guest's FUSE_INIT, and answer what it was told, while it has the
+	// directory mounted.
+	init, answer []byte
 }
 
 // New opens the directory and makes a device for it. Errors in what was asked
@@ -123,7 +123,7 @@ func (d *Device) begin() {
 		Logger:               log.New(io.Discard, "", 0), // the guest decides how much there would be
 		PanicHandler:         func(any) fuse.Status { return fuse.EIO },
 	})
-	d.mounted.Store(false)
+	d.init, d.answer = nil, nil
 }
 
 // Activate has nothing to start.
@@ -143,40 +143,3 @@ func (d *Device) Only() string { return d.dir.Only() }
 
 // Metrics returns the device's counters.
 func (d *Device) Metrics() any { return &d.metrics }
-
-// ErrMounted is why a guest cannot be saved.
-var ErrMounted = errors.New("a shared directory is mounted: its open files cannot be moved; unmount it in the guest first")
-
-type stateV1 struct{ Tag string }
-
-// StateVersion returns 1.
-func (d *Device) StateVersion() uint32 { return 1 }
-
-// CanSave returns why SaveState would fail now; it may be asked while the guest
-// runs. The error wraps ErrMounted while the guest has the directory mounted.
-func (d *Device) CanSave() error {
-	if d.mounted.Load() {
-		return fmt.Errorf("%s: %w", d.tag, ErrMounted)
-	}
-	return nil
-}
-
-// SaveState returns the tag, or the error of CanSave.
-func (d *Device) SaveState() (any, error) {
-	if err := d.CanSave(); err != nil {
-		return nil, err
-	}
-	return stateV1{d.tag}, nil
-}
-
-// LoadState checks that it is the same share.
-func (d *Device) LoadState(dec state.Decoder) error {
-	var s stateV1
-	if err := dec.Into(&s); err != nil {
-		return err
-	}
-	if s.Tag != d.tag {
-		return fmt.Errorf("%w: the shared directory is called %q, the guest knows %q", state.ErrCorrupt, d.tag, s.Tag)
-	}
-	return nil
-}

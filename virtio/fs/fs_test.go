@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/hvctl/hvctl/internal/state"
@@ -21,6 +23,7 @@ const (
 	opLookup  = 1
 	opForget  = 2
 	opGetattr = 3
+	opOpen    = 14
 	opRead    = 15
 	opWrite   = 16
 	opRelease = 18
@@ -86,10 +89,23 @@ func shared(t testing.TB) (string, virtio.Args) {
 	return dir, virtio.Args{ID: "data", Values: map[string]string{"path": dir}}
 }
 
+// sameDirectory is shared, but the same directory all through a test: it is part of
+// the state which one that is.
+func sameDirectory(t testing.TB) virtio.Args {
+	if a, ok := directories.Load(t); ok {
+		return a.(virtio.Args)
+	}
+	_, a := shared(t)
+	directories.Store(t, a)
+	t.Cleanup(func() { directories.Delete(t) })
+	return a
+}
+
+var directories sync.Map
+
 var suite = virtiotest.Suite{
 	Kind:     fs.Kind,
-	MakeArgs: func(t testing.TB) virtio.Args { _, a := shared(t); return a },
-	// Without FUSE_INIT, so that the device can be saved.
+	MakeArgs: sameDirectory,
 	Request: func(t testing.TB, d *virtiotest.Driver) {
 		if attr := mustAsk(t, d, message(opGetattr, 1, [16]byte{}), 200); len(attr) != 104 {
 			t.Fatalf("%d bytes of attributes", len(attr))
@@ -225,33 +241,56 @@ func TestShortRequestIsTheDriversMistake(t *testing.T) {
 	d.WaitNeedsReset()
 }
 
-func TestMountedShareIsNotSaved(t *testing.T) {
-	_, a := shared(t)
+// A guest that has the directory mounted goes on with what it knew and had open.
+func TestMountedShareIsSaved(t *testing.T) {
+	dir, a := shared(t)
 	dev, err := fs.Kind.New(a)
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := virtiotest.Start(t, dev, virtiotest.Options{})
-	mustAsk(t, d, initMessage(7, 36), 100)
-	if err := dev.(interface{ CanSave() error }).CanSave(); !errors.Is(err, fs.ErrMounted) {
-		t.Errorf("mounted: %v", err)
-	}
-	if _, err := dev.SaveState(); !errors.Is(err, fs.ErrMounted) || !strings.Contains(err.Error(), "data") {
-		t.Errorf("mounted: %v", err)
-	}
-	mustAsk(t, d, message(opDestroy, 0), 0)
+	mustAsk(t, d, initMessage(7, 36), 200)
+	node := le.Uint64(mustAsk(t, d, message(opLookup, 1, "file"), 200))
+	mustAsk(t, d, message(opOpen, node, [2]uint32{}), 100)
 	s, err := state.Save("fs", dev)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := fs.New(fs.Options{Tag: "other", Dir: hostdir.Options{Path: t.TempDir()}})
+
+	load := func(tag string, s state.Section) (*fs.Device, error) {
+		other, err := fs.New(fs.Options{Tag: tag, Dir: hostdir.Options{Path: dir}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { other.Close() })
+		return other, state.Load(s, other)
+	}
+	if _, err := load("other", s); !errors.Is(err, state.ErrCorrupt) {
+		t.Errorf("state of another share: %v", err)
+	}
+	promised := bytes.Replace(s.Payload, []byte(`"Answer":"`), []byte(`"Answer":"AAAA`), 1)
+	if _, err := load("data", section(promised, 2)); !errors.Is(err, fs.ErrPromised) {
+		t.Errorf("another answer to FUSE_INIT: %v", err)
+	}
+	if _, err := load("data", section([]byte(`{"Tag":"data","Init":"AAAA"}`), 2)); !errors.Is(err, state.ErrCorrupt) {
+		t.Errorf("an impossible FUSE_INIT: %v", err)
+	}
+	if _, err := load("data", section([]byte(`{"Tag":"data"}`), 1)); err != nil {
+		t.Errorf("version 1: %v", err)
+	}
+
+	other, err := load("data", s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer other.Close()
-	if err := state.Load(s, other); !errors.Is(err, state.ErrCorrupt) {
-		t.Errorf("state of another share: %v", err)
+	again, err := state.Save("fs", other)
+	if err != nil || !bytes.Equal(again.Payload, s.Payload) {
+		t.Errorf("saved again it differs: %v\n%s\n%s", err, s.Payload, again.Payload)
 	}
+}
+
+func section(payload []byte, version uint32) state.Section {
+	return state.Section{Path: "fs", Version: version, CRC: crc32.Checksum(payload, crc32.MakeTable(crc32.Castagnoli)), Payload: payload}
 }
 
 // FuzzRequest sends one arbitrary request after a valid beginning.

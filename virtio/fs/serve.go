@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 
@@ -78,7 +79,9 @@ func (d *Device) serve(in, out memory.Vec) int {
 	case opRead:
 		return d.read(request, out, unique)
 	case opDestroy:
-		d.mounted.Store(false)
+		d.mu.Lock()
+		d.init, d.answer = nil, nil
+		d.mu.Unlock()
 	}
 	return d.call(request, out, unique)
 }
@@ -118,14 +121,36 @@ func (d *Device) read(request [][]byte, out memory.Vec, unique uint64) int {
 // initialize begins a session (FUSE_INIT). What an old or a wrong client asks
 // for is refused here: the library would write a line each time.
 func (d *Device) initialize(request [][]byte, out memory.Vec, unique uint64) int {
-	body := request[0][inHeaderSize:]
-	if len(body) < 8 || binary.LittleEndian.Uint32(body) != fuseMajor || binary.LittleEndian.Uint32(body[4:]) < oldestMinor {
+	if !goodInit(request[0]) {
 		return d.refuse(out, unique, fuse.EIO)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.mounted.Store(true)
-	return d.handle(request, out, unique)
+	answer, code := d.answerInit(request[0])
+	if code != fuse.OK {
+		return d.refuse(out, unique, code)
+	}
+	d.init, d.answer = request[0], answer
+	d.count(answer)
+	return out.CopyIn(answer)
+}
+
+// maxInit bounds a FUSE_INIT, which is saved.
+const maxInit = 512
+
+func goodInit(request []byte) bool {
+	if len(request) < inHeaderSize+8 || len(request) > maxInit {
+		return false
+	}
+	body := request[inHeaderSize:]
+	return binary.LittleEndian.Uint32(request[4:]) == opInit && binary.LittleEndian.Uint32(body) == fuseMajor && binary.LittleEndian.Uint32(body[4:]) >= oldestMinor
+}
+
+// answerInit begins the session. mu is held.
+func (d *Device) answerInit(request []byte) ([]byte, fuse.Status) {
+	answer := make([]byte, maxInit)
+	n, code := d.session.HandleRequest([][]byte{bytes.Clone(request)}, [][]byte{answer})
+	return answer[:n], code
 }
 
 func (d *Device) count(answer []byte) {

@@ -15,8 +15,9 @@ const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_SYNC | 
 
 // handle is an open file or directory.
 type handle struct {
-	fd   int
-	dirs *dirReader // for directories
+	fd    int
+	dirs  *dirReader // for directories
+	stale bool       // its file was gone when it was to be opened again
 
 	mu     sync.Mutex
 	busy   int
@@ -42,6 +43,9 @@ func (fs *FS) useHandle(id uint64) (*handle, error) {
 	h := fs.handles[id]
 	if h == nil {
 		return nil, unix.EBADF
+	}
+	if h.stale {
+		return nil, unix.ESTALE
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

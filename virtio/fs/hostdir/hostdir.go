@@ -142,7 +142,7 @@ func (fs *FS) drop() {
 	}
 	for id, n := range fs.nodes {
 		if id != rootID {
-			unix.Close(n.fd)
+			n.close()
 			delete(fs.nodes, id)
 			delete(fs.byFile, n.file)
 		}

@@ -29,7 +29,7 @@ func keyOf(st *unix.Stat_t, v view) fileKey {
 // node is a file that the client knows by its ID. IDs are never used twice.
 type node struct {
 	id   uint64
-	fd   int // O_PATH
+	fd   int // O_PATH; -1: the file was gone when it was to be opened again
 	file fileKey
 	view view
 	dir  bool
@@ -50,7 +50,7 @@ func (fs *FS) use(id uint64) (*node, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	n := fs.nodes[id]
-	if n == nil {
+	if n == nil || n.fd < 0 {
 		return nil, unix.ESTALE
 	}
 	n.busy++
@@ -99,12 +99,18 @@ func (fs *FS) release(n *node) {
 	fs.reap(n)
 }
 
+func (n *node) close() {
+	if n.fd >= 0 {
+		unix.Close(n.fd)
+	}
+}
+
 // reap closes a node that nobody holds. Preconditions: mu is held.
 func (fs *FS) reap(n *node) {
 	if n.lookups > 0 || n.busy > 0 || n.id == rootID {
 		return
 	}
-	unix.Close(n.fd)
+	n.close()
 	delete(fs.nodes, n.id)
 	if fs.byFile[n.file] == n {
 		delete(fs.byFile, n.file)
