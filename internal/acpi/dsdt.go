@@ -177,6 +177,15 @@ func (p *Platform) events() node {
 	if p.PCI != nil && p.PCI.Hotplug != nil {
 		handler = append(handler, ifs(and(pending, integer(uint64(GEDEventPCI)), nowhere), name(pciScan)))
 	}
+	if p.VMClock != 0 {
+		devices = append(devices, device("VCLK",
+			defName("_HID", text("AMZNC10C")),
+			defName("_CID", text("VMCLOCK")),
+			defName("_DDN", text("VMCLOCK")),
+			defName("_CRS", resourceTemplate(memory32(p.VMClock, VMClockSize)))))
+		handler = append(handler,
+			ifs(and(pending, integer(uint64(GEDEventVMClock)), nowhere), notify(name("VCLK"), integer(0x80))))
+	}
 	ged := device("GED",
 		defName("_HID", text("ACPI0013")),
 		defName("_UID", integer(0)),

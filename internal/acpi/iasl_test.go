@@ -156,6 +156,9 @@ func TestEventsReachDevices(t *testing.T) {
 		}
 		return append(append(append(want, opZero, opNotify), dev...), opByte, 0x80)
 	}
+	if !bytes.Contains(mustBuild(t, guarded())["DSDT"].Data, notify(byte(GEDEventVMClock), "VCLK")) {
+		t.Errorf("event %#x does not notify the clock", GEDEventVMClock)
+	}
 	for bit, dev := range map[uint32]string{GEDEventPowerButton: "PWRB", GEDEventVMGenID: "VGEN"} {
 		if !bytes.Contains(dsdt, notify(byte(bit), dev)) {
 			t.Errorf("event %#x does not notify %s", bit, dev)

@@ -25,12 +25,15 @@ type Platform struct {
 
 	Watchdog *Watchdog // nil: none
 
-	// GED delivers the power button and, when VMGenID is set, changes of it.
-	// nil: neither can be delivered, and no power button is declared.
+	// GED delivers the power button and, when they are set, changes of VMGenID
+	// and VMClock. nil: none can be delivered, and no power button is declared.
 	GED *GED
 	// VMGenID is the address of the 16-byte generation id, 8-byte aligned, in
 	// reserved RAM. 0: none. Needs a GED.
 	VMGenID memory.GPA
+	// VMClock is the address of a page of reserved RAM with the VM clock's
+	// structure (UAPI.13). 0: none. Needs a GED.
+	VMClock memory.GPA
 
 	// ResetReg resets the machine when the guest writes ResetValue, one byte.
 	ResetReg   Register
@@ -123,7 +126,11 @@ const (
 	GEDEventPowerButton uint32 = 1 << 0 // Notify(\_SB.PWRB, 0x80)
 	GEDEventVMGenID     uint32 = 1 << 1 // Notify(\_SB.VGEN, 0x80)
 	GEDEventPCI         uint32 = 1 << 2 // the registers of PCIHotplug have something new
+	GEDEventVMClock     uint32 = 1 << 6 // Notify(\_SB.VCLK, 0x80)
 )
+
+// VMClockSize is the size of the VM clock's range in bytes.
+const VMClockSize = 0x1000
 
 // S5Value is what a guest writes to SleepControl to switch the machine off:
 // SLP_TYP 5 from the _S5_ package, and SLP_EN.
@@ -154,6 +161,8 @@ func (p *Platform) check() error {
 		return wrong("%d virtio-mmio devices, more than %d", len(p.VirtioMMIO), maxMMIO)
 	case p.VMGenID != 0 && (p.GED == nil || p.VMGenID%8 != 0):
 		return wrong("VM generation id at %v needs a GED and 8-byte alignment", p.VMGenID)
+	case p.VMClock != 0 && (p.GED == nil || p.VMClock%VMClockSize != 0):
+		return wrong("VM clock at %v needs a GED and a page of its own", p.VMClock)
 	case p.GED != nil && p.GED.Register.Addr == 0:
 		return wrong("GED without a register")
 	}

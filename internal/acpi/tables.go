@@ -73,6 +73,9 @@ func Build(p Platform) (*Tables, error) {
 	if v := p.VMGenID; v != 0 && v+16 > p.Base && v < t.End {
 		return nil, wrong("VM generation id at %v lies in the tables, which end at %v", v, t.End)
 	}
+	if v := p.VMClock; v != 0 && v+VMClockSize > p.Base && v < t.End {
+		return nil, wrong("VM clock at %v lies in the tables, which end at %v", v, t.End)
+	}
 	return t, nil
 }
 

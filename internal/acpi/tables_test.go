@@ -62,9 +62,10 @@ func mustBuild(t *testing.T, p Platform) map[string]Table {
 }
 
 // TestTablesLinkUp walks the tables as a guest does, from the RSDP.
-// guarded has a watchdog.
+// guarded has a watchdog and a VM clock.
 func guarded() Platform {
 	p := least()
+	p.GED, p.VMClock = &GED{Register{SystemIO, 0x600}, 5}, 0xfe000
 	p.Watchdog = &Watchdog{Control: 0x610, Count: 0x614, Left: 0x618, TickMs: 100, Max: 0xffff}
 	return p
 }
@@ -227,6 +228,8 @@ func TestBuildRefuses(t *testing.T) {
 		{"GED nowhere", func(p *Platform) { p.GED.Register.Addr = 0 }, "GED without a register"},
 		{"generation id without GED", func(p *Platform) { p.GED = nil }, "VM generation id at 0xff000 needs a GED and 8-byte alignment"},
 		{"generation id in tables", func(p *Platform) { p.VMGenID = p.Base + 8 }, "VM generation id at 0xe0008 lies in the tables, which end at 0xe083c"},
+		{"clock without GED", func(p *Platform) { p.GED, p.VMGenID, p.VMClock = nil, 0, 0xfe000 }, "VM clock at 0xfe000 needs a GED and a page of its own"},
+		{"clock in tables", func(p *Platform) { p.VMClock = p.Base }, "VM clock at 0xe0000 lies in the tables, which end at 0xe087c"},
 		{"too many buses", func(p *Platform) { p.PCI.Buses = 257 }, "ECAM at 0xe8000000 for 257 buses"},
 		{"ECAM over devices", func(p *Platform) { p.PCI.ECAMBase = 0xf0000000 }, "ECAM at 0xf0000000 overlaps I/O APIC at 0xfec00000"},
 		{"ECAM over window", func(p *Platform) { p.PCI.MMIO32.Size = 0x30000000 }, "32-bit PCI window at 0xc0000000 overlaps ECAM at 0xe8000000"},

@@ -29,7 +29,7 @@ type attached struct {
 // m.platform.
 func (m *Machine) attachAll() error {
 	m.platform = acpi.Platform{
-		Base: boot.ACPIBase, Limit: tablesLimit, IOAPIC: ioapicBase, VMGenID: vmGenIDAddr,
+		Base: boot.ACPIBase, Limit: tablesLimit, IOAPIC: ioapicBase, VMGenID: vmGenIDAddr, VMClock: vmClockAddr,
 		COM1: m.cfg.SerialOut != nil, PanicPort: portPanic,
 		ResetReg: ioRegister(offReset), ResetValue: resetValue,
 		SleepControl: ioRegister(offSleep), SleepStatus: ioRegister(offSleepState),

@@ -16,6 +16,9 @@ func (m *Machine) NewGeneration() error {
 	if err := m.writeGeneration(); err != nil {
 		return err
 	}
+	if err := m.changeVMClock(func(c *vmClock) { c.Generation++ }); err != nil {
+		return err
+	}
 	return m.power.event(acpi.GEDEventVMGenID)
 }
 

@@ -36,7 +36,8 @@ const (
 // Below 1 MiB, in the range that boot reserves for us.
 const (
 	vmGenIDAddr = boot.ACPILimit - 0x1000
-	tablesLimit = vmGenIDAddr
+	vmClockAddr = vmGenIDAddr - acpi.VMClockSize
+	tablesLimit = vmClockAddr
 	resetVector = 0xffff0 // where a kernel jumps that wants the BIOS to reset
 )
 

@@ -56,6 +56,7 @@ type Machine struct {
 	paused  atomic.Bool // set with mu held
 	closed  bool
 	blank   bool         // made for LoadState, which has not succeeded yet
+	arrived bool         // LoadState has, and the guest has not run since
 	held    bool         // a debugger has the vCPUs: they do not run
 	only    []bool       // of those that run, the ones that a debugger lets; nil: all
 	logging bool         // KVM keeps a dirty log
@@ -194,7 +195,7 @@ func (m *Machine) load(k *boot.Kernel) (boot.Entry, error) {
 	if err := m.mem.WriteAt(resetCode, resetVector); err != nil {
 		return boot.Entry{}, err
 	}
-	if err := m.writeGeneration(); err != nil {
+	if err := errors.Join(m.writeGeneration(), m.writeVMClock()); err != nil {
 		return boot.Entry{}, err
 	}
 	p := boot.Params{Kernel: k, Cmdline: m.cfg.Cmdline, RSDP: tables.RSDP, RNGSeed: make([]byte, 32)}
@@ -343,6 +344,12 @@ func (m *Machine) Resume(context.Context) error {
 		return nil
 	case m.blank:
 		return fmt.Errorf("%w: nothing has been restored into this machine", ErrRestore)
+	}
+	if m.arrived {
+		if err := m.disrupt(); err != nil {
+			return err
+		}
+		m.arrived = false
 	}
 	m.paused.Store(false)
 	return m.orEnded(m.thaw())

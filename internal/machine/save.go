@@ -117,7 +117,7 @@ func (m *Machine) LoadState(sections []state.Section) error {
 	if err := load.clock.set(); err != nil {
 		return fmt.Errorf("%w: %w", ErrRestore, err)
 	}
-	m.clock, m.blank = load.clock.use, false
+	m.clock, m.blank, m.arrived = load.clock.use, false, true
 	return nil
 }
 
