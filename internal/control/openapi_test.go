@@ -15,6 +15,7 @@ import (
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/hvctl/hvctl/internal/workload"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 func document(t *testing.T) *openapi3.T {
@@ -54,7 +55,7 @@ func TestDocumentHasExactlyTheFields(t *testing.T) {
 		"ErrorBody": ErrorBody{}, "Info": Info{}, "State": workload.State{}, "Port": workload.Port{}, "Exit": workload.Exit{},
 		"SignalRequest": SignalRequest{}, "StopRequest": StopRequest{}, "ResizeRequest": ResizeRequest{}, "AttachRequest": AttachRequest{},
 		"ExecRequest": ExecRequest{}, "ExecStarted": ExecStarted{}, "Stats": workload.Stats{}, "CgroupStats": workload.CgroupStats{}, "Histogram": workload.Histogram{}, "Range": workload.Range{}, "TraceRequest": workload.TraceRequest{}, "TraceExit": workload.TraceExit{}, "Event": Event{},
-		"MigrateRequest": workload.MigrateRequest{}, "MigrationStatus": workload.MigrationStatus{}, "ResolveRequest": ResolveRequest{}, "DumpRequest": DumpRequest{}, "DumpReport": workload.DumpReport{}, "UpgradeRequest": UpgradeRequest{}, "Endpoint": workload.Endpoint{}, "SnapshotRequest": SnapshotRequest{}, "SnapshotReport": workload.SnapshotReport{}, "Update": workload.Update{}, "Device": workload.Device{}, "PlugRequest": workload.PlugRequest{}, "UnplugRequest": workload.UnplugRequest{}, "Copy": workload.Copy{}, "Deadline": workload.Deadline{}, "Task": workload.Task{}, "Resources": workload.Resources{},
+		"MigrateRequest": workload.MigrateRequest{}, "MigrationStatus": workload.MigrationStatus{}, "ResolveRequest": ResolveRequest{}, "DumpRequest": DumpRequest{}, "DumpReport": workload.DumpReport{}, "UpgradeRequest": UpgradeRequest{}, "Endpoint": workload.Endpoint{}, "SnapshotRequest": SnapshotRequest{}, "SnapshotReport": workload.SnapshotReport{}, "Update": workload.Update{}, "Device": workload.Device{}, "PlugRequest": workload.PlugRequest{}, "UnplugRequest": workload.UnplugRequest{}, "Copy": workload.Copy{}, "Deadline": workload.Deadline{}, "Task": workload.Task{}, "Resources": workload.Resources{}, "BlockIO": specs.LinuxBlockIO{},
 	}
 	for name := range doc.Components.Schemas {
 		if types[name] == nil {
