@@ -18,7 +18,7 @@ build: $(PROGS:%=build-%) bin/hvctl-oci-vm build-full ## build every program bel
 bin/hvctl-oci-vm: # by this name, bundles run as microVMs
 	ln -sf hvctl-oci $@
 build-full: # hvctl-oci with what speaks to CRIU and systemd, which would make every start of hvctl-oci slower
-	$(BUILD) -tags urfave_cli_no_docs,full -o bin/hvctl-oci-full ./cmd/hvctl-oci
+	$(BUILD),full -o bin/hvctl-oci-full ./cmd/hvctl-oci
 build-%:
 	$(BUILD) -o bin/$* ./cmd/$*
 

@@ -56,7 +56,7 @@ func TestDeviceRatesAreThoseOfTheDevice(t *testing.T) {
 	testenv.Require(t, testenv.Root)
 	dev := filepath.Join(t.TempDir(), "a:b") // the rate is after the last colon
 	if err := unix.Mknod(dev, unix.S_IFBLK|0o600, int(unix.Mkdev(240, 7))); err != nil {
-		t.Skipf("no device files here: %v", err)
+		t.Fatal(err)
 	}
 	b, err := readThrottles(t, true, "--device-read-bps", dev+":1M", "--device-write-iops", dev+":0")
 	if err != nil {
