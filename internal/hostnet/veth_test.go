@@ -74,14 +74,16 @@ func TestContainerIsANeighbour(t *testing.T) {
 		}
 		c.Close()
 	}
+	// The kernel tells of a carrier's change a little later than it happens.
 	carrier := func(want netlink.LinkOperState) {
 		t.Helper()
-		inside.run(func() {
-			l, err := netlink.LinkByName("eth0")
-			mustRun(t, "look up eth0", err)
-			if l.Attrs().OperState != want {
-				t.Errorf("eth0 is %v, want %v", l.Attrs().OperState, want)
-			}
+		eventually(t, fmt.Sprintf("eth0 is %v", want), func() (is bool) {
+			inside.run(func() {
+				l, err := netlink.LinkByName("eth0")
+				mustRun(t, "look up eth0", err)
+				is = l.Attrs().OperState == want
+			})
+			return is
 		})
 	}
 	carrier(netlink.OperUp)
