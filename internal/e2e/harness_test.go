@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,10 +21,11 @@ import (
 
 // host is one state root; what a test leaves in it is the test's fault.
 type host struct {
-	t    *testing.T
-	root string
-	bin  string
-	kind kind
+	t     *testing.T
+	root  string
+	bin   string
+	store string // of images and kernels; "": the tests'
+	kind  kind
 
 	as      *syscall.Credential // nil: root
 	home    string              // of that user
@@ -184,7 +186,7 @@ func (h *host) hvctl(args ...string) result {
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	args = append(append(slices.Clone(h.through), h.bin), args...)
 	c := exec.CommandContext(ctx, args[0], args[1:]...)
-	c.Env = append(os.Environ(), "HVCTL_ROOT="+h.root, "HVCTL_STORE="+testenv.TestStore())
+	c.Env = append(os.Environ(), "HVCTL_ROOT="+h.root, "HVCTL_STORE="+cmp.Or(h.store, testenv.TestStore()))
 	h.userCommand(c)
 	return c
 }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"crypto/md5"
 	"encoding/json"
@@ -51,6 +52,43 @@ func (h *host) receive(name, at string, more ...string) (done func() string) {
 		}
 		return strings.TrimSpace(out.String())
 	}
+}
+
+// pull fetches the VM from, of the host at, and returns the source's report and the new ID.
+func (h *host) pull(at *host, from, name string, how ...string) (report, id string) {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	defer cancel()
+	allow := strings.TrimSpace(h.ok("migrate", "identity"))
+	c := at.command(ctx, append([]string{"migrate", "offer", from, "--listen", "127.0.0.1:7444", "--allow", allow, "--json"}, how...)...)
+	var out strings.Builder
+	c.Stdout = &out
+	said, err := c.StderrPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	lines := bufio.NewScanner(said)
+	lines.Scan()
+	words := strings.Fields(lines.Text()) // the command to run there
+	if len(words) < 3 || words[0] != "hvctl" {
+		h.t.Fatalf("the offer says %q", lines.Text())
+	}
+	wrong := append(words[1:len(words)-1:len(words)-1], "guessed", "--name", name)
+	if r := h.hvctl(wrong...); r.code == 0 || !strings.Contains(r.err, "token") {
+		h.t.Errorf("pulled with a wrong token: %d, %s", r.code, r.err)
+	}
+	id = strings.TrimSpace(h.ok(append(words[1:], "--name", name)...))
+	var more strings.Builder
+	for lines.Scan() {
+		more.WriteString(lines.Text() + "\n")
+	}
+	if err := c.Wait(); err != nil {
+		h.t.Fatalf("offer: %v\n%s", err, more.String())
+	}
+	return out.String(), id
 }
 
 // Its network is the kernel's (vhost) on both sides, and the owner's in between.
@@ -235,7 +273,23 @@ func TestAMigrationIsPlanned(t *testing.T) {
 	if got := h.inspect("to", "{{len .Config.Net.Publish}}"); got != "0" {
 		t.Errorf("%s ports are published", got)
 	}
-	h.ok("rm", "-f", "to", "web")
+
+	// From there a host fetches it that has no images: the guest's comes with it.
+	other := h.in(t)
+	other.store = filepath.Join(h.root, ".store")
+	out, id := other.pull(h, "to", "third", "--on-timeout", "force", "--downtime", "300ms")
+	var report struct {
+		Outcome string
+		Image   uint64 `json:"image_bytes"`
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil || report.Outcome != "handed" || report.Image < 1<<20 {
+		t.Errorf("%v: %q, %d bytes of image were carried", err, report.Outcome, report.Image)
+	}
+	if got := h.inspect("third", "{{.Config.ID}} {{.Config.Rootfs.ImagePath}}"); !strings.HasPrefix(got, id+" "+other.store) || !strings.HasSuffix(got, ".carried.erofs") {
+		t.Errorf("%s with the root %q", id, got)
+	}
+	h.ok("exec", "third", "md5sum", "/usr/bin/perl") // of the image, not yet read
+	h.ok("rm", "-f", "third", "to", "web")
 }
 
 // A migration that takes long is looked at, and called off.
