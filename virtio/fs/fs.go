@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"os"
 	"sync"
 	"sync/atomic"
 
@@ -64,7 +65,7 @@ type Device struct {
 	metrics Metrics
 
 	// session is one mount of the guest's. FUSE_INIT writes what the other
-	// requests read.
+	// requests read; Attach and Detach keep requests away.
 	mu      sync.RWMutex
 	session *fuse.ProtocolServer
 	// init is the guest's FUSE_INIT, and answer what it was told, while it has the
@@ -75,8 +76,8 @@ type Device struct {
 // New opens the directory and makes a device for it. Errors in what was asked
 // for wrap virtio.ErrArgs.
 func New(o Options) (*Device, error) {
-	if o.Tag == "" || len(o.Tag) > tagSize {
-		return nil, fmt.Errorf("%w: the tag %q of a shared directory has to have 1 to %d bytes", virtio.ErrArgs, o.Tag, tagSize)
+	if err := checkTag(o.Tag); err != nil {
+		return nil, err
 	}
 	dir, err := hostdir.New(o.Dir)
 	if err != nil {
@@ -85,6 +86,44 @@ func New(o Options) (*Device, error) {
 	d := &Device{tag: o.Tag, dir: dir}
 	d.begin()
 	return d, nil
+}
+
+func checkTag(tag string) error {
+	if tag == "" || len(tag) > tagSize {
+		return fmt.Errorf("%w: the tag %q of a shared directory has to have 1 to %d bytes", virtio.ErrArgs, tag, tagSize)
+	}
+	return nil
+}
+
+// NewAttachable makes a device whose root directory is made up: Attach puts
+// directories there. Errors are those of New.
+func NewAttachable(tag string) (*Device, error) {
+	if err := checkTag(tag); err != nil {
+		return nil, err
+	}
+	dir, err := hostdir.NewAttachable(hostdir.Options{})
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{tag: tag, dir: dir}
+	d.begin()
+	return d, nil
+}
+
+// Attach puts a directory of the host under a name of the made-up root, while the
+// guest runs. It does not keep dir. Preconditions: d is of NewAttachable.
+func (d *Device) Attach(name string, dir *os.File) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.dir.Attach(name, dir)
+}
+
+// Detach takes it away: what the guest still has of it is stale. It waits for a
+// request that is being served.
+func (d *Device) Detach(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.dir.Detach(name)
 }
 
 func newFromArgs(a virtio.Args) (virtio.Device, error) {

@@ -30,7 +30,8 @@ type stateV2 struct {
 func (d *Device) StateVersion() uint32 { return 2 }
 
 // CanSave returns why SaveState would fail now, as far as that is quickly known; it
-// may be asked while the guest runs. The error wraps hostdir.ErrUnlinked.
+// may be asked while the guest runs. The error wraps hostdir.ErrUnlinked or
+// hostdir.ErrAttached.
 func (d *Device) CanSave() error { return d.dir.CanSave() }
 
 // SaveState returns what the guest holds of the directory. Errors also wrap

@@ -67,7 +67,7 @@ func (fs *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.En
 	}
 	in.Owner = fuse.Owner{} // a link has no owner of its own
 	return status(fs.make(&in.InHeader, name, out, func(dir *node) error {
-		return unix.Linkat(unix.AT_FDCWD, n.path(), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
+		return unix.Linkat(unix.AT_FDCWD, fs.in(n, dir.view.mount), dir.fd, name, unix.AT_SYMLINK_FOLLOW)
 	}))
 }
 
@@ -90,7 +90,7 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 		return status(err)
 	}
 	if fd >= 0 {
-		if out.Fh, err = fs.newHandle(&handle{fd: fd}); err != nil {
+		if out.Fh, err = fs.newHandle(&handle{node: out.NodeId, fd: fd}); err != nil {
 			unix.Close(fd)
 		}
 	} else {
@@ -104,15 +104,15 @@ func (fs *FS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fus
 
 // Unlink removes a name that is not a directory's.
 func (fs *FS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return status(fs.remove(h, name, 0))
+	return status(fs.unlink(h, name, 0))
 }
 
 // Rmdir removes an empty directory.
 func (fs *FS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
-	return status(fs.remove(h, name, unix.AT_REMOVEDIR))
+	return status(fs.unlink(h, name, unix.AT_REMOVEDIR))
 }
 
-func (fs *FS) remove(h *fuse.InHeader, name string, flags int) error {
+func (fs *FS) unlink(h *fuse.InHeader, name string, flags int) error {
 	if err := fs.changes(); err != nil {
 		return err
 	}

@@ -23,14 +23,14 @@ func (fs *FS) OpenDir(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fus
 	}
 	defer fs.release(n)
 	if n.view.sealed {
-		out.Fh, err = fs.newHandle(&handle{fd: -1, dirs: &dirReader{}})
+		out.Fh, err = fs.newHandle(&handle{node: n.id, fd: -1, dirs: &dirReader{}})
 		return status(err)
 	}
 	fd, err := unix.Openat(n.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return status(err)
 	}
-	if out.Fh, err = fs.newHandle(&handle{fd: fd, dirs: &dirReader{}}); err != nil {
+	if out.Fh, err = fs.newHandle(&handle{node: n.id, fd: fd, dirs: &dirReader{}}); err != nil {
 		unix.Close(fd)
 	}
 	return status(err)

@@ -15,6 +15,7 @@ const openFlags = unix.O_ACCMODE | unix.O_APPEND | unix.O_TRUNC | unix.O_SYNC | 
 
 // handle is an open file or directory.
 type handle struct {
+	node  uint64 // that it was opened by; 0: unknown, for it was loaded
 	fd    int
 	dirs  *dirReader // for directories
 	stale bool       // its file was gone when it was to be opened again
@@ -105,7 +106,7 @@ func (fs *FS) openHandle(n *node, flags uint32) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	id, err := fs.newHandle(&handle{fd: fd})
+	id, err := fs.newHandle(&handle{node: n.id, fd: fd})
 	if err != nil {
 		unix.Close(fd)
 	}

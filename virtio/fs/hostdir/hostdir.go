@@ -49,13 +49,15 @@ type FS struct {
 	ids     ids
 	rootDev uint64
 
-	mu      sync.Mutex
-	nodes   map[uint64]*node
-	byFile  map[fileKey]*node
-	handles map[uint64]*handle
-	devs    map[uint64]uint64 // an index for each file system below the root
-	nextID  uint64
-	nextFH  uint64
+	mu       sync.Mutex
+	attached map[string]*attached // nil: the root is a directory
+	nodes    map[uint64]*node
+	byFile   map[fileKey]*node
+	handles  map[uint64]*handle
+	devs     map[uint64]uint64 // an index for each file system below the root
+	held     int               // descriptors of nodes
+	nextID   uint64
+	nextFH   uint64
 }
 
 // New opens the directory. Errors name it.
@@ -84,7 +86,7 @@ func New(o Options) (*FS, error) {
 	}
 	v, err := viewOf(fd)
 	if err == nil && v.sealed {
-		err = errors.New("it lies on a file system of the kernel's own, such as proc or sysfs, which is not shared")
+		err = errSealed
 	}
 	if err != nil {
 		unix.Close(fd)
@@ -98,6 +100,8 @@ func New(o Options) (*FS, error) {
 	fs.start(fd, &st, v)
 	return fs, nil
 }
+
+var errSealed = errors.New("it lies on a file system of the kernel's own, such as proc or sysfs, which is not shared")
 
 // parentOf opens the directory of the one file to be served.
 func (fs *FS) parentOf(path string) (fd int, st unix.Stat_t, err error) {
@@ -120,8 +124,8 @@ func (fs *FS) parentOf(path string) (fd int, st unix.Stat_t, err error) {
 // start begins with nothing but the root.
 func (fs *FS) start(fd int, st *unix.Stat_t, v view) {
 	fs.nodes, fs.byFile, fs.handles, fs.devs = map[uint64]*node{}, map[fileKey]*node{}, map[uint64]*handle{}, map[uint64]uint64{}
-	root := &node{id: rootID, fd: fd, file: keyOf(st, v), view: v, dir: true, lookups: 1}
-	fs.nodes[rootID], fs.byFile[root.file] = root, root
+	root := &node{id: rootID, fd: fd, ways: []way{{nil, v.mount, fd}}, file: keyOf(st, v), view: v, dir: true, lookups: 1}
+	fs.nodes[rootID], fs.byFile[root.file], fs.held = root, root, 1
 }
 
 // Only is the one file's name in the root directory; empty when all is served.
@@ -142,9 +146,7 @@ func (fs *FS) drop() {
 	}
 	for id, n := range fs.nodes {
 		if id != rootID {
-			n.close()
-			delete(fs.nodes, id)
-			delete(fs.byFile, n.file)
+			fs.remove(n)
 		}
 	}
 	clear(fs.handles)
@@ -155,9 +157,12 @@ func (fs *FS) Close() error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	fs.drop()
+	for _, a := range fs.attached {
+		unix.Close(a.fd)
+	}
+	clear(fs.attached)
 	if root := fs.nodes[rootID]; root != nil {
-		unix.Close(root.fd)
-		delete(fs.nodes, rootID)
+		fs.remove(root)
 		close(fs.maker.jobs)
 	}
 	return nil

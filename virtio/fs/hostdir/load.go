@@ -66,7 +66,8 @@ func (fs *FS) loadNode(t Table, s SavedNode, same bool) error {
 			unix.Close(fd)
 			return err
 		}
-		n.fd, n.file, n.view = fd, keyOf(&st, v), v
+		n.fd, n.ways, n.file, n.view = fd, []way{{nil, v.mount, fd}}, keyOf(&st, v), v
+		fs.held++
 		n.dir, n.reg = s.Kind == unix.S_IFDIR, s.Kind == unix.S_IFREG && !v.sealed
 		if fs.byFile[n.file] == nil {
 			fs.byFile[n.file] = n

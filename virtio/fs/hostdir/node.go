@@ -29,7 +29,8 @@ func keyOf(st *unix.Stat_t, v view) fileKey {
 // node is a file that the client knows by its ID. IDs are never used twice.
 type node struct {
 	id   uint64
-	fd   int // O_PATH; -1: the file was gone when it was to be opened again
+	fd   int // O_PATH, that of ways[0]; -1: the file was gone when it was to be opened again
+	ways []way
 	file fileKey
 	view view
 	dir  bool
@@ -78,15 +79,24 @@ func (fs *FS) useDir(id uint64, name string) (*node, error) {
 	return nil, err
 }
 
-// checkName refuses what is not the name of one entry.
+// checkName refuses what is not the name of one entry, or not of one that is
+// shown.
 func (fs *FS) checkName(dir uint64, name string) error {
+	if err := checkEntry(name); err != nil {
+		return err
+	}
+	if fs.only != "" && (dir != rootID || name != fs.only) {
+		return unix.ENOENT
+	}
+	return nil
+}
+
+func checkEntry(name string) error {
 	switch {
 	case name == "" || name == "." || name == ".." || strings.ContainsAny(name, "/\x00"):
 		return unix.EINVAL
 	case len(name) > 255:
 		return unix.ENAMETOOLONG
-	case fs.only != "" && (dir != rootID || name != fs.only):
-		return unix.ENOENT
 	}
 	return nil
 }
@@ -99,18 +109,20 @@ func (fs *FS) release(n *node) {
 	fs.reap(n)
 }
 
-func (n *node) close() {
-	if n.fd >= 0 {
-		unix.Close(n.fd)
-	}
-}
-
 // reap closes a node that nobody holds. Preconditions: mu is held.
 func (fs *FS) reap(n *node) {
 	if n.lookups > 0 || n.busy > 0 || n.id == rootID {
 		return
 	}
-	n.close()
+	fs.remove(n)
+}
+
+// remove closes a node. Preconditions: mu is held, no call uses it.
+func (fs *FS) remove(n *node) {
+	for _, w := range n.ways {
+		unix.Close(w.fd)
+		fs.held--
+	}
 	delete(fs.nodes, n.id)
 	if fs.byFile[n.file] == n {
 		delete(fs.byFile, n.file)
@@ -135,17 +147,27 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) error {
 	if err != nil {
 		return err
 	}
+	return fs.enter(fd, dir.ways[0].by, dir, out)
+}
+
+// enter gives the client the open file, found by an attached directory and in dir,
+// which is nil for the attached directory itself. It owns fd.
+func (fs *FS) enter(fd int, by *attached, dir *node, out *fuse.EntryOut) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
 		unix.Close(fd)
 		return err
 	}
-	v, err := dir.view.below(fd)
+	var parent view
+	if dir != nil {
+		parent = dir.view
+	}
+	v, err := parent.below(fd)
 	if err != nil {
 		unix.Close(fd)
 		return err
 	}
-	n, err := fs.intern(fd, &st, v)
+	n, err := fs.intern(fd, by, &st, v)
 	if err != nil {
 		return err
 	}
@@ -157,31 +179,35 @@ func (fs *FS) lookup(dir *node, name string, out *fuse.EntryOut) error {
 }
 
 // intern finds the node of an open file or makes one; it owns fd.
-func (fs *FS) intern(fd int, st *unix.Stat_t, v view) (*node, error) {
+func (fs *FS) intern(fd int, by *attached, st *unix.Stat_t, v view) (*node, error) {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	k := keyOf(st, v)
 	if n := fs.byFile[k]; n != nil {
 		n.lookups++
-		unix.Close(fd)
+		fs.come(n, way{by, v.mount, fd})
 		return n, nil
 	}
-	if len(fs.nodes) >= fs.opt.MaxNodes {
+	if fs.held >= fs.opt.MaxNodes {
 		unix.Close(fd)
 		return nil, unix.ENFILE
 	}
 	fs.nextID++
 	kind := st.Mode & unix.S_IFMT
 	n := &node{
-		id: fs.nextID, fd: fd, file: k, view: v, lookups: 1,
+		id: fs.nextID, fd: fd, ways: []way{{by, v.mount, fd}}, file: k, view: v, lookups: 1,
 		dir: kind == unix.S_IFDIR, reg: kind == unix.S_IFREG && !v.sealed,
 	}
 	fs.nodes[n.id], fs.byFile[k] = n, n
+	fs.held++
 	return n, nil
 }
 
 // Lookup finds name in a directory.
 func (fs *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
+	if fs.attached != nil && h.NodeId == rootID {
+		return status(fs.lookupAttached(name, out))
+	}
 	dir, err := fs.useDir(h.NodeId, name)
 	if err != nil {
 		return status(err)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +15,10 @@ import (
 // ErrUnlinked is wrapped when the client has a file open that has no name in the
 // directory any more: nobody could open it again.
 var ErrUnlinked = errors.New("an open file of it has been removed, or moved out of it: it could not be opened again; have it closed first")
+
+// ErrAttached is wrapped when directories are attached to a made-up root: they came
+// as descriptors, and there is no name by which they could be found again.
+var ErrAttached = errors.New("is attached, which could not be found again: end the container that it belongs to first")
 
 // ErrTooMany is wrapped when the client remembers more files than are saved.
 var ErrTooMany = errors.New("the guest remembers too many of its files; `echo 2 >/proc/sys/vm/drop_caches` in the guest makes them fewer")
@@ -68,6 +73,9 @@ type SavedHandle struct {
 func (fs *FS) CanSave() error {
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
+	if err := fs.bare(); err != nil {
+		return err
+	}
 	for _, h := range fs.handles {
 		if h.fd < 0 {
 			continue
@@ -78,6 +86,14 @@ func (fs *FS) CanSave() error {
 		}
 	}
 	return nil
+}
+
+// bare refuses when directories are attached, by the name of the first. mu is held.
+func (fs *FS) bare() error {
+	if len(fs.attached) == 0 {
+		return nil
+	}
+	return fmt.Errorf("shared directory %q (of %d): it %w", slices.Min(slices.Collect(maps.Keys(fs.attached))), len(fs.attached), ErrAttached)
 }
 
 func (fs *FS) unlinked(fd int) error {
@@ -91,7 +107,10 @@ func (fs *FS) Save() (Table, error) {
 	defer fs.mu.Unlock()
 	root := fs.nodes[rootID]
 	t := Table{NextID: fs.nextID, NextFH: fs.nextFH}
-	var err error
+	err := fs.bare()
+	if err != nil {
+		return t, err
+	}
 	if t.Root, err = identityOfRoot(root.fd); err != nil {
 		return t, fmt.Errorf("shared directory %s: %w", fs.opt.Path, err)
 	}
