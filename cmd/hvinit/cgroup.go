@@ -3,11 +3,15 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hvctl/hvctl/internal/guestproto"
 )
 
 // cgroupRoot is where hvinit mounts the unified hierarchy for itself.
@@ -25,7 +29,21 @@ type cgroup struct {
 // newCgroup makes the workload's group below root. Controllers that the kernel
 // lacks are left out.
 func newCgroup(dir string) (*cgroup, error) {
-	enableControllers()
+	enableControllers(cgroupRoot)
+	return openCgroup(dir)
+}
+
+// child makes a group below, in whose place this one counts for all of them.
+// Preconditions: no process is in c itself.
+func (c *cgroup) child(name string) (*cgroup, error) {
+	if c == nil {
+		return nil, nil
+	}
+	enableControllers(c.dir)
+	return openCgroup(c.dir + "/" + name)
+}
+
+func openCgroup(dir string) (*cgroup, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -41,10 +59,10 @@ func newCgroup(dir string) (*cgroup, error) {
 	return &cgroup{dir: dir, at: at, procs: procs}, nil
 }
 
-// enableControllers has groups count and limit what the kernel can, in one
-// write: each takes the time to make all of it anew.
-func enableControllers() {
-	there, _ := os.ReadFile(cgroupRoot + "/cgroup.controllers")
+// enableControllers has the groups in dir count and limit what the kernel can, in
+// one write: each takes the time to make all of it anew.
+func enableControllers(dir string) {
+	there, _ := os.ReadFile(dir + "/cgroup.controllers")
 	var on []string
 	for c := range strings.FieldsSeq(string(there)) {
 		switch c {
@@ -52,7 +70,7 @@ func enableControllers() {
 			on = append(on, "+"+c)
 		}
 	}
-	_ = os.WriteFile(cgroupRoot+"/cgroup.subtree_control", []byte(strings.Join(on, " ")), 0)
+	_ = os.WriteFile(dir+"/cgroup.subtree_control", []byte(strings.Join(on, " ")), 0)
 }
 
 // limitPIDs bounds the group's tasks; 0 is no bound. A bound that the kernel
@@ -61,15 +79,57 @@ func (c *cgroup) limitPIDs(n int64) error {
 	if n == 0 {
 		return nil
 	}
-	if c == nil {
-		return stateErr("a limit of %d processes: this guest kernel has no cgroups", n)
+	return c.set("pids.max", strconv.FormatInt(n, 10), fmt.Sprintf("a limit of %d processes", n))
+}
+
+// limit sets every bound that is asked for.
+func (c *cgroup) limit(l guestproto.Limits) error {
+	if err := c.limitPIDs(l.PIDs); err != nil {
+		return err
 	}
-	err := os.WriteFile(c.dir+"/pids.max", strconv.AppendInt(nil, n, 10), 0)
+	if n := l.MemoryBytes; n != 0 {
+		if err := c.set("memory.max", strconv.FormatUint(n, 10), fmt.Sprintf("a limit of %d bytes of memory", n)); err != nil {
+			return err
+		}
+	}
+	if l.CPUQuotaUs == 0 {
+		return nil
+	}
+	return c.set("cpu.max", fmt.Sprintf("%d %d", l.CPUQuotaUs, l.CPUPeriodUs), "a limit of processor time")
+}
+
+// set writes a bound, or says which one this kernel does not know.
+func (c *cgroup) set(file, value, what string) error {
+	if c == nil {
+		return stateErr("%s: this guest kernel has no cgroups", what)
+	}
+	err := os.WriteFile(c.dir+"/"+file, []byte(value), 0)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) {
-		return stateErr("a limit of %d processes: this guest kernel has no pids cgroups", n)
+		controller, _, _ := strings.Cut(file, ".")
+		return stateErr("%s: this guest kernel has no %s cgroups", what, controller)
 	}
 	return err
 }
+
+// remove ends what is left in the group and removes it.
+func (c *cgroup) remove() error {
+	if c == nil {
+		return nil
+	}
+	c.kill()
+	c.at.Close()
+	c.procs.Close()
+	for waited := time.Duration(0); ; waited += cgroupLook {
+		err := unix.Rmdir(c.dir)
+		if err != unix.EBUSY || waited >= drainWait {
+			return err
+		}
+		time.Sleep(cgroupLook) //nolint:forbidigo // between two looks, until a deadline
+	}
+}
+
+// cgroupLook is how often it is tried to remove a group of processes that are ending.
+const cgroupLook = 2 * time.Millisecond
 
 // value reads a file with one number; 0 when it is missing or says "max".
 func (c *cgroup) value(name string) uint64 {

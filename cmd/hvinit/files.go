@@ -18,8 +18,9 @@ func (m *manager) copy(c guestproto.Copy) (guestproto.Started, error) {
 	var none guestproto.Started
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.first == nil || m.first.gone || m.stopping {
-		return none, stateErr("the workload is not running")
+	ct, err := m.living("")
+	if err != nil {
+		return none, err
 	}
 	if err := guestproto.CheckID(c.ID); err != nil {
 		return none, err
@@ -28,20 +29,21 @@ func (m *manager) copy(c guestproto.Copy) (guestproto.Started, error) {
 		return none, stateErr("process id %s is taken", c.ID)
 	}
 	// The tree as the workload has it: with its /proc and its mounts.
-	tree, err := archive.OpenRoot("/proc/" + strconv.Itoa(m.first.pid) + "/root")
+	tree, err := archive.OpenRoot("/proc/" + strconv.Itoa(ct.first.pid) + "/root")
 	if err != nil {
 		return none, err
 	}
-	io, err := newStdio(&guestproto.Process{ID: c.ID, Streams: c.Streams}, etcfiles.Creds{}, m.root.path(), m.dial, m.host.online)
+	io, err := newStdio(&guestproto.Process{ID: c.ID, Streams: c.Streams}, etcfiles.Creds{}, ct.root.path(), m.dial, m.host.online)
 	if err != nil {
 		tree.Close()
 		return none, err
 	}
 	ends := io.child // ours to close, when the copy is done
 	io.child = [3]*os.File{}
-	pr := &process{id: c.ID, io: io, gone: true} // no signals
+	pr := &process{id: c.ID, in: ct, io: io, gone: true} // no signals
 	m.procs[c.ID] = pr
 	m.idle.Add(1)
+	ct.procs.Add(1)
 	io.run()
 	go func() {
 		e := guestproto.Exit{ID: c.ID}
@@ -53,7 +55,7 @@ func (m *manager) copy(c guestproto.Copy) (guestproto.Started, error) {
 		for _, f := range ends {
 			f.Close()
 		}
-		m.finish(pr, e, false)
+		m.finish(pr, e)
 	}()
 	return guestproto.Started{PID: os.Getpid()}, nil
 }

@@ -19,7 +19,8 @@ func (m *manager) identify(i guestproto.Identity) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.ran {
+	c := m.containers[""]
+	if c == nil {
 		return stateErr("run was not called")
 	}
 	m.warn("set the clock", setClock(i.Clock))
@@ -32,7 +33,7 @@ func (m *manager) identify(i guestproto.Identity) error {
 		}
 	}
 	m.run.Hostname, m.run.Network = i.Hostname, i.Network
-	if err := writeNames(m.root.tree, i.Hostname, i.Network); err != nil && !errors.Is(err, unix.EROFS) {
+	if err := writeNames(c.root.tree, i.Hostname, i.Network); err != nil && !errors.Is(err, unix.EROFS) {
 		return err
 	}
 	return nil

@@ -40,6 +40,8 @@ type launch struct {
 	root string
 	// masked and readonly are paths in it to hide and to protect.
 	masked, readonly []string
+	// hidden are mounts in hvinit's view that are none of its business.
+	hidden []string
 	// join are the namespaces of the first process; they are set for others.
 	join *namespaces
 }
@@ -47,6 +49,18 @@ type launch struct {
 // namespaces are open handles on the namespaces of the first process.
 type namespaces struct {
 	pid, mnt, cgroup *os.File // cgroup may be nil
+}
+
+// close lets go of them.
+func (n *namespaces) close() {
+	if n == nil {
+		return
+	}
+	for _, f := range []*os.File{n.pid, n.mnt, n.cgroup} {
+		if f != nil {
+			f.Close()
+		}
+	}
 }
 
 // plan lists what the child does. The order matters: what needs privileges
@@ -130,6 +144,9 @@ func (l *launch) enterRoot(p *plan) {
 	dot, slash, proc := p.str("."), p.str("/"), p.str("proc")
 	p.add("make a cgroup namespace", optional, unix.SYS_UNSHARE, unix.CLONE_NEWCGROUP)
 	p.add("make mounts private", 0, unix.SYS_MOUNT, 0, slash, 0, unix.MS_REC|unix.MS_PRIVATE, 0)
+	for _, path := range l.hidden {
+		p.add("leave "+path, optional, unix.SYS_UMOUNT2, p.str(path), unix.MNT_DETACH)
+	}
 	p.add("chdir to the new root", 0, unix.SYS_CHDIR, p.str(l.root))
 	p.add("mount /proc", 0, unix.SYS_MOUNT, proc, proc, proc, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, 0)
 	if l.cgroup != nil {

@@ -22,6 +22,7 @@ var ownPIDNS *os.File
 // process is one that the host asked for.
 type process struct {
 	id       string
+	in       *container
 	pid      int
 	terminal bool
 	io       *stdio
@@ -29,7 +30,7 @@ type process struct {
 	gone     bool             // reaped: pid must not be used any more
 }
 
-// manager owns the workload: its root, its processes, and the machine's end.
+// manager owns the containers, their processes, and the machine's end.
 type manager struct {
 	cfg    config
 	dial   dialer
@@ -38,19 +39,18 @@ type manager struct {
 	loaded <-chan struct{}         // closed when the kernel modules are in
 	group  func() (*cgroup, error) // waits for the workload's group
 
-	mu       sync.Mutex // also held over fork and reap, so that no pid is reused in between
-	ran      bool
-	run      guestproto.Run
-	root     *root
-	cgroup   *cgroup
-	ns       *namespaces
-	procs    map[string]*process
-	byPID    map[int]*process
-	ended    []string
-	first    *process
-	stopping bool
-	frozen   bool
-	plugged  map[string]string // device files of disks that came later, by serial number
+	mu         sync.Mutex // also held over fork and reap, so that no pid is reused in between
+	ran        bool
+	run        guestproto.Run
+	pod        bool // by Pod, not by Run
+	containers map[string]*container
+	cgroup     *cgroup // of all containers
+	procs      map[string]*process
+	byPID      map[int]*process
+	ended      []string
+	stopping   bool
+	frozen     bool
+	plugged    map[string]string // device files of disks that came later, by serial number
 
 	forked chan struct{}  // one token after each fork, for the reaper
 	idle   sync.WaitGroup // processes not yet reported
@@ -58,7 +58,7 @@ type manager struct {
 
 func newManager(cfg config, d dialer) *manager {
 	return &manager{
-		cfg: cfg, dial: d, procs: map[string]*process{}, byPID: map[int]*process{}, plugged: map[string]string{},
+		cfg: cfg, dial: d, procs: map[string]*process{}, byPID: map[int]*process{}, containers: map[string]*container{}, plugged: map[string]string{},
 		forked: make(chan struct{}, 1),
 	}
 }
@@ -83,29 +83,40 @@ func (m *manager) start(r guestproto.Run) (guestproto.Started, error) {
 		return guestproto.Started{}, stateErr("run was called before")
 	}
 	m.ran, m.run = true, r
-	if len(r.Entropy) != 0 {
-		m.warn("seed the random generator", reseed(r.Entropy))
-	}
-	if r.Clock != 0 {
-		m.warn("set the clock", setClock(r.Clock))
-	}
-	<-m.loaded
-	if err := m.prepare(); err != nil {
+	m.begin(r.Clock, r.Entropy)
+	c := &container{init: r.Init, masked: r.MaskedPaths, readonly: r.ReadonlyPaths}
+	m.containers[c.id] = c
+	if err := m.prepare(c); err != nil {
 		return guestproto.Started{}, err
 	}
-	return m.launch(&r.Process, true)
+	creds, err := c.credentials(&r.Process)
+	if err != nil {
+		return guestproto.Started{}, err
+	}
+	return m.launch(c, &r.Process, creds, true)
 }
 
-// prepare builds everything around the first process.
-func (m *manager) prepare() error {
+// begin sets what every machine is told first, and waits for the kernel's modules.
+func (m *manager) begin(clock int64, entropy []byte) {
+	if len(entropy) != 0 {
+		m.warn("seed the random generator", reseed(entropy))
+	}
+	if clock != 0 {
+		m.warn("set the clock", setClock(clock))
+	}
+	<-m.loaded
+}
+
+// prepare builds everything around the workload's first process.
+func (m *manager) prepare(c *container) error {
 	// The network needs the kernel's time, the root the disk's: side by side.
 	var netErr error
 	var wg sync.WaitGroup
 	wg.Go(func() { netErr = setupNetwork(m.run.Network) })
 	var err error
-	m.root, err = buildRoot(m.cfg.base, m.cfg.lower, m.run.Root)
+	c.root, err = buildRoot(m.cfg.base, m.cfg.lower, m.run.Root)
 	if err == nil {
-		err = m.root.populate(m.run.Disks)
+		err = c.root.populate(m.run.Disks, "")
 	}
 	wg.Wait()
 	if err != nil {
@@ -115,53 +126,74 @@ func (m *manager) prepare() error {
 		return netErr
 	}
 	for _, mnt := range m.run.Mounts {
-		if err := m.root.extra(mnt); err != nil {
+		if err := c.root.extra(mnt); err != nil {
 			return err
 		}
 	}
+	if err := m.nameMachine(); err != nil {
+		return err
+	}
+	if m.run.Root.Share == "" {
+		if err := writeNames(c.root.tree, m.run.Hostname, m.run.Network); err != nil {
+			return err
+		}
+	}
+	if m.cgroup, err = m.group(); err != nil {
+		m.warn("make the workload's cgroup", err)
+	}
+	c.cgroup = m.cgroup
+	if err := c.cgroup.limitPIDs(m.run.PIDs); err != nil {
+		return err
+	}
+	return c.finish(m.run.Process.Spec.Cwd, m.run.Root.ReadOnly)
+}
+
+// nameMachine sets the hostname and the kernel's settings.
+func (m *manager) nameMachine() error {
 	if m.run.Hostname != "" {
 		if err := unix.Sethostname([]byte(m.run.Hostname)); err != nil {
 			return fmt.Errorf("set the hostname to %q: %w", m.run.Hostname, err)
 		}
 	}
-	if m.run.Root.Share == "" {
-		if err := writeNames(m.root.tree, m.run.Hostname, m.run.Network); err != nil {
-			return err
-		}
-	}
-	for key, value := range m.run.Sysctl {
-		if err := setSysctl(key, value); err != nil {
-			return err
-		}
-	}
-	m.cgroup, err = m.group()
-	m.warn("make the workload's cgroup", err)
-	if err := m.cgroup.limitPIDs(m.run.PIDs); err != nil {
-		return err
-	}
-	if m.run.Process.Spec.Cwd != "" {
-		if dir, err := m.root.tree.MkdirAll(m.run.Process.Spec.Cwd, 0o755); err == nil {
-			dir.Close()
-		}
-	}
-	if m.run.Root.ReadOnly {
-		return mount("", m.root.path(), "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, "")
-	}
-	return nil
+	return setSysctls(m.run.Sysctl)
 }
 
 // exec serves Exec.
 func (m *manager) exec(p guestproto.Process) (guestproto.Started, error) {
+	var none guestproto.Started
+	m.mu.Lock()
+	c, err := m.living(p.Container)
+	m.mu.Unlock()
+	if err != nil {
+		return none, err
+	}
+	creds, err := c.credentials(&p) // which takes as long as the root's files take
+	if err != nil {
+		return none, err
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.first == nil || m.first.gone || m.stopping {
-		return guestproto.Started{}, stateErr("the workload is not running")
+	if _, err := m.living(p.Container); err != nil {
+		return none, err
 	}
-	return m.launch(&p, false)
+	return m.launch(c, &p, creds, false)
+}
+
+// living is a container whose first process runs. Preconditions: m.mu is held.
+func (m *manager) living(id string) (*container, error) {
+	c := m.containers[id]
+	switch {
+	// Of one that has ended before anybody looked there are no namespaces.
+	case c != nil && c.first != nil && !c.first.gone && c.ns != nil && !c.removed && !m.stopping:
+		return c, nil
+	case id != "":
+		return nil, stateErr("container %s is not running", guestproto.CleanText(id))
+	}
+	return nil, stateErr("the workload is not running")
 }
 
 // launch starts a process. Preconditions: m.mu is held.
-func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started, error) {
+func (m *manager) launch(ct *container, p *guestproto.Process, c etcfiles.Creds, first bool) (guestproto.Started, error) {
 	var none guestproto.Started
 	if err := guestproto.CheckID(p.ID); err != nil {
 		return none, err
@@ -169,29 +201,25 @@ func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started,
 	if m.procs[p.ID] != nil {
 		return none, stateErr("process id %s is taken", p.ID)
 	}
-	c, err := m.credentials(p)
-	if err != nil {
-		return none, err
-	}
 	p.Spec.Env = etcfiles.Environment(p.Spec.Env, c, m.run.Hostname, p.Spec.Terminal)
-	io, err := newStdio(p, c, m.root.path(), m.dial, m.host.online)
+	io, err := newStdio(p, c, ct.root.path(), m.dial, m.host.online)
 	if err != nil {
 		return none, err
 	}
-	l := launch{spec: &p.Spec, filter: p.Filter, creds: c, stdio: io.child, cgroup: m.cgroup}
+	l := launch{spec: &p.Spec, filter: p.Filter, creds: c, stdio: io.child, cgroup: ct.cgroup}
 	var flags uintptr
 	var pidNS *os.File
 	if first {
-		l.root, l.masked, l.readonly = m.root.path(), m.run.MaskedPaths, m.run.ReadonlyPaths
+		l.root, l.masked, l.readonly, l.hidden = ct.root.path(), ct.masked, ct.readonly, m.hiddenFrom(ct)
 		flags = unix.CLONE_NEWNS
-		if !m.run.Init {
+		if !ct.init {
 			flags |= unix.CLONE_NEWPID
 		}
 		if io.master != nil {
-			m.warn("make /dev/console", m.console())
+			m.warn("make /dev/console", ct.console())
 		}
 	} else {
-		l.join, pidNS = m.ns, m.ns.pid
+		l.join, pidNS = ct.ns, ct.ns.pid
 	}
 	pl, err := l.plan()
 	pid := 0
@@ -203,12 +231,13 @@ func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started,
 		io.closeOwn()
 		return none, explain(err, &p.Spec)
 	}
-	pr := &process{id: p.ID, pid: pid, terminal: p.Spec.Terminal, io: io}
+	pr := &process{id: p.ID, in: ct, pid: pid, terminal: p.Spec.Terminal, io: io}
 	m.procs[p.ID], m.byPID[pid] = pr, pr
 	m.idle.Add(1)
+	ct.procs.Add(1)
 	if first {
-		m.first = pr
-		m.ns, err = openNamespaces(pid, m.run.Init)
+		ct.first = pr
+		ct.ns, err = openNamespaces(pid, ct.init)
 		m.warn("open the workload's namespaces", err)
 	}
 	io.run()
@@ -217,32 +246,6 @@ func (m *manager) launch(p *guestproto.Process, first bool) (guestproto.Started,
 	default:
 	}
 	return guestproto.Started{PID: pid}, nil
-}
-
-func (m *manager) credentials(p *guestproto.Process) (etcfiles.Creds, error) {
-	passwd, err := m.root.tree.ReadFile("/etc/passwd", etcfiles.MaxUserFile)
-	if err != nil {
-		return etcfiles.Creds{}, err
-	}
-	group, err := m.root.tree.ReadFile("/etc/group", etcfiles.MaxUserFile)
-	if err != nil {
-		return etcfiles.Creds{}, err
-	}
-	c, err := etcfiles.Lookup(p.User, p.Spec.User, passwd, group)
-	if err != nil {
-		return c, &startError{125, err.Error()}
-	}
-	return c, nil
-}
-
-// console binds the first process's terminal to /dev/console, as containers
-// with a terminal have it.
-func (m *manager) console() error {
-	node := m.root.path() + "/dev/console"
-	if err := os.WriteFile(node, nil, 0o600); err != nil {
-		return err
-	}
-	return unix.Mount(m.root.path()+"/dev/pts/0", node, "", unix.MS_BIND, "")
 }
 
 func openNamespaces(pid int, shared bool) (*namespaces, error) {
@@ -298,21 +301,20 @@ func (m *manager) collect() {
 		e := guestproto.Exit{ID: pr.id}
 		if ws.Signaled() {
 			e.Signal = int(ws.Signal())
-			e.OOM = e.Signal == int(unix.SIGKILL) && m.cgroup.newOOM()
+			e.OOM = e.Signal == int(unix.SIGKILL) && pr.in.cgroup.newOOM()
 		} else {
 			e.Code = ws.ExitStatus()
 		}
-		first := pr == m.first
-		if first && m.run.Init {
-			m.cgroup.kill()
+		if pr == pr.in.first && pr.in.init {
+			pr.in.cgroup.kill()
 		}
-		go m.finish(pr, e, first)
+		go m.finish(pr, e)
 	}
 }
 
 // finish delivers a process's last output, then its exit, then, for the first
-// one, ends the machine.
-func (m *manager) finish(pr *process, e guestproto.Exit, first bool) {
+// one of Run, ends the machine.
+func (m *manager) finish(pr *process, e guestproto.Exit) {
 	pr.io.finish()
 	m.mu.Lock()
 	pr.exit = &e
@@ -321,10 +323,11 @@ func (m *manager) finish(pr *process, e guestproto.Exit, first bool) {
 		delete(m.procs, m.ended[0])
 		m.ended = m.ended[1:]
 	}
-	end := first && (!m.run.KeepAlive || m.stopping)
+	end := pr == pr.in.first && !m.pod && (!m.run.KeepAlive || m.stopping)
 	m.mu.Unlock()
 	m.host.notify(guestproto.NotifyExit, e)
 	m.idle.Done()
+	pr.in.procs.Done()
 	if end {
 		m.powerOff()
 	}
@@ -378,7 +381,11 @@ func (m *manager) shutdown(s guestproto.Shutdown) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	first, again := m.first, m.stopping
+	var first *process
+	if c := m.containers[""]; c != nil {
+		first = c.first
+	}
+	again := m.stopping
 	m.stopping = true
 	if first == nil || first.gone {
 		if !again && (first == nil || m.run.KeepAlive) {

@@ -157,8 +157,9 @@ func (r *root) mountUpper(u guestproto.Upper) error {
 }
 
 // populate mounts what a container finds in its root, /proc excepted: that one
-// belongs to the PID namespace of the first process, which mounts it.
-func (r *root) populate(disks []guestproto.Device) error {
+// belongs to the PID namespace of the first process, which mounts it. shm is what
+// others have as their /dev/shm, too; empty: it has one of its own.
+func (r *root) populate(disks []guestproto.Device, shm string) error {
 	for _, d := range []string{"proc", "sys", "dev"} {
 		if err := r.tree.RealDir(d); err != nil {
 			return err
@@ -196,12 +197,23 @@ func (r *root) populate(disks []guestproto.Device) error {
 	if err := mount("devpts", dev+"/pts", "devpts", safe, "newinstance,ptmxmode=0666,mode=0620,gid=5"); err != nil {
 		return err
 	}
-	if err := mount("shm", dev+"/shm", "tmpfs", safe|unix.MS_NODEV, "mode=1777"); err != nil {
+	if err := bindShm(dev+"/shm", shm); err != nil {
 		return err
 	}
 	// A kernel without POSIX message queues does without.
 	_ = mount("mqueue", dev+"/mqueue", "mqueue", safe|unix.MS_NODEV, "")
 	return nil
+}
+
+func bindShm(at, shared string) error {
+	if shared == "" {
+		return mountShm(at)
+	}
+	return mount(shared, at, "", unix.MS_BIND, "")
+}
+
+func mountShm(at string) error {
+	return mount("shm", at, "tmpfs", unix.MS_NOSUID|unix.MS_NOEXEC|unix.MS_NODEV, "mode=1777")
 }
 
 // addDisk makes the device file of a disk in dev, as the guest's own /dev has it,

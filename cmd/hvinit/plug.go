@@ -11,7 +11,11 @@ import (
 // plug serves Plug: the workload's /dev has a file for each disk, which only we make.
 func (m *manager) plug(p guestproto.Plug) error {
 	m.mu.Lock()
-	root, path := m.root, m.plugged[p.Serial]
+	path := m.plugged[p.Serial]
+	var root *root
+	if c := m.containers[""]; c != nil {
+		root = c.root
+	}
 	m.mu.Unlock()
 	switch {
 	case root == nil:

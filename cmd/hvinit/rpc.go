@@ -146,7 +146,7 @@ func (s *server) handle(frame *guestproto.Framer, msg []byte) {
 		_ = send(frame, reply)
 	}
 	switch req.Method {
-	case guestproto.MethodRun, guestproto.MethodExec, guestproto.MethodCopy, guestproto.MethodTop, guestproto.MethodStats, guestproto.MethodIdentify, guestproto.MethodFreeze, guestproto.MethodThaw:
+	case guestproto.MethodRun, guestproto.MethodPod, guestproto.MethodCreate, guestproto.MethodRemove, guestproto.MethodExec, guestproto.MethodCopy, guestproto.MethodTop, guestproto.MethodStats, guestproto.MethodIdentify, guestproto.MethodFreeze, guestproto.MethodThaw:
 		go answer()
 	default:
 		answer()
@@ -168,6 +168,12 @@ func (m *manager) call(method string, params json.RawMessage) (any, error) {
 	switch method {
 	case guestproto.MethodRun:
 		return with(params, m.start)
+	case guestproto.MethodPod:
+		return nil, do(params, m.beginPod)
+	case guestproto.MethodCreate:
+		return with(params, m.create)
+	case guestproto.MethodRemove:
+		return nil, do(params, m.remove)
 	case guestproto.MethodExec:
 		return with(params, m.exec)
 	case guestproto.MethodAttach:

@@ -128,6 +128,15 @@ func reseed(entropy []byte) error {
 	return nil
 }
 
+func setSysctls(all map[string]string) error {
+	for key, value := range all {
+		if err := setSysctl(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func setSysctl(key, value string) error {
 	for _, part := range strings.FieldsFunc(key, func(r rune) bool { return r == '.' || r == '/' }) {
 		if strings.Trim(part, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") != "" {
@@ -163,8 +172,8 @@ func (m *manager) freeze(on bool) error {
 	if on {
 		unix.Sync()
 	}
-	if m.root != nil && m.root.disk {
-		dir, err := os.Open(m.root.upper)
+	if r := m.disk(); r != nil {
+		dir, err := os.Open(r.upper)
 		if err != nil {
 			return err
 		}
@@ -174,6 +183,15 @@ func (m *manager) freeze(on bool) error {
 		}
 	}
 	m.frozen = on
+	return nil
+}
+
+// disk is the root whose writable layer is on a disk; nil: there is none.
+// Preconditions: m.mu is held.
+func (m *manager) disk() *root {
+	if c := m.containers[""]; c != nil && c.root != nil && c.root.disk {
+		return c.root
+	}
 	return nil
 }
 
@@ -201,14 +219,27 @@ func (m *manager) stats() (guestproto.Stats, error) {
 }
 
 // drainWait bounds how long the processes that remain when the first one has
-// ended may take to be killed and reported.
+// ended, or when a container is removed, may take to be killed and reported.
 const drainWait = 5 * time.Second
+
+// within waits until wait returns, but not for longer than limit.
+func within(limit time.Duration, wait func()) {
+	done := make(chan struct{})
+	go func() {
+		wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(limit):
+	}
+}
 
 // powerOff ends the machine in order: processes, messages, disks.
 func (m *manager) powerOff() {
 	m.mu.Lock()
 	m.stopping = true
-	r, frozen := m.root, m.frozen
+	r, frozen := m.disk(), m.frozen
 	m.cgroup.kill()
 	m.mu.Unlock()
 	if frozen {
@@ -217,18 +248,10 @@ func (m *manager) powerOff() {
 	if os.Getpid() == 1 {
 		_ = unix.Kill(-1, unix.SIGKILL)
 	}
-	reported := make(chan struct{})
-	go func() {
-		m.idle.Wait()
-		close(reported)
-	}()
-	select {
-	case <-reported:
-	case <-time.After(drainWait):
-	}
+	within(drainWait, m.idle.Wait)
 	m.host.finish()
 	unix.Sync()
-	if r != nil && r.disk {
+	if r != nil {
 		// Nothing writes any more: leave a file system that needs no repair.
 		_ = unix.Mount("", r.upper, "", unix.MS_REMOUNT|unix.MS_RDONLY, "")
 	}

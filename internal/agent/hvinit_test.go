@@ -112,11 +112,13 @@ type guest struct {
 	dir       string
 	transport *unixTransport
 	served    chan error
+	created   int // containers of a pod
 	cancel    context.CancelFunc
 }
 
-// startGuest starts hvinit over a root file system with busybox.
-func startGuest(t *testing.T) *guest {
+// startGuest starts hvinit over a root file system with busybox, or over those of
+// a pod's containers.
+func startGuest(t *testing.T, roots ...string) *guest {
 	t.Helper()
 	testenv.Require(t, testenv.Root, testenv.Busybox)
 	bin, err := buildHvinit()
@@ -124,7 +126,12 @@ func startGuest(t *testing.T) *guest {
 		t.Fatal(err)
 	}
 	g := &guest{t: t, dir: t.TempDir(), console: new(bytes.Buffer), served: make(chan error, 1)}
-	if err := makeRootfs(filepath.Join(g.dir, "lower")); err != nil {
+	if len(roots) == 0 {
+		err = makeRootfs(filepath.Join(g.dir, "lower"))
+	} else {
+		err = rootsOf(t, filepath.Join(g.dir, "lower"), roots)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	g.transport = newUnixTransport(t, g.dir)

@@ -39,8 +39,8 @@ type ProcessState struct {
 // Validate checks a Hello that came from the guest.
 func (h Hello) Validate() error {
 	switch {
-	case h.Version != Version:
-		return invalid("guest speaks version %d of the protocol, this build version %d: use the hvinit of this build", h.Version, Version)
+	case h.Version != Version && h.Version != Version-1:
+		return invalid("guest speaks version %d of the protocol, this build %d and %d: use the hvinit of this build", h.Version, Version-1, Version)
 	case len(h.Kernel) > maxName || !printable(h.Kernel):
 		return invalid("hello: kernel release of %d bytes is too long or not printable", len(h.Kernel))
 	case h.BootNs < 0:

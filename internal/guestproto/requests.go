@@ -4,9 +4,13 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
-// Version is the protocol's version. The guest sends it in Hello, and the host
-// refuses any other.
-const Version = 1
+// Version is the protocol's version, which the guest sends in Hello. The host
+// speaks with the one before, too: the agent of a guest that was restored or
+// moved is of the build that booted it. Version 2 added Pod, Create and Remove.
+const Version = 2
+
+// VersionPods is the first version with pods.
+const VersionPods = 2
 
 // Addresses of the host's listeners.
 const (
@@ -22,6 +26,9 @@ const (
 // type after the arrow, or with an empty object.
 const (
 	MethodRun        = "run"         // Run -> Started
+	MethodPod        = "pod"         // Pod
+	MethodCreate     = "create"      // Container -> Started
+	MethodRemove     = "remove"      // Remove
 	MethodExec       = "exec"        // Process -> Started
 	MethodAttach     = "attach"      // Attach
 	MethodSignal     = "signal"      // Signal
@@ -164,11 +171,14 @@ type Host struct {
 	Names   []string `json:"names"`
 }
 
-// Process is a process to start: the first one (in Run) or another (Exec).
+// Process is a process to start: the first one (in Run or Container) or another
+// (Exec).
 type Process struct {
 	// ID names the process in every later message. It is chosen by the host
 	// and fits CheckID.
 	ID string `json:"id"`
+	// Container, for Exec, is the one of a pod that the process joins.
+	Container string `json:"container,omitempty"`
 	// Spec is the OCI process. Args, Env, Cwd, Terminal, ConsoleSize, User,
 	// Rlimits, Capabilities, NoNewPrivileges and OOMScoreAdj are applied. Nil
 	// capabilities leave all of them.
