@@ -68,7 +68,7 @@ func cmdCreate(a *app) (func([]string) (int, error), flagSet) {
 		}
 		undo := func() {}
 		if a.vm {
-			if undo, err = a.asVM(&o); err != nil {
+			if undo, err = a.asVM(r, &o); err != nil {
 				return 1, err
 			}
 		}

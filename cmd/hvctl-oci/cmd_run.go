@@ -26,7 +26,7 @@ func cmdRun(a *app) (func([]string) (int, error), flagSet) {
 		}
 		undo := func() {}
 		if a.vm {
-			if undo, err = a.asVM(&o); err != nil {
+			if undo, err = a.asVM(r, &o); err != nil {
 				return 1, err
 			}
 		}

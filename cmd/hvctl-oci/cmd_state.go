@@ -101,6 +101,7 @@ func cmdDelete(a *app) (func([]string) (int, error), flagSet) {
 		}
 		err = r.Delete(context.Background(), args[0], force)
 		if err == nil && a.holdsVM(args[0]) {
+			a.leave(args[0])
 			err = os.RemoveAll(a.vmDir(args[0]))
 		}
 		return 0, err

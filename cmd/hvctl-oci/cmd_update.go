@@ -93,7 +93,7 @@ func cmdUpdate(a *app) (func([]string) (int, error), flagSet) {
 			set()
 		}
 		if a.holdsVM(args[0]) {
-			if err := checkVMUpdate(given); err != nil {
+			if err := checkVMUpdate(given, a.member(args[0]) != ""); err != nil {
 				return 1, err
 			}
 		}

@@ -37,8 +37,8 @@ func (a *app) holdsVM(id string) bool {
 
 // isSandbox tells whether a container does nothing but hold a pod's namespaces:
 // by the words of containerd's CRI plugin and of CRI-O, or by its program, which
-// is all that podman tells. Such a one is no VM: the pod's network is for the VM
-// that it is to have.
+// is all that podman tells. Such a one has the VM of its pod's containers, and runs
+// nothing else in it.
 func isSandbox(s *specs.Spec) bool {
 	const sandbox = "sandbox"
 	return s.Annotations["io.kubernetes.cri.container-type"] == sandbox || s.Annotations["io.kubernetes.cri-o.ContainerType"] == sandbox ||
@@ -61,9 +61,10 @@ func pauses(args []string) bool {
 // one runs the VM's owner.
 const vmConfig = "config.json"
 
-// asVM turns the creation of a container into that of one with a VM in it.
-// undo takes back what was made when the creation fails.
-func (a *app) asVM(o *container.CreateOptions) (undo func(), err error) {
+// asVM turns the creation of a container into that of one with a VM in it, or,
+// where its pod has one, with a client of that. undo takes back what was made when
+// the creation fails.
+func (a *app) asVM(r *container.Runtime, o *container.CreateOptions) (undo func(), err error) {
 	if err := container.CheckID(o.ID); err != nil {
 		return nil, err
 	}
@@ -76,43 +77,67 @@ func (a *app) asVM(o *container.CreateOptions) (undo func(), err error) {
 			return nil, err
 		}
 	}
-	if isSandbox(spec) {
-		return func() {}, nil
+	sandbox := isSandbox(spec)
+	if sandbox && !hasNetwork(spec) {
+		return func() {}, nil // in the host's network there is no VM
 	}
 	if spec.Process == nil {
 		return nil, errors.New("process: a VM's bundle has to have one")
 	}
-	cfg, err := a.prepareVM(o.ID, spec)
+	pod := o.ID
+	if !sandbox {
+		if pod, err = a.sandboxOf(r, spec); err != nil {
+			return nil, err
+		}
+	}
+	dir, err := a.makeVMDir(o.ID)
 	if err != nil {
 		return nil, err
 	}
-	dir := a.vmDir(o.ID)
-	if err := os.MkdirAll(a.root, 0o711); err != nil {
-		return nil, fmt.Errorf("state root: %w; choose another with --root", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
-		return nil, err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		if errors.Is(err, os.ErrExist) {
-			return nil, fmt.Errorf("%w: %s", container.ErrExist, o.ID)
-		}
-		return nil, err
-	}
 	undo = func() { _ = os.RemoveAll(dir) } // it failed: the reason is told already
-	if err = saveJSON(filepath.Join(dir, vmConfig), spec); err == nil {
-		err = ownByContainer(dir, spec)
+	err = saveJSON(filepath.Join(dir, vmConfig), spec)
+	if err == nil && pod != "" {
+		err = os.WriteFile(filepath.Join(dir, podMark), []byte(pod), 0o600)
 	}
 	if err == nil {
 		o.ExecFile = true
-		o.ExtraFiles, err = vmFiles(dir, spec, cfg)
+		switch {
+		case sandbox:
+			o.Spec = podOuterSpec(spec, ocivm.VerbPod)
+			o.Spec.Process.OOMScoreAdj = nil // to come last when memory runs out is for a program that waits
+			o.ExtraFiles, err = a.ownerFiles(o.ID, spec, "--"+ocivm.FlagPod)
+		case pod != "":
+			o.Spec = podOuterSpec(spec, ocivm.VerbJoin)
+			o.Spec.Process.Capabilities = &specs.LinuxCapabilities{}
+			o.ExtraFiles, err = a.memberFiles(o.ID, pod, spec)
+		default:
+			o.Spec = outerSpec(spec, ocivm.VerbOwn)
+			o.ExtraFiles, err = a.ownerFiles(o.ID, spec)
+		}
 	}
 	if err != nil {
 		undo()
 		return nil, err
 	}
-	o.Spec = outerSpec(spec)
 	return undo, nil
+}
+
+// makeVMDir makes the directory of a new VM, or of a new member of one.
+func (a *app) makeVMDir(id string) (string, error) {
+	dir := a.vmDir(id)
+	if err := os.MkdirAll(a.root, 0o711); err != nil {
+		return "", fmt.Errorf("state root: %w; choose another with --root", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o711); err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		if errors.Is(err, os.ErrExist) {
+			return "", fmt.Errorf("%w: %s", container.ErrExist, id)
+		}
+		return "", err
+	}
+	return dir, nil
 }
 
 // preparedVM is what we need to know of the owner's configuration.
@@ -121,9 +146,9 @@ type preparedVM struct {
 	raw []byte
 }
 
-// prepareVM asks hvctl for a kernel and an initramfs, and whether a VM can be
-// all that the bundle wants.
-func (a *app) prepareVM(id string, spec *specs.Spec) (*preparedVM, error) {
+// askHvctl has hvctl prepare a bundle as a VM, find a kernel and an initramfs for
+// it, and say whether a VM can be all that the bundle wants.
+func (a *app) askHvctl(spec *specs.Spec, args ...string) ([]byte, error) {
 	hvctl, err := helper("hvctl")
 	if err != nil {
 		return nil, err
@@ -133,7 +158,7 @@ func (a *app) prepareVM(id string, spec *specs.Spec) (*preparedVM, error) {
 		return nil, err
 	}
 	var out, stderr bytes.Buffer
-	c := exec.Command(hvctl, "oci-config", id)
+	c := exec.Command(hvctl, append([]string{"oci-config"}, args...)...)
 	if a.store != "" {
 		c.Env = append(os.Environ(), "HVCTL_STORE="+a.store)
 	}
@@ -145,11 +170,7 @@ func (a *app) prepareVM(id string, spec *specs.Spec) (*preparedVM, error) {
 		}
 		return nil, fmt.Errorf("as a VM: %s", why)
 	}
-	p := &preparedVM{raw: out.Bytes()}
-	if err := json.Unmarshal(p.raw, p); err != nil {
-		return nil, fmt.Errorf("%s oci-config: %w", hvctl, err)
-	}
-	return p, nil
+	return out.Bytes(), nil
 }
 
 // helper is a program of hvctl's beside this one or in ../libexec/hvctl.
@@ -167,8 +188,20 @@ func helper(name string) (string, error) {
 	return "", fmt.Errorf("%s: not found beside %s nor under libexec/hvctl; install it there", name, self)
 }
 
-// vmFiles opens the owner's descriptors, in the order of package ocivm.
-func vmFiles(dir string, spec *specs.Spec, cfg *preparedVM) (files []*os.File, err error) {
+// ownerFiles prepares a VM and opens its owner's descriptors, in the order of
+// package ocivm. flags are those of hvctl oci-config.
+func (a *app) ownerFiles(id string, spec *specs.Spec, flags ...string) (files []*os.File, err error) {
+	dir := a.vmDir(id)
+	if err := ownByContainer(dir, spec); err != nil {
+		return nil, err
+	}
+	cfg := new(preparedVM)
+	if cfg.raw, err = a.askHvctl(spec, append(flags, id)...); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(cfg.raw, cfg); err != nil {
+		return nil, fmt.Errorf("hvctl oci-config: %w", err)
+	}
 	vmm, err := helper("hvctl-vmm")
 	if err != nil {
 		return nil, err
@@ -202,14 +235,7 @@ func vmFiles(dir string, spec *specs.Spec, cfg *preparedVM) (files []*os.File, e
 // cgroup v2 podman 4.3 makes pods whose containers may open no device at all.
 func openTun(spec *specs.Spec) (tun *os.File, err error) {
 	const device = "/dev/net/tun"
-	path := ""
-	if spec.Linux != nil {
-		for _, ns := range spec.Linux.Namespaces {
-			if ns.Type == specs.NetworkNamespace {
-				path = ns.Path
-			}
-		}
-	}
+	path := namespacePath(spec, specs.NetworkNamespace)
 	if path == "" {
 		return os.OpenFile(device, unix.O_PATH, 0)
 	}
@@ -334,14 +360,14 @@ func rootOf(m []specs.LinuxIDMapping) int {
 // join the container's network interface with the guest's.
 var vmCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_SETUID", "CAP_SETGID", "CAP_NET_ADMIN"}
 
-// outerSpec is the configuration of the container that holds the VM: the
-// bundle's, but for the program.
-func outerSpec(s *specs.Spec) *specs.Spec {
+// outerSpec is the configuration of the container that holds the VM, or a client
+// of it: the bundle's, but for the program.
+func outerSpec(s *specs.Spec, verb string) *specs.Spec {
 	o := *s
 	o.VM = nil
 	o.Process = &specs.Process{
 		Terminal: s.Process.Terminal, ConsoleSize: s.Process.ConsoleSize, OOMScoreAdj: s.Process.OOMScoreAdj,
-		Args: []string{ocivm.Program, ocivm.VerbOwn}, Cwd: "/",
+		Args: []string{ocivm.Program, verb}, Cwd: "/",
 		Env:             []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 		Capabilities:    &specs.LinuxCapabilities{Bounding: vmCaps, Effective: vmCaps, Permitted: vmCaps},
 		NoNewPrivileges: true,

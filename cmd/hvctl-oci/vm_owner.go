@@ -38,28 +38,15 @@ func (a *app) execInVM(r *container.Runtime, id string, o *container.ExecOptions
 	if len(o.ExtraFiles) > 0 {
 		return errors.New("--preserve-fds: a VM has no use for descriptors of the host")
 	}
-	p := o.Process
-	b, err := json.Marshal(p)
+	p, owner := o.Process, id
+	if pod := a.podOf(id); pod != "" {
+		owner = pod
+	}
+	files, err := a.clientFiles(owner, ocivm.Request{Container: a.member(id), Process: p})
 	if err != nil {
 		return err
 	}
-	vmm, err := helper("hvctl-vmm")
-	if err != nil {
-		return err
-	}
-	program, err := readOnly(vmm)
-	if err != nil {
-		return err
-	}
-	conn, err := a.dialVM(id)
-	if err != nil {
-		return err
-	}
-	process, err := memfd("process", b)
-	if err != nil {
-		return err
-	}
-	o.ExecFile, o.ExtraFiles = true, []*os.File{program, conn, process}
+	o.ExecFile, o.ExtraFiles = true, files
 	o.Process = &specs.Process{
 		Terminal: p.Terminal, ConsoleSize: p.ConsoleSize, Cwd: "/",
 		Args:            []string{ocivm.Program, ocivm.VerbExec},
@@ -80,6 +67,9 @@ func (a *app) pauseVM(r *container.Runtime, id string, on bool) error {
 	if err != nil {
 		return err
 	}
+	if a.member(id) != "" {
+		return fmt.Errorf("container %q is one of a pod's VM and cannot be paused or resumed alone; pause the pod's sandbox, %s", id, a.podOf(id))
+	}
 	want, do := container.Running, ocivm.Pause
 	if !on {
 		want, do = container.Paused, ocivm.Resume
@@ -93,21 +83,22 @@ func (a *app) pauseVM(r *container.Runtime, id string, on bool) error {
 			return err
 		}
 	}
-	err = a.ask(id, do)
+	err = a.ask(id, ocivm.Request{Do: do})
 	if on == (err != nil) {
 		_ = os.Remove(mark) // it is not paused, which the mark must not claim
 	}
 	return err
 }
 
-// ask has the owner do something that needs no process.
-func (a *app) ask(id, do string) error {
+// ask has the owner in the container called id do something that needs no process.
+func (a *app) ask(id string, r ocivm.Request) error {
 	conn, err := a.dialVM(id)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	b, err := json.Marshal(ocivm.Request{Do: do})
+	do := r.Do
+	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
@@ -143,12 +134,22 @@ func (a *app) state(r *container.Runtime, id string) (*container.State, error) {
 }
 
 // checkVMUpdate refuses what would end a VM, or not reach its guest.
-func checkVMUpdate(r *specs.LinuxResources) error {
+func checkVMUpdate(r *specs.LinuxResources, member bool) error {
 	switch {
+	case member:
+		return errors.New("the limits of a container in a pod's VM are the guest's, and cannot be changed while it runs")
 	case r.Memory != nil && r.Memory.Limit != nil:
 		return errors.New("memory: a running VM's memory cannot be changed; its guest would not notice, and the kernel would kill it")
 	case r.Pids != nil && r.Pids.Limit != nil:
 		return errors.New("pids: a running VM's processes are counted by its guest, which is not told")
 	}
 	return nil
+}
+
+// leave has the owner of a pod let go of a container that has ended, so that its
+// file tree is not used any more. An owner that has ended has done so.
+func (a *app) leave(id string) {
+	if a.member(id) != "" {
+		_ = a.ask(a.podOf(id), ocivm.Request{Do: ocivm.Remove, Container: id})
+	}
 }

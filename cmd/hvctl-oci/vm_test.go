@@ -67,8 +67,8 @@ func TestVMFilesLeadNowhere(t *testing.T) {
 	}
 }
 
-// TestSandboxesAreNoVMs: by what engines say, or by what they run.
-func TestSandboxesAreNoVMs(t *testing.T) {
+// TestSandboxesAreKnown by what engines say, or by what they run.
+func TestSandboxesAreKnown(t *testing.T) {
 	for _, tc := range []struct {
 		name        string
 		annotations map[string]string
@@ -93,5 +93,26 @@ func TestSandboxesAreNoVMs(t *testing.T) {
 	}
 	if isSandbox(&specs.Spec{}) {
 		t.Error("a container without a process is taken for a sandbox")
+	}
+}
+
+// Engines give a sandbox next to nothing, for it only waits; and a member's limits
+// can be less than what its client needs.
+func TestLimitsInAPodAreNotForHvctlsOwnPrograms(t *testing.T) {
+	s := &specs.Spec{
+		Process: &specs.Process{Args: []string{"/pause"}},
+		Linux: &specs.Linux{Resources: &specs.LinuxResources{
+			CPU: &specs.LinuxCPU{Shares: new(uint64(2))}, Pids: &specs.LinuxPids{Limit: new(int64(1))}, Memory: &specs.LinuxMemory{Limit: new(int64(1 << 20))},
+		}},
+	}
+	o := podOuterSpec(s, "verb")
+	if r := o.Linux.Resources; r.CPU != nil || r.Pids != nil || r.Memory != nil {
+		t.Errorf("limits %+v", r)
+	}
+	if s.Linux.Resources.CPU == nil {
+		t.Error("the bundle's own configuration was changed")
+	}
+	if len(o.Linux.Resources.Devices) != 2 {
+		t.Errorf("devices: %+v", o.Linux.Resources.Devices)
 	}
 }

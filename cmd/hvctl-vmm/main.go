@@ -43,8 +43,10 @@ func run(args []string) (int, error) {
 	switch {
 	case len(args) == 1 && args[0] == ocivm.VerbOwn:
 		return inside.Own(context.Background())
-	case len(args) == 1 && args[0] == ocivm.VerbExec:
-		return inside.Exec()
+	case len(args) == 1 && args[0] == ocivm.VerbPod:
+		return inside.OwnPod(context.Background())
+	case len(args) == 1 && (args[0] == ocivm.VerbExec || args[0] == ocivm.VerbJoin):
+		return inside.Exec(args[0] == ocivm.VerbJoin)
 	}
 	if err := own(args); err != nil {
 		return workload.ExitOwnFailure, err

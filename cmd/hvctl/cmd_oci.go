@@ -20,6 +20,10 @@ func (p *program) cmdOCI() *cli.Command {
 		Usage:     "prepare the VM of an OCI bundle (for hvctl-oci-vm)",
 		ArgsUsage: "ID <config.json",
 		Hidden:    true,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{Name: ocivm.FlagPod, Usage: "it is a sandbox, which is to hold its pod's VM"},
+			&cli.BoolFlag{Name: ocivm.FlagMember, Usage: "it is a container of a pod that has a VM"},
+		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() != 1 {
 				return usagef(c, "want one ID")
@@ -36,7 +40,15 @@ func (p *program) cmdOCI() *cli.Command {
 			if err := json.NewDecoder(io.LimitReader(p.stdin, ocivm.MaxConfig)).Decode(spec); err != nil {
 				return fmt.Errorf("config.json: %w", err)
 			}
-			cfg, err := vm.OCI(c.Context, c.Args().First(), spec)
+			var cfg any
+			switch id := c.Args().First(); {
+			case c.Bool(ocivm.FlagPod):
+				cfg, err = vm.Pod(c.Context, id, spec)
+			case c.Bool(ocivm.FlagMember):
+				cfg, err = vm.Member(spec)
+			default:
+				cfg, err = vm.OCI(c.Context, id, spec)
+			}
 			if err != nil {
 				return err
 			}

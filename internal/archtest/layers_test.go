@@ -102,9 +102,9 @@ var layers = map[string]string{
 	"internal/microvm": "internal/confine images internal/moves virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
 		"internal/initrd internal/instance internal/machine internal/metrics internal/seccomp internal/state internal/uffd internal/workload",
 	"internal/ocivm":           "",
-	"internal/ocivm/config":    "internal/workload",
+	"internal/ocivm/config":    "internal/guestproto internal/workload",
 	"internal/ocivm/inside":    "internal/hostnet internal/microvm internal/ocivm internal/ocivm/config internal/workload",
-	"internal/microvm/prepare": "internal/boot internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
+	"internal/microvm/prepare": "internal/boot internal/guestproto internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
 	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
 		"internal/seccomp internal/userns internal/workload",
 	"internal/nscontainer/prepare": "container internal/cgroup internal/doctor internal/etcfiles internal/nscontainer internal/userns internal/workload",

@@ -22,7 +22,7 @@ func (v *VM) close() error {
 	}
 	stuck := false
 	if g := v.live.Load(); g != nil {
-		if v.begun && (v.writesDisks() || v.writesShares()) {
+		if v.begun && (v.pod || v.writesDisks() || v.writesShares()) {
 			select {
 			case <-g.ended:
 			case <-time.After(offTimeout):

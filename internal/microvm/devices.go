@@ -100,6 +100,12 @@ func (v *VM) devices() ([]machine.Device, error) {
 	devs := []machine.Device{socket}
 	switch {
 	case v.cfg.VM.Raw:
+	case v.pod:
+		dev, err := v.podDevice()
+		if err != nil {
+			return nil, err
+		}
+		devs = append(devs, machine.Device{Device: dev, Args: virtio.Args{ID: rootSerial}})
 	case v.cfg.Rootfs.Dir != "":
 		dev, err := fs.New(fs.Options{Tag: rootSerial, Dir: hostdir.Options{Path: v.cfg.Rootfs.Dir}})
 		if err != nil {

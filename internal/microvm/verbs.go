@@ -92,12 +92,18 @@ func notRunning(err error) error {
 
 // Exec runs another process in the guest.
 func (v *VM) Exec(ctx context.Context, spec *specs.Process, io workload.Stdio) (workload.Process, error) {
+	return v.execIn(ctx, "", v.cfg.Spec, spec, io)
+}
+
+// execIn runs a process in a container of the guest's, whose configuration is of.
+func (v *VM) execIn(ctx context.Context, container string, of *specs.Spec, spec *specs.Process, io workload.Stdio) (workload.Process, error) {
 	g, err := v.withAgent()
 	if err != nil {
 		return nil, err
 	}
 	guest := guestProcess(v.execID(), spec)
-	if guest.Filter, err = filter(v.cfg.Spec.Linux); err != nil {
+	guest.Container = container
+	if guest.Filter, err = filter(of.Linux); err != nil {
 		return nil, err
 	}
 	p, err := g.session.Exec(ctx, guest, agent.IO{Stdin: io.In, Stdout: io.Out, Stderr: io.Err})

@@ -22,6 +22,7 @@ import (
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate/lazy"
 	"github.com/hvctl/hvctl/virtio/balloon"
+	"github.com/hvctl/hvctl/virtio/fs"
 	"github.com/hvctl/hvctl/virtio/vsock"
 )
 
@@ -79,6 +80,8 @@ type VM struct {
 	vsock   *vsock.Device
 	balloon *balloon.Device    // nil: none
 	shared  []guestproto.Mount // of the host's directories
+	pod     bool               // see Pod
+	podFS   *fs.Device         // of a pod
 	machine *machine.Machine
 	filler  *lazy.Filler                // of its memory; nil: that was there from the start
 	fills   atomic.Pointer[lazy.Filler] // filler, for everybody

@@ -11,8 +11,9 @@ import (
 
 // Fields of k8s.io/cri-api runtime/v1: see the messages named.
 const (
-	namespacePod  = 0 // NamespaceMode POD
-	namespaceNode = 2 // and NODE
+	namespacePod       = 0 // NamespaceMode POD
+	namespaceContainer = 1 // and CONTAINER
+	namespaceNode      = 2 // and NODE
 
 	stateRunning = 1 // ContainerState
 	stateExited  = 2
@@ -44,11 +45,17 @@ func (c *cri) runPodIn(network uint64, name, handler, logs string) (*pod, error)
 	return &pod{c, config, r.str(1)}, nil
 }
 
-// start creates and starts a container of the pod.
+// start creates and starts a container of the pod, in its PID namespace.
 func (p *pod) start(name string, resources message, command ...string) (id string) {
 	p.t.Helper()
+	return p.startAs(name, message{}.msg(1, resources), command...)
+}
+
+// startAs is start with a LinuxContainerConfig.
+func (p *pod) startAs(name string, linux message, command ...string) (id string) {
+	p.t.Helper()
 	config := message{}.msg(1, message{}.str(1, name)).msg(2, message{}.str(1, image)).str(3, command...).
-		str(11, name+".log").msg(15, message{}.msg(1, resources)) // ContainerConfig
+		str(11, name+".log").msg(15, linux) // ContainerConfig
 	id = p.call("CreateContainer", message{}.str(1, p.id).msg(2, config).msg(3, p.config)).str(1)
 	p.call("StartContainer", message{}.str(1, id))
 	return id

@@ -17,8 +17,8 @@ import (
 const podNetwork = `{"cniVersion": "0.4.0", "name": "pods", "plugins": [{"type": "bridge", "bridge": "hvctlcni0", "isGateway": true,
 	"ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.77.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}`
 
-// TestKubernetesPodInAVM does what the kubelet does for a pod of one container
-// whose RuntimeClass is hvctl-vm: the container is a VM on the pod's network.
+// TestKubernetesPodInAVM does what the kubelet does for a pod whose RuntimeClass is
+// hvctl-vm: its containers are in one VM on the pod's network.
 func TestKubernetesPodInAVM(t *testing.T) {
 	testenv.Require(t, testenv.Linux, testenv.Images)
 	dir := require(t, testenv.Containerd)
@@ -70,15 +70,47 @@ func TestKubernetesPodInAVM(t *testing.T) {
 		b, err := io.ReadAll(r.Body)
 		return err == nil && strings.TrimSpace(string(b)) == "served"
 	})
-	if used := p.call("ContainerStats", message{}.str(1, web)).sub(1).sub(3).sub(2)[1].num; used < 20<<20 {
-		t.Errorf("%d bytes of memory are in use; a guest takes more", used)
+	if out, _ := p.exec(web, "cat", "/sys/fs/cgroup/memory.max"); out != "134217728\n" {
+		t.Errorf("web's limit of memory: %q", out)
 	}
+
+	// As the kubelet asks by default: with a PID namespace of its own.
+	linux := message{}.msg(2, message{}.msg(3, message{}.num(2, namespaceContainer)))
+	side := p.startAs("side", linux, "sh", "-c", "echo side >/name; exec sleep 1000")
+	eventually(t, "the second container has the first one's page by loopback", func() bool {
+		out, exit := p.exec(side, "wget", "-q", "-O", "-", "http://127.0.0.1/")
+		return exit == 0 && strings.TrimSpace(out) == "served"
+	})
+	if out, _ := p.exec(side, "sh", "-c", "cat /name /proc/1/comm; hostname; uname -r"); !strings.HasPrefix(out, "side\nsleep\n") {
+		t.Errorf("the second container: %q", out)
+	}
+	if out, exit := p.exec(web, "cat", "/name"); exit == 0 {
+		t.Errorf("the first container has the second one's files: %q", out)
+	}
+	p.call("StopContainer", message{}.str(1, side))
+	if state, exit := p.status(side); state != stateExited || exit != 137 {
+		t.Errorf("state %d, exit status %d; want exited, killed", state, exit)
+	}
+	p.call("RemoveContainer", message{}.str(1, side))
+	once := p.startAs("once", linux, "sh", "-c", "wget -q -O - http://127.0.0.1/; exit 7")
+	eventually(t, "the one that ends has ended", func() bool { state, _ := p.status(once); return state == stateExited })
+	if _, exit := p.status(once); exit != 7 {
+		t.Errorf("exit status %d, want 7", exit)
+	}
+	if _, exit := p.exec(web, "sh", "-c", "exit 9"); exit != 9 {
+		t.Errorf("exec in the first one, after the others' ends: %d, want 9", exit)
+	}
+	p.call("RemoveContainer", message{}.str(1, once))
 	p.call("StopContainer", message{}.str(1, web).num(2, 20))
 	if state, exit := p.status(web); state != stateExited || exit != 3 {
 		t.Errorf("state %d, exit status %d; want exited by its own hand with 3", state, exit)
 	}
 	p.call("RemoveContainer", message{}.str(1, web))
+	last := p.startAs("last", linux, "sleep", "1000")
 	p.call("StopPodSandbox", message{}.str(1, p.id))
+	if state, exit := p.status(last); state != stateExited || exit != 137 {
+		t.Errorf("a container whose pod was stopped: state %d, exit status %d", state, exit)
+	}
 	p.call("RemovePodSandbox", message{}.str(1, p.id))
 	if out := d.ok("containers", "ls", "-q"); out != "" {
 		t.Errorf("left: %s", out)

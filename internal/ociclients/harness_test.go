@@ -99,3 +99,11 @@ func (r result) exits(t *testing.T, code int) result {
 	}
 	return r
 }
+
+// says fails the test unless the command's output is want, whatever its status.
+func (r result) says(t *testing.T, want string) {
+	t.Helper()
+	if strings.TrimSpace(r.out) != want {
+		t.Errorf("want %q; %v", want, r)
+	}
+}

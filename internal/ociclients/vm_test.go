@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -62,18 +63,30 @@ var vmFlows = []struct {
 			t.Errorf("outside the file belongs to %d, %v", st.Uid, err)
 		}
 	}},
-	{"pod of one container", func(t *testing.T, p *podman) {
+	{"pod", func(t *testing.T, p *podman) {
 		p.ok("pod", "create", "--name", "pod", "-p", "127.0.0.1:18088:80")
 		p.ok("run", "--rm", "--pod", "pod", "--name", "before", image, "true") // as init containers are
 		p.ok("run", "-d", "--pod", "pod", "--name", "server", image, "httpd", "-f", "-p", "80", "-h", "/www")
 		eventually(t, "the page is served at the pod's port", func() bool { return p.do("exec", "server", "true").code == 0 && served("http://127.0.0.1:18088/") })
-		r := p.do("run", "--rm", "--pod", "pod", "--name", "second", image, "true")
-		if r.code == 0 || !strings.Contains(r.err, "a pod has one VM") {
-			t.Errorf("a second container: %v", r)
+		p.do("run", "--rm", "--pod", "pod", "--name", "second", image, "sh", "-c", "wget -q -O - http://127.0.0.1/; exit 4").exits(t, 4).says(t, "served")
+		p.ok("run", "-d", "--pod", "pod", "--name", "third", image, "sleep", "1000")
+		p.do("exec", "third", "cat", "/proc/1/comm").is(t, "sleep")
+		if r := p.do("pause", "third"); r.code == 0 || !strings.Contains(r.err, "cannot be paused") {
+			t.Error(r)
 		}
+		p.ok("kill", "third")
+		p.do("wait", "third").is(t, "137")
 		if !served("http://127.0.0.1:18088/") {
-			t.Error("the second container's failure took the first one's network")
+			t.Error("the third container's end was the first one's")
 		}
+		owner, err := strconv.Atoi(p.ok("inspect", "--format", "{{.State.Pid}}", p.ok("pod", "inspect", "--format", "{{.InfraContainerID}}", "pod")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(owner, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		p.do("wait", "server").is(t, "137") // with the VM's owner its containers end
 		p.ok("pod", "stop", "-t", "0", "pod")
 		p.ok("pod", "rm", "pod")
 		p.do("ps", "-aq").is(t, "")

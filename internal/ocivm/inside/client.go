@@ -10,20 +10,35 @@ import (
 	"os/signal"
 
 	"github.com/hvctl/hvctl/internal/ocivm"
+	"github.com/hvctl/hvctl/internal/ocivm/config"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
 // Exec has the owner run a process with our standard streams, passes signals
-// on, and returns the process's exit code.
-func Exec() (int, error) {
-	p := new(specs.Process)
-	f := os.NewFile(ocivm.FDExecProcess, "process")
-	err := json.NewDecoder(io.LimitReader(f, ocivm.MaxConfig)).Decode(p)
+// on, and returns the process's exit code. With join it is the first process of
+// this container, in a pod, and the owner is given the container's tree.
+func Exec(join bool) (int, error) {
+	var first ocivm.Request
+	f := os.NewFile(ocivm.FDExecRequest, "request")
+	err := json.NewDecoder(io.LimitReader(f, ocivm.MaxConfig)).Decode(&first)
 	f.Close()
 	if err != nil {
-		return workload.ExitOwnFailure, fmt.Errorf("process (descriptor %d): %w", ocivm.FDExecProcess, err)
+		return workload.ExitOwnFailure, fmt.Errorf("request (descriptor %d): %w", ocivm.FDExecRequest, err)
+	}
+	files := []int{0, 1, 2}
+	p, m := first.Process, config.Member{}
+	if join {
+		root, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY, 0)
+		if err != nil {
+			return workload.ExitOwnFailure, err
+		}
+		defer root.Close()
+		if err := json.Unmarshal(first.Join, &m); err != nil {
+			return workload.ExitOwnFailure, fmt.Errorf("request (descriptor %d): %w", ocivm.FDExecRequest, err)
+		}
+		files, p = append(files, int(root.Fd())), m.Spec.Process
 	}
 	c, err := connection(ocivm.FDExecSocket)
 	if err != nil {
@@ -42,15 +57,20 @@ func Exec() (int, error) {
 			p.ConsoleSize = &specs.Box{Width: uint(ws.Col), Height: uint(ws.Row)}
 		}
 	}
-	first, err := json.Marshal(ocivm.Request{Process: p})
+	if join {
+		if first.Join, err = json.Marshal(m); err != nil {
+			return workload.ExitOwnFailure, err
+		}
+	}
+	text, err := json.Marshal(first)
 	if err != nil {
 		return workload.ExitOwnFailure, err
 	}
 	// The streams come with the first byte, the rest follows as it fits.
-	if _, _, err := c.WriteMsgUnix(first[:1], unix.UnixRights(0, 1, 2), nil); err != nil {
+	if _, _, err := c.WriteMsgUnix(text[:1], unix.UnixRights(files...), nil); err != nil {
 		return workload.ExitOwnFailure, fmt.Errorf("exec: %w", err)
 	}
-	if _, err := c.Write(first[1:]); err != nil {
+	if _, err := c.Write(text[1:]); err != nil {
 		return workload.ExitOwnFailure, fmt.Errorf("exec: %w", err)
 	}
 	go tell(c, signals, tty)

@@ -21,6 +21,13 @@ import (
 // Own runs the VM and returns its first process's exit code. Our standard
 // streams are that process's.
 func Own(ctx context.Context) (int, error) {
+	return own(func(vm *microvm.VM, cfg *config.Config, exec *server, log *slog.Logger) (int, error) {
+		return run(ctx, vm, cfg, exec, log)
+	})
+}
+
+// own makes the VM that was asked for, and frees it when run is done with it.
+func own(run func(*microvm.VM, *config.Config, *server, *slog.Logger) (int, error)) (int, error) {
 	cfg, err := readConfig()
 	if err != nil {
 		return workload.ExitOwnFailure, err
@@ -42,7 +49,7 @@ func Own(ctx context.Context) (int, error) {
 	}
 	cfg.Net.Mode = workload.NetNone // whatever is there was adopted
 	vm := microvm.NewInside(&cfg.Config, state, log, host)
-	code, err := run(ctx, vm, cfg, exec, log)
+	code, err := run(vm, cfg, exec, log)
 	if cerr := vm.Close(); cerr != nil {
 		log.Warn("cleaning up", "err", cerr)
 	}
@@ -68,7 +75,7 @@ func run(ctx context.Context, vm *microvm.VM, cfg *config.Config, exec *server, 
 		return codeOf(err), err
 	}
 	tty.follow(p)
-	exec.serve(vm, log)
+	exec.serve(host{VM: vm}, log)
 	go forward(signals, p, tty, log)
 	exit, err := p.Wait(context.WithoutCancel(ctx))
 	if err == nil && exit.Err != "" {
