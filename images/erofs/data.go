@@ -32,7 +32,9 @@ const (
 	// maxChunks bounds the index of a sparse file: chunks grow with its size.
 	maxChunks = 16384
 	// maxTail is the longest tail stored beside an inode. Longer ones would
-	// waste more room by pushing inodes to the next block than they save.
+	// waste more room by pushing inodes to the next block than they save. Files of
+	// more than a block have theirs in a block: Linux maps such files from memory
+	// (DAX) only when all of them is in blocks of their own.
 	maxTail = 2048
 	// tailBudget bounds the memory that waiting tails may take in all.
 	tailBudget = 64 << 20
@@ -62,7 +64,7 @@ func (w *Writer) WriteData(r io.Reader, size uint64) (Data, error) {
 	d.chunkBits = uint8(bits.TrailingZeros64(chunk) - blockBits)
 
 	tail := size % BlockSize
-	if tail > maxTail || w.tails+tail > tailBudget {
+	if tail > maxTail || size > BlockSize || w.tails+tail > tailBudget {
 		tail = 0
 	}
 	holes := false
@@ -84,46 +86,11 @@ func (w *Writer) WriteData(r io.Reader, size uint64) (Data, error) {
 	}
 	if !holes {
 		d.chunks, d.chunkBits = nil, 0
-	} else if tail > 0 {
-		// A chunk-based inode has no inline tail: give the tail blocks.
-		if err := w.appendTailBlock(&d, chunk); err != nil {
-			return d, err
-		}
 	}
 	d.blocks = w.next - d.start
 	w.ranges = append(w.ranges, blockRange{d.start, d.blocks})
 	d.id = len(w.ranges)
 	return d, nil
-}
-
-// appendTailBlock stores the tail of a sparse file in a block of its own. That
-// block must lie right behind the last chunk's, unless it starts a chunk.
-func (w *Writer) appendTailBlock(d *Data, chunk uint64) error {
-	full := d.size - uint64(len(d.tail))
-	inLast := full % chunk
-	last := len(d.chunks) - 1
-	if inLast != 0 && d.chunks[last] == nullBlock {
-		// The chunk that the tail belongs to is a hole so far: give it its
-		// blocks, which read as zeros.
-		first, err := w.alloc(inLast / BlockSize)
-		if err != nil {
-			return err
-		}
-		d.chunks[last] = first
-	}
-	first, err := w.alloc(1)
-	if err != nil {
-		return err
-	}
-	if inLast == 0 {
-		d.chunks = append(d.chunks, first)
-	}
-	if err := w.writeAt(d.tail, first, 0); err != nil {
-		return err
-	}
-	w.tails -= uint64(len(d.tail))
-	d.tail = nil
-	return nil
 }
 
 var zeroBlock [BlockSize]byte

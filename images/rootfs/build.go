@@ -14,7 +14,7 @@ import (
 )
 
 // FormatVersion changes whenever the same layers would give other bytes.
-const FormatVersion = 1
+const FormatVersion = 2
 
 // Layer is one layer of an image.
 type Layer struct {
