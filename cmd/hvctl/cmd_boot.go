@@ -28,6 +28,7 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "the kernel `NAME|FILE`: bzImage or ELF vmlinux", DefaultText: "the default of the kernel store"},
 			&cli.StringFlag{Name: "initrd", Usage: "the initramfs `FILE`"},
 			&cli.StringSliceFlag{Name: "disk", Usage: "a disk, `path=FILE[,OPTION]...`; the first is /dev/vda: " + diskOptions},
+			&cli.StringSliceFlag{Name: "pmem", Usage: "a file as memory, `path=FILE[,ro]`; the first is /dev/pmem0"},
 			&cli.StringFlag{Name: "cmdline", Usage: "the kernel's command line `TEXT`", DefaultText: "console=ttyS0"},
 			&cli.Float64Flag{Name: "cpus", Value: 1, Usage: "`NUMBER` of processors"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Value: "512M", Usage: "memory: `SIZE`"},
@@ -119,6 +120,11 @@ func (p *program) bootConfig(c *cli.Context) (*workload.Config, error) {
 		d, err := parseDisk(s)
 		errs = append(errs, err)
 		cfg.VM.Disks = append(cfg.VM.Disks, d)
+	}
+	for _, s := range c.StringSlice("pmem") {
+		m, err := parsePmem(s)
+		errs = append(errs, err)
+		cfg.VM.Pmem = append(cfg.VM.Pmem, m)
 	}
 	if s := c.String("vsock"); c.IsSet("vsock") {
 		v, err := parseVsock(s)

@@ -37,6 +37,15 @@ func TestLookDisk(t *testing.T) {
 			t.Errorf("%+v: %q, %v, want %q", tt.d, got, err, tt.want)
 		}
 	}
+	if got, err := lookDisk(sys, guestproto.Device{Pmem: true}); err != nil || got != "" {
+		t.Errorf("before there is one: %q, %v", got, err)
+	}
+	if err := os.Mkdir(sys+"/pmem0", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := lookDisk(sys, guestproto.Device{Pmem: true}); err != nil || got != "pmem0" {
+		t.Errorf("memory: %q, %v", got, err)
+	}
 	if _, err := lookDisk(sys, guestproto.Device{Index: -1}); err == nil {
 		t.Error("index -1 was accepted")
 	}

@@ -20,8 +20,12 @@ import (
 // fast is what tests boot that are not about kernels.
 const fast = "minimal"
 
+// cached shows how much a guest caches, before and after it reads some of its image.
+const cached = `grep ^Cached: /proc/meminfo
+	find /usr/lib -name '*.so.*' -type f -size +1000k -exec cat {} + >/dev/null; grep ^Cached: /proc/meminfo`
+
 // TestKernelsBoot: the stock Debian kernels and ours run a workload on both
-// transports, small and large. HVCTL_TEST_FULL=1 runs every combination.
+// transports, small and large, with the image as a disk and as memory. HVCTL_TEST_FULL=1 runs every combination.
 func TestKernelsBoot(t *testing.T) {
 	full := os.Getenv("HVCTL_TEST_FULL") != ""
 	for _, kernel := range []string{"minimal", "cloud", "generic"} {
@@ -33,12 +37,19 @@ func TestKernelsBoot(t *testing.T) {
 					}
 					t.Run(strings.Join([]string{kernel, transport, cpus, memory}, "-"), func(t *testing.T) {
 						h := newHost(t)
-						out := h.ok("run", "--rm", "--network", "none", "--kernel", kernel, "--transport", transport,
-							"--cpus", cpus, "-m", memory, "debian:bookworm", "sh", "-c", "nproc; grep MemTotal /proc/meminfo; uname -r")
-						var n, kib int
+						rootfs := "blk"
+						if kernel == "cloud" && memory == "128M" {
+							rootfs = "pmem"
+						}
+						out := h.ok("run", "--rm", "--network", "none", "--kernel", kernel, "--transport", transport, "--rootfs", rootfs,
+							"--cpus", cpus, "-m", memory, "debian:bookworm", "sh", "-c", "nproc; grep MemTotal /proc/meminfo; uname -r; "+cached)
+						var n, kib, before, after int
 						var rel string
-						if _, err := fmt.Sscanf(out, "%d\nMemTotal: %d kB\n%s", &n, &kib, &rel); err != nil {
+						if _, err := fmt.Sscanf(out, "%d\nMemTotal: %d kB\n%s\nCached: %d kB\nCached: %d kB", &n, &kib, &rel, &before, &after); err != nil {
 							t.Fatalf("output %q: %v", out, err)
+						}
+						if grown := after - before; (grown > 4<<10) != (rootfs == "blk") {
+							t.Errorf("reading the image's largest libraries, by %s, makes the guest's cache %d KiB larger", rootfs, grown)
 						}
 						if fmt.Sprint(n) != cpus {
 							t.Errorf("%d CPUs, want %s", n, cpus)

@@ -109,8 +109,10 @@ type Root struct {
 type Device struct {
 	// Serial is the virtio-blk serial number; it decides when not empty.
 	Serial string `json:"serial,omitempty"`
-	// Index is the position among the virtio disks: 0 is /dev/vda.
-	Index int `json:"index,omitempty"`
+	// Index is the position among the virtio disks: 0 is /dev/vda. With Pmem it is
+	// that among the persistent memories: 0 is /dev/pmem0.
+	Index int  `json:"index,omitempty"`
+	Pmem  bool `json:"pmem,omitempty"`
 }
 
 // Upper is where writes to the root go.

@@ -20,6 +20,8 @@ func Wanted() []Want {
 		{"virtio_mmio", true, "finds the devices on the MMIO transport"},
 		{"vmw_vsock_virtio_transport", true, "the connection to the host"},
 		{"virtio_blk", true, "the image and the disks"},
+		{"virtio_pmem", true, "the image as memory"},
+		{"nd_pmem", true, "the image as memory, as a block device"},
 		{"erofs", true, "the image's file system"},
 		{"overlay", true, "the writable layer over the image"},
 		{"virtiofs", true, "directories of the host"},

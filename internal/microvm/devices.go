@@ -25,6 +25,7 @@ import (
 const (
 	rootSerial = "root"
 	diskSerial = "disk%d" // by position in Config.VM.Disks
+	pmemID     = "pmem%d" // by position in Config.VM.Pmem; only we call it that
 )
 
 // vcpus is how many virtual CPUs a limit on CPU time needs.
@@ -100,6 +101,9 @@ func (v *VM) devices() ([]machine.Device, error) {
 	devs := []machine.Device{socket}
 	switch {
 	case v.cfg.VM.Raw:
+		for i, p := range v.cfg.VM.Pmem {
+			devs = append(devs, pmem(fmt.Sprintf(pmemID, i), p))
+		}
 	case v.pod:
 		dev, err := v.podDevice()
 		if err != nil {
@@ -112,6 +116,8 @@ func (v *VM) devices() ([]machine.Device, error) {
 			return nil, err
 		}
 		devs = append(devs, machine.Device{Device: dev, Args: virtio.Args{ID: rootSerial}})
+	case v.cfg.VM.Rootfs == workload.RootfsPmem:
+		devs = append(devs, pmem(rootSerial, workload.Pmem{Path: v.cfg.Rootfs.ImagePath, ReadOnly: true}))
 	default:
 		devs = append(devs, disk(rootSerial, workload.Disk{Path: v.cfg.Rootfs.ImagePath, ReadOnly: true, Engine: string(blk.EnginePlain)}))
 	}
@@ -188,6 +194,14 @@ func disk(serial string, d workload.Disk) machine.Device {
 		}
 	}
 	return machine.Device{Kind: "blk", Args: virtio.Args{ID: serial, Values: values}}
+}
+
+func pmem(id string, p workload.Pmem) machine.Device {
+	values := map[string]string{"path": p.Path}
+	if p.ReadOnly {
+		values["ro"] = "on"
+	}
+	return machine.Device{Kind: "pmem", Args: virtio.Args{ID: id, Values: values}}
 }
 
 func initrds(path string) []string {

@@ -38,6 +38,9 @@ func (v *VM) request() (r guestproto.Run, err error) {
 	if spec.Linux != nil {
 		r.Sysctl = spec.Linux.Sysctl
 	}
+	if v.cfg.VM.Rootfs == workload.RootfsPmem {
+		r.Root.Device = guestproto.Device{Pmem: true}
+	}
 	if v.cfg.Rootfs.Dir != "" {
 		r.Root = guestproto.Root{Share: rootSerial, ReadOnly: r.Root.ReadOnly}
 	}

@@ -189,6 +189,11 @@ type VM struct {
 	// that has not written to its watchdog in time; empty: AtEndExit, and no watchdog.
 	OnPanic  string `json:"onPanic,omitempty"`
 	Watchdog string `json:"watchdog,omitempty"`
+	// Rootfs is how the guest finds its image: RootfsBlk or RootfsPmem; empty: as
+	// RootfsBlk.
+	Rootfs string `json:"rootfs,omitempty"`
+	// Pmem are files that a Raw VM has as memory.
+	Pmem []Pmem `json:"pmem,omitempty"`
 	// Balloon lets the guest give memory back; nil: it cannot.
 	Balloon *Balloon `json:"balloon,omitempty"`
 	CPU     string   `json:"cpu,omitempty"` // model of the processor that the guest is shown (package cpuid)
@@ -219,6 +224,18 @@ type Balloon struct {
 	TargetBytes uint64 `json:"targetBytes,omitempty"` // to take from it at first
 	NoOOM       bool   `json:"noOOM,omitempty"`       // not even a guest that is out of memory takes some of that back
 	NoReporting bool   `json:"noReporting,omitempty"` // it does not give back by itself what it has free
+}
+
+// How a guest finds its image.
+const (
+	RootfsBlk  = "blk"  // as a disk
+	RootfsPmem = "pmem" // as memory, whose pages it shares with the host's page cache
+)
+
+// Pmem is a file that a VM has as persistent memory.
+type Pmem struct {
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
 // What becomes of a guest that has come to an end that nobody wanted.

@@ -165,6 +165,9 @@ func (b *Backend) initrd(k *kernel.Kernel, c *workload.Config) (string, error) {
 	mods, err := kernel.Modules(k, names)
 	if unknown, ok := errors.AsType[*kernel.UnknownModulesError](err); ok {
 		for _, n := range unknown.Names {
+			if n == "virtio_pmem" || n == "nd_pmem" {
+				return "", fmt.Errorf("--rootfs pmem: %w; use --rootfs blk, or another kernel", err)
+			}
 			if slices.Contains(required, n) {
 				return "", fmt.Errorf("kernel %s cannot run workloads: %w", k.Name, err)
 			}
@@ -186,7 +189,9 @@ func needed(module string, c *workload.Config) bool {
 	case "overlay":
 		return !shared
 	case "virtio_blk":
-		return !shared || len(c.VM.Disks) > 0
+		return !shared && c.VM.Rootfs != workload.RootfsPmem || len(c.VM.Disks) > 0
+	case "virtio_pmem", "nd_pmem":
+		return !shared && c.VM.Rootfs == workload.RootfsPmem
 	case "virtio_pci":
 		return c.VM.Transport == "pci"
 	case "virtio_mmio":
