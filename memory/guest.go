@@ -78,6 +78,7 @@ type Guest struct {
 	mem     []byte // the whole mapping; regions are slices of it
 	regions []Region
 	dirty   *Bitmap
+	lent    []lent // memory of devices; constant while the guest runs
 	huge    bool
 	late    atomic.Pointer[Bitmap] // pages known to be there, while others may be missing; nil: none is
 }

@@ -9,9 +9,8 @@ import (
 
 // Mapping is a file in this process's addresses, for a memory slot of its own
 // beside the RAM: what the guest reads there are the pages that the host's page
-// cache has. Nothing of ours reads or writes it. Somebody may shrink the file,
-// and then an access from here would be a SIGBUS; the guest's is an error of
-// KVM_RUN.
+// cache has. Somebody may shrink the file, and then an access from here is a SIGBUS,
+// in a system call EFAULT; the guest's is an error of KVM_RUN.
 type Mapping struct{ mem []byte }
 
 // MapFile maps the first size bytes of f, which stays the caller's and may be
@@ -44,7 +43,7 @@ func MapFile(f *os.File, size uint64, writable bool) (*Mapping, error) {
 	return &Mapping{mem}, nil
 }
 
-// Bytes is the mapping, for kvm.VM.SetMemorySlot and nothing else.
+// Bytes is the mapping, for kvm.VM.SetMemorySlot and Guest.Lend.
 func (m *Mapping) Bytes() []byte { return m.mem }
 
 // Close ends it. Preconditions: no memory slot is left.

@@ -6,10 +6,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/memory"
@@ -476,6 +480,10 @@ func TestWorkerTroubleIsSortedByFault(t *testing.T) {
 			p.work <- func(*virtio.Queue) error { panic("oh") }
 			p.env.Load().Kick(0)
 		}, false, virtio.ErrPanic},
+		{"lent memory", func(p *puppet) {
+			p.work <- func(*virtio.Queue) error { return touchLost(t) }
+			p.env.Load().Kick(0)
+		}, false, unix.EFAULT},
 		{"host side", func(p *puppet) {
 			p.env.Load().Go("source", func(context.Context) error { return io.ErrClosedPipe })
 		}, false, io.ErrClosedPipe},
@@ -502,6 +510,28 @@ func TestWorkerTroubleIsSortedByFault(t *testing.T) {
 			p.on(t, func(*virtio.Queue) {})
 		})
 	}
+}
+
+// touchLost reads a mapped file that has been shrunk.
+func touchLost(t *testing.T) error {
+	f, err := os.Create(filepath.Join(t.TempDir(), "lost"))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(memory.PageSize); err != nil {
+		return err
+	}
+	m, err := memory.MapFile(f, memory.PageSize, false)
+	if err != nil {
+		return err
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	copy(make([]byte, 8), m.Bytes())
+	return errors.New("no fault")
 }
 
 func TestActivateErrorSetsNeedsReset(t *testing.T) {

@@ -91,8 +91,8 @@ const (
 
 // Pop takes the next chain off the avail ring. ok is false when there is none,
 // and when the worker is being stopped. The chain has been validated: indices
-// in range, no loop, readable before writable, every buffer inside RAM, at
-// most 4 GiB in all. An error wraps ErrGuest; return it from HandleQueue.
+// in range, no loop, readable before writable, every buffer inside RAM or
+// lent memory, at most 4 GiB in all. An error wraps ErrGuest; return it from HandleQueue.
 func (q *Queue) Pop() (c Chain, ok bool, err error) {
 	if q.stop.Load() {
 		return Chain{}, false, nil

@@ -297,3 +297,43 @@ func (q *Queue) model(head uint16, indirect bool) (readable, writable int, good 
 		i = uint64(next)
 	}
 }
+
+// A driver's buffers may lie in memory that was lent, as far as devices may write
+// there; its indirect tables may not.
+func TestAChainReachesLentMemory(t *testing.T) {
+	const at = 1 << 30
+	for name, c := range map[string]struct {
+		readOnly bool
+		d        descriptor
+		ok       bool
+	}{
+		"read":        {true, descriptor{at + 8, 4, 0, 0}, true},
+		"write":       {false, descriptor{at + 8, 4, descWrite, 0}, true},
+		"not allowed": {true, descriptor{at + 8, 4, descWrite, 0}, false},
+		"table":       {false, descriptor{at, 32, descIndirect, 0}, false},
+		"too long":    {false, descriptor{at + 8, testSize * memory.PageSize, 0, 0}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			q := bareQueue(t, FeatureIndirectDesc)
+			mem := make([]byte, memory.PageSize)
+			mem[8] = 7
+			q.mem.Lend(at, mem, c.readOnly)
+			q.put(t, testDesc, 0, c.d)
+			q.offer(t, 0, 0)
+			got, ok, err := q.Pop()
+			if ok != c.ok || !ok && !errors.Is(err, ErrGuest) {
+				t.Fatalf("Pop: %v, %v", ok, err)
+			}
+			if !ok {
+				return
+			}
+			b := make([]byte, 4)
+			if n := got.Readable.CopyOut(b) + got.Writable.CopyOut(b); n != 4 || b[0] != 7 {
+				t.Errorf("% x of %d bytes", b, n)
+			}
+			if err := q.Push(got, 0); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

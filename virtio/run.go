@@ -7,6 +7,8 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/hvctl/hvctl/internal/eventfd"
 )
 
@@ -149,6 +151,7 @@ func (r *run) launch(name string, fn func(context.Context) error) {
 	}
 	r.wg.Go(func() {
 		defer r.recovered(name)
+		debug.SetPanicOnFault(true) // of lent memory, whose file somebody has shrunk
 		if err := fn(r.ctx); err != nil {
 			r.failed(name, err)
 		}
@@ -172,7 +175,8 @@ func (r *run) failed(name string, err error) {
 }
 
 // recovered is the one place where a panic is caught: it fails the machine, not
-// the process, which may have state to save.
+// the process, which may have state to save. The error of an access to memory that
+// is not there wraps EFAULT, as KVM's of a guest's access does.
 func (r *run) recovered(name string) {
 	p := recover()
 	if p == nil {
@@ -180,7 +184,11 @@ func (r *run) recovered(name string) {
 	}
 	r.core.log.Error("panic in a device", "dev", r.core.info.ID, "where", name, "panic", p, "stack", string(debug.Stack()))
 	r.halt()
-	r.core.fail(fmt.Errorf("%w: device %d, %s: %v", ErrPanic, r.core.info.ID, name, p))
+	err := fmt.Errorf("%w: device %d, %s: %v", ErrPanic, r.core.info.ID, name, p)
+	if _, fault := p.(interface{ Addr() uintptr }); fault {
+		err = fmt.Errorf("%w: %w", err, unix.EFAULT)
+	}
+	r.core.fail(err)
 }
 
 // halt tells every goroutine of the run to end; it does not wait. r may be nil.

@@ -122,7 +122,7 @@ func (q *Queue) addBuffer(d descriptor, b *chainBuf) error {
 	if d.len == 0 {
 		return GuestErrorf("descriptor without length")
 	}
-	buf, err := q.mem.Slice(d.addr, uint64(d.len))
+	buf, err := q.mem.Buffer(d.addr, uint64(d.len), d.flags&descWrite != 0)
 	if err != nil {
 		return GuestErrorf("descriptor: %w", err)
 	}

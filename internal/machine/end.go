@@ -45,7 +45,7 @@ func (m *Machine) finish(e End) {
 	}
 }
 
-func (m *Machine) fail(err error) { m.finish(End{Reason: Failed, Err: err}) }
+func (m *Machine) fail(err error) { m.finish(End{Reason: Failed, Err: m.explain(err)}) }
 
 // event hears from a vCPU thread that the vCPU has parked itself.
 func (m *Machine) event(e vcpu.Event) {
@@ -60,7 +60,7 @@ func (m *Machine) event(e vcpu.Event) {
 		}
 		m.finish(End{Reason: r})
 	case vcpu.Failure:
-		m.fail(m.explain(e.Err))
+		m.fail(e.Err)
 	}
 }
 

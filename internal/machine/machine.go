@@ -429,8 +429,13 @@ func (m *Machine) Close() error {
 		m.watchdog.Close()
 	}
 	errs = append(errs, m.unplace())
-	for _, d := range m.devices {
-		errs = append(errs, d.Close())
+	isMapped := func(d attached) bool { _, ok := d.core.Device().(mapped); return ok }
+	for _, last := range []bool{false, true} { // others may have buffers in their memory
+		for _, d := range m.devices {
+			if isMapped(d) == last {
+				errs = append(errs, d.Close())
+			}
+		}
 	}
 	if m.vm != nil {
 		errs = append(errs, m.vm.Close())

@@ -59,6 +59,7 @@ func (m *Machine) place(dev virtio.Device) error {
 	}
 	m.mappedSlots++
 	m.nextMapped = at + memory.GPA(len(mem))
+	m.mem.Lend(at, mem, readOnly)
 	d.Place(at)
 	return nil
 }
@@ -71,7 +72,7 @@ func (m *Machine) unplace() (err error) {
 	return err
 }
 
-// explain adds to an error of KVM's why memory may be missing that it needed.
+// explain adds to an error of KVM's, or of a device, why memory may be missing that it needed.
 func (m *Machine) explain(err error) error {
 	if !errors.Is(err, unix.EFAULT) && !errors.Is(err, unix.EHWPOISON) {
 		return err

@@ -133,6 +133,14 @@ func TestDevicesMemoryLiesBehindRAM(t *testing.T) {
 	if m.mappedSlots != 2 || m.nextMapped != 6<<30+4<<20 { // RAM ends at 5 GiB
 		t.Errorf("%d slots, the last ends at %v", m.mappedSlots, m.nextMapped)
 	}
+	for at, write := range map[memory.GPA]bool{5 << 30: false, 6<<30 + 4<<20 - 1: true} { // where other devices find buffers
+		if b, err := m.mem.Buffer(at, 1, write); err != nil || b[0] != 0x42 {
+			t.Errorf("a buffer at %v: %v, %v", at, b, err)
+		}
+	}
+	if _, err := m.mem.Buffer(5<<30, 1, true); err == nil {
+		t.Error("a device may write to memory that is read-only")
+	}
 }
 
 // A guest goes on in another machine that has the same file, at the same place;

@@ -12,6 +12,6 @@
 // a device that is not there, and do nothing.
 //
 // The range is not RAM: it is not saved, not part of what a migration sends, and
-// no other device reads or writes it for the driver (a queue's buffers have to be
-// in RAM).
+// no queue's rings can lie in it. Buffers can (memory.Guest.Lend): a program that does
+// direct I/O from a file that it has mapped has a disk read them there.
 package pmem

@@ -4,6 +4,8 @@
 package vhostring
 
 import (
+	"slices"
+
 	"github.com/hvctl/hvctl/internal/vhost"
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/virtio"
@@ -27,7 +29,7 @@ func Prepare(k Kernel, env *virtio.Env) error {
 		return err
 	}
 	var regions []vhost.MemoryRegion
-	for _, r := range env.Mem.Regions() {
+	for _, r := range slices.Concat(env.Mem.Regions(), env.Mem.Lent()) {
 		regions = append(regions, vhost.MemoryRegion{GuestPhysAddr: uint64(r.GPA), MemorySize: r.Size, UserspaceAddr: uint64(r.HVA())})
 	}
 	return k.SetMemTable(regions)
