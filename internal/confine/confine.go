@@ -2,6 +2,7 @@ package confine
 
 import (
 	"errors"
+	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -15,6 +16,11 @@ type Policy struct {
 	// Files are what it may open. Nil leaves all files as they are, to the
 	// permissions of the process.
 	Files []Rule
+	// Starter is the mount namespace of who started this process, as MountNamespace
+	// names it. A process that is in another one has that for itself, and gets a root
+	// directory with nothing but Files in it, where it has the rights for that. Empty:
+	// it is in the starter's.
+	Starter string
 	// Sockets are the address families that it may make sockets of. What it has
 	// open, it may use, and accept connections on.
 	Sockets []int
@@ -31,6 +37,8 @@ type Policy struct {
 type Report struct {
 	// Landlock is the version of the kernel's interface; 0: files are not confined.
 	Landlock int `json:"landlock"`
+	// Root tells whether it has a root directory of its own.
+	Root bool `json:"root"`
 	// Seccomp tells whether system calls are filtered.
 	Seccomp bool `json:"seccomp"`
 	// Capabilities are those that were kept and that there were.
@@ -51,6 +59,20 @@ func Apply(p Policy) (Report, error) {
 	r := Report{Capabilities: []string{}, Sockets: len(p.Sockets) > 0, Programs: p.Programs}
 	if err := everyThread("prctl(PR_SET_NO_NEW_PRIVS)", unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
 		return r, err
+	}
+	have, err := capabilities()
+	if err != nil {
+		return r, err
+	}
+	if p.Files != nil && have&(1<<unix.CAP_SYS_ADMIN) != 0 && p.aloneInMounts() {
+		switch err := enterRoot(p.Files); {
+		case errors.Is(err, errNoRoot):
+			r.Missing = append(r.Missing, err.Error())
+		case err != nil:
+			return r, err
+		default:
+			r.Root = true
+		}
 	}
 	if p.Files != nil {
 		abi, err := restrictFiles(p.Files)
@@ -81,6 +103,16 @@ func Apply(p Policy) (Report, error) {
 		r.Seccomp = true
 	}
 	return r, nil
+}
+
+// MountNamespace names the one that this process is in.
+func MountNamespace() (string, error) { return os.Readlink("/proc/self/ns/mnt") }
+
+// aloneInMounts says whether this process's mount namespace is its own: whoever else
+// were in it would lose the host's files.
+func (p *Policy) aloneInMounts() bool {
+	ns, err := MountNamespace()
+	return err == nil && p.Starter != "" && ns != p.Starter
 }
 
 // dropCapabilities leaves keep, as far as the process has them, and returns what

@@ -4,9 +4,10 @@
 // (no_new_privs). It is meant for the VMM: whoever finds a hole in a device of
 // ours then holds a process that can reach what belongs to its VM.
 //
-// All of it holds for every thread of the process, those to come included. It
-// does not change the process's root directory, namespaces or user: the paths that
-// are left stay what they were.
+// All of it holds for every thread of the process, those to come included. A process
+// that was started in a mount namespace of its own gets a root directory with nothing
+// but the files that are left in it (Policy.Starter); the paths of these stay what they
+// were. It does not change the process's user.
 //
 // What the process had open stays usable; files, sockets and KVM descriptors are
 // the capabilities that are left. An io_uring would be a way around the filter:

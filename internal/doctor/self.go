@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ import (
 // `hvctl inspect` calls confinement.
 type Confinement struct {
 	Landlock     int      `json:"landlock"`
+	Root         bool     `json:"root"`
 	Seccomp      bool     `json:"seccomp"`
 	Capabilities []string `json:"capabilities"`
 	Sockets      bool     `json:"sockets"`
@@ -41,6 +43,7 @@ func Self(sys string, pid int, said *Confinement) ([]Check, error) {
 		every(threads, Check{Name: "system calls", Why: "the kernel's other system calls are no way out then"}, "Seccomp", "2", "those of every thread are filtered (seccomp)"),
 		powers(threads, said),
 		selfFiles(said),
+		selfRoot(said),
 		selfDoor("sockets", said.Sockets, "it can make none", "it can make sockets", "the host's network and other programs' sockets are out of reach without", said),
 		selfDoor("programs", said.Programs, "it can start none", "it can start programs, confined as it is", "what it cannot do itself, others could do for it", said),
 		selfUser(threads),
@@ -119,6 +122,14 @@ func selfFiles(said *Confinement) Check {
 		return good(c, fmt.Sprintf("only this VM's own (Landlock, version %d)", said.Landlock))
 	}
 	return bad(c, Warn, "all that its user may open", reasons(said))
+}
+
+func selfRoot(said *Confinement) Check {
+	c := Check{Name: "root", Why: "what is not there cannot be found, whatever the kernel checks"}
+	if said.Root {
+		return good(c, "a directory with this VM's own files only, in mount, IPC and UTS namespaces of its own")
+	}
+	return bad(c, Warn, "the host's root directory and namespaces", cmp.Or(strings.Join(slices.Concat(said.Missing, said.Allows), "; "), "root has hvctl make one; members of the group kvm have no right to"))
 }
 
 func selfDoor(name string, open bool, closed, detail, why string, said *Confinement) Check {

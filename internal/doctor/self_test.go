@@ -31,7 +31,7 @@ const (
 )
 
 func TestSelfTellsWhatHoldsAProcess(t *testing.T) {
-	confined := &doctor.Confinement{Landlock: 7, Seccomp: true}
+	confined := &doctor.Confinement{Landlock: 7, Seccomp: true, Root: true}
 	for _, c := range []struct {
 		name     string
 		second   string
@@ -42,8 +42,8 @@ func TestSelfTellsWhatHoldsAProcess(t *testing.T) {
 		{"one with a thread that is not", loose, confined, map[string]string{
 			"privileges": "1 of 2", "system calls": "1 of 2", "capabilities": "CAP_NET_ADMIN", "user": "root",
 		}},
-		{"one that says nothing", held, nil, map[string]string{"files": "all that its user", "sockets": "it can", "programs": "it can"}},
-		{"one with a reason", held, &doctor.Confinement{Landlock: 7, Seccomp: true, Sockets: true, Allows: []string{"because"}}, map[string]string{"sockets": "it can"}},
+		{"one that says nothing", held, nil, map[string]string{"files": "all that its user", "root": "the host's root directory", "sockets": "it can", "programs": "it can"}},
+		{"one with a reason", held, &doctor.Confinement{Landlock: 7, Seccomp: true, Root: true, Sockets: true, Allows: []string{"because"}}, map[string]string{"sockets": "it can"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			checks, err := doctor.Self(process(t, held, c.second), 7, c.said)

@@ -117,7 +117,7 @@ func stdinReaches(t *testing.T, h *host) {
 func confinedWhole(t *testing.T, h *host, name string) {
 	t.Helper()
 	var checks []struct{ Name, Status, Detail string }
-	if err := json.Unmarshal([]byte(h.ok("doctor", "--json", "--self", name)), &checks); err != nil || len(checks) < 7 {
+	if err := json.Unmarshal([]byte(h.ok("doctor", "--json", "--self", name)), &checks); err != nil || len(checks) < 8 {
 		t.Fatalf("doctor --self says %+v (%v)", checks, err)
 	}
 	for _, c := range checks {

@@ -224,7 +224,7 @@ func (a *Attachment) keep(bound []*listener, dns *dnsSockets) (err error) {
 	files, err := filesOf(bound, dns)
 	defer closeAll(files)
 	if err == nil {
-		a.keeper, err = startKeeper(a.o.Keeper, k, files, a.o.Log)
+		a.keeper, err = startKeeper(a.o.Keeper, k, files, a.o.Apart, a.o.Log)
 	}
 	return err
 }

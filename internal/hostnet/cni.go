@@ -53,6 +53,7 @@ type CNIOptions struct {
 	// Keeper is that of Options.Keeper: it holds the namespace that is made, and runs
 	// the plugins after Attach. Empty: this process does that.
 	Keeper []string
+	Apart  bool         // as Options.Apart
 	Log    *slog.Logger // may be nil
 }
 
@@ -158,7 +159,7 @@ func (a *Attachment) holdNetNS(o *CNIOptions) (err error) {
 		r.NetNS = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), a.ns.Fd())
 		return nil
 	}
-	a.keeper, err = startKeeper(o.Keeper, kept{Root: o.Root, ID: o.ID, CNI: r, Program: o.Program}, []*os.File{a.ns}, o.Log)
+	a.keeper, err = startKeeper(o.Keeper, kept{Root: o.Root, ID: o.ID, CNI: r, Program: o.Program}, []*os.File{a.ns}, o.Apart, o.Log)
 	if err == nil {
 		r.NetNS = fmt.Sprintf("/proc/%d/fd/%d", a.keeper.pid, keeperLink+1)
 	}

@@ -77,7 +77,7 @@ type keeper struct {
 
 // startKeeper starts command with files, which it gets copies of. It waits until
 // tell.
-func startKeeper(command []string, k kept, files []*os.File, log *slog.Logger) (*keeper, error) {
+func startKeeper(command []string, k kept, files []*os.File, apart bool, log *slog.Logger) (*keeper, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -90,7 +90,7 @@ func startKeeper(command []string, k kept, files []*os.File, log *slog.Logger) (
 		return nil, err
 	}
 	pidfd := -1
-	proc, err := os.StartProcess(command[0], command, &os.ProcAttr{
+	proc, err := start(command[0], command, apart, &os.ProcAttr{
 		Dir: "/", Env: os.Environ(), Files: append([]*os.File{nil, nil, os.Stderr, theirs}, files...), Sys: &syscall.SysProcAttr{PidFD: &pidfd},
 	})
 	if err != nil {
@@ -114,6 +114,21 @@ func startKeeper(command []string, k kept, files []*os.File, log *slog.Logger) (
 		}
 	}()
 	return p, nil
+}
+
+// start starts a process, if apart with a mount namespace of its own, where that is
+// possible.
+func start(program string, argv []string, apart bool, attr *os.ProcAttr) (*os.Process, error) {
+	if !apart {
+		return os.StartProcess(program, argv, attr)
+	}
+	attr.Sys.Cloneflags |= unix.CLONE_NEWNS
+	p, err := os.StartProcess(program, argv, attr)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSPC) { // then ours is not, either
+		attr.Sys.Cloneflags &^= unix.CLONE_NEWNS
+		p, err = os.StartProcess(program, argv, attr)
+	}
+	return p, err
 }
 
 // unixConn is a copy of a socket.

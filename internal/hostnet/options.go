@@ -59,6 +59,9 @@ type Options struct {
 	// that, and it also does when this one is killed. Empty: this process does it. For
 	// taps only.
 	Keeper []string
+	// Apart gives the keeper a mount namespace of its own: this process's loses the
+	// host's files later.
+	Apart bool
 	// Log may be nil.
 	Log *slog.Logger
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -40,6 +41,8 @@ type UserOptions struct {
 	// Started is called with the process's ID before that is told what to do; its
 	// error ends it. May be nil.
 	Started func(pid int) error
+	// Apart is Options.Apart for Program.
+	Apart bool
 	// Log may be nil.
 	Log *slog.Logger
 }
@@ -91,7 +94,7 @@ func AttachUser(ctx context.Context, o UserOptions) (_ *Attachment, err error) {
 		return nil, err
 	}
 	defer theirs.Close()
-	a.user, err = startUser(o.Program, theirs, o.Log)
+	a.user, err = startUser(o.Program, theirs, o.Apart, o.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +186,7 @@ type userProcess struct {
 	lost    string // why it ended too early; before ended is closed
 }
 
-func startUser(program string, frames *os.File, log *slog.Logger) (*userProcess, error) {
+func startUser(program string, frames *os.File, apart bool, log *slog.Logger) (*userProcess, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socketpair", err)
@@ -195,8 +198,8 @@ func startUser(program string, frames *os.File, log *slog.Logger) (*userProcess,
 	if u.control, err = net.FileConn(ours); err != nil {
 		return nil, err
 	}
-	u.proc, err = os.StartProcess(program, []string{"hvctl-net", "user"}, &os.ProcAttr{
-		Dir: "/", Env: os.Environ(), Files: []*os.File{nil, nil, os.Stderr, frames, theirs},
+	u.proc, err = start(program, []string{"hvctl-net", "user"}, apart, &os.ProcAttr{
+		Dir: "/", Env: os.Environ(), Files: []*os.File{nil, nil, os.Stderr, frames, theirs}, Sys: &syscall.SysProcAttr{},
 	})
 	if err != nil {
 		u.control.Close()

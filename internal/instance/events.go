@@ -8,10 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
-	eventsFile     = ".events.jsonl"
+	// Owners that see nothing else of the root see the directory, and so a file that
+	// takes the place of another.
+	eventsDir      = ".events"
+	eventsFile     = eventsDir + "/events.jsonl"
 	maxEventsBytes = 1 << 20 // of one file; there are two
 )
 
@@ -27,7 +32,8 @@ func (i *Instance) AppendEvent(line []byte) error {
 	if st, err := f.Stat(); err == nil && st.Size() > maxEventsBytes {
 		err := i.store.rotateEvents(path)
 		// An owner that is confined cannot: the next instance's creation does.
-		if err != nil && (!errors.Is(err, fs.ErrPermission) || st.Size() > 4*maxEventsBytes) {
+		confined := errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
+		if err != nil && (!confined || st.Size() > 4*maxEventsBytes) {
 			return err
 		}
 	}
@@ -102,7 +108,7 @@ func (s *Store) ReadEvents(ctx context.Context, follow bool, caughtUp func(), fn
 	if !follow {
 		return r.drain()
 	}
-	w, err := newWatcher(s.root)
+	w, err := newWatcher(filepath.Join(s.root, eventsDir))
 	if err != nil {
 		return err
 	}

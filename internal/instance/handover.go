@@ -10,6 +10,10 @@ import (
 // process is started with it and its state directory as last argument.
 const HandoverEnv = "HVCTL_HANDOVER"
 
+// MountsEnv is the environment variable with the mount namespace of who started an
+// owner with one of its own, as /proc/self/ns/mnt names it.
+const MountsEnv = "HVCTL_STARTER_MOUNTS"
+
 // LogLevelEnv is the environment variable with the level an owner logs from,
 // in slog's words.
 const LogLevelEnv = "HVCTL_LOG_LEVEL"

@@ -4,7 +4,7 @@ import "path/filepath"
 
 // Places are what an owner uses of a root beside its instance's directory.
 type Places struct {
-	Events string // a file
+	Events string // the directory of what happened
 	Lock   string // a file, of who removes an instance
 	Names  string // the directory of the names
 	Groups string // the directory of the notes of cgroups
@@ -13,6 +13,6 @@ type Places struct {
 // PlacesOf are those of root, an absolute path.
 func PlacesOf(root string) Places {
 	return Places{
-		Events: filepath.Join(root, eventsFile), Lock: filepath.Join(root, rootLock), Names: filepath.Join(root, namesDir), Groups: filepath.Join(root, groupsDir),
+		Events: filepath.Join(root, eventsDir), Lock: filepath.Join(root, rootLock), Names: filepath.Join(root, namesDir), Groups: filepath.Join(root, groupsDir),
 	}
 }

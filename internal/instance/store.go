@@ -48,8 +48,10 @@ func OpenStore(root string) (*Store, error) {
 	if err := checkOwner(abs); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(filepath.Join(abs, namesDir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("state directory: %w; use --root DIR", err)
+	for _, dir := range []string{namesDir, eventsDir} {
+		if err := os.Mkdir(filepath.Join(abs, dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("state directory: %w; use --root DIR", err)
+		}
 	}
 	return &Store{root: abs}, nil
 }

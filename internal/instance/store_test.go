@@ -134,7 +134,7 @@ func TestCreationCutShortDoesNotBlock(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(ents) != 4 { // .events.jsonl .lock .names and the new one
+			if len(ents) != 4 { // .events .lock .names and the new one
 				t.Errorf("left behind: %v", ents)
 			}
 		})

@@ -78,6 +78,9 @@ func (v *VM) policy() (p confine.Policy, allows []string) {
 		p.Sockets = append(p.Sockets, unix.AF_UNIX)
 		allows = append(allows, "sockets of programs: the guest's vsock connections lead there")
 	}
+	if v.cfg.OwnRoot() && !v.fetches() {
+		p.Starter = os.Getenv(instance.MountsEnv)
+	}
 	if v.cfg.Rootfs.Dir != "" || len(v.shared) > 0 {
 		p.Owners = true
 		p.Capabilities = append(p.Capabilities, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
@@ -101,7 +104,7 @@ func (v *VM) files() []confine.Rule {
 	at := instance.PlacesOf(v.root())
 	rules := []confine.Rule{
 		{Path: v.dir, Access: own},
-		{Path: at.Events, Access: confine.Read | confine.Write},
+		{Path: at.Events, Access: confine.Read | confine.Write}, // and the file that takes its place
 		{Path: "/proc/self", Access: confine.Read},
 		{Path: "/proc/meminfo", Access: confine.Read},
 		{Path: v.cfg.Rootfs.ImagePath, Access: confine.Read},
@@ -112,14 +115,15 @@ func (v *VM) files() []confine.Rule {
 		}
 		rules = append(rules, confine.Rule{Path: d.Path, Access: confine.Read | confine.Write})
 	}
-	if dir := v.cfg.DataDir; dir != "" { // and at the end, all of it is removed
+	if dir := v.cfg.DataDir; dir != "" {
 		rules = append(rules,
 			confine.Rule{Path: filepath.Join(dir, workload.OutDir), Access: own},
-			confine.Rule{Path: dir, Access: confine.Read | confine.Unlink | confine.Rmdir},
-			confine.Rule{Path: filepath.Dir(dir), Access: confine.Rmdir})
+			confine.Rule{Path: filepath.Join(dir, workload.InDir), Access: confine.Read | confine.Unlink | confine.Rmdir})
 	}
-	if v.cfg.AutoRemove { // by another name first
+	if v.cfg.AutoRemove { // by another name first, and all of it
 		rules = append(rules,
+			confine.Rule{Path: v.cfg.DataDir, Access: confine.Read | confine.Unlink | confine.Rmdir},
+			confine.Rule{Path: filepath.Dir(v.cfg.DataDir), Access: confine.Rmdir},
 			confine.Rule{Path: v.root(), Access: confine.Rmdir | confine.Mkdir},
 			confine.Rule{Path: at.Lock, Access: confine.Read | confine.Write},
 			confine.Rule{Path: at.Names, Access: confine.Unlink})

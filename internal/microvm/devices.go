@@ -10,6 +10,7 @@ import (
 	"os"
 
 	"github.com/hvctl/hvctl/internal/hostnet"
+	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/virtio"
@@ -53,14 +54,14 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 		o.MAC, o.Publish, o.MTU, o.Queues, o.Limit = mac, ports, n.MTU, n.Queues, hostnet.Limit(n.Limit)
 		v.net, err = hostnet.Attach(ctx, o)
 	case workload.NetUser:
-		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, ReachHost: n.ReachHost, Log: v.log})
+		v.net, err = hostnet.AttachUser(ctx, hostnet.UserOptions{ID: v.cfg.ID, MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, ReachHost: n.ReachHost, Apart: apart(), Log: v.log})
 	case workload.NetCNI:
 		if n.CNI == nil {
 			return errors.New("network cni: the configuration names none")
 		}
 		v.net, err = hostnet.AttachCNI(ctx, hostnet.CNIOptions{
 			Root: v.root(), ID: v.cfg.ID, Network: n.CNI.Network, ConfDir: n.CNI.ConfDir, Plugins: n.CNI.Plugins,
-			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Keeper: keeper(), Log: v.log,
+			MAC: mac, IP: n.IP, DNS: n.DNS, Publish: ports, Keeper: keeper(), Apart: apart(), Log: v.log,
 		})
 	case workload.NetTap:
 		if n.Tap == nil {
@@ -79,8 +80,11 @@ func (v *VM) attachNetwork(ctx context.Context) (err error) {
 // bridgeOptions are those of an attachment to the bridge that every owner of the
 // VM has.
 func (v *VM) bridgeOptions() hostnet.Options {
-	return hostnet.Options{Root: v.root(), ID: v.cfg.ID, IP: v.cfg.Net.IP, DNS: v.cfg.Net.DNS, Keeper: keeper(), Log: v.log}
+	return hostnet.Options{Root: v.root(), ID: v.cfg.ID, IP: v.cfg.Net.IP, DNS: v.cfg.Net.DNS, Keeper: keeper(), Apart: apart(), Log: v.log}
 }
+
+// apart tells whether this process will lose the host's files (Confine).
+func apart() bool { return os.Getenv(instance.MountsEnv) != "" }
 
 // keeper is the command by which this program keeps the network of a VM, so that
 // the VM's own process has no rights to it.

@@ -3,6 +3,7 @@ package workload
 import (
 	"net/netip"
 	"path"
+	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -96,6 +97,16 @@ func (c *Config) GroupPath() string {
 		parent = DefaultCgroupParent
 	}
 	return path.Join(parent, c.Backend+"-"+c.ID)
+}
+
+// OwnRoot tells whether the owner of a VM can do with a root directory of its own once
+// the guest runs: not one that starts its program again when memory comes late, and
+// not one with directories of the host, of which it would lose what is mounted below
+// them.
+func (c *Config) OwnRoot() bool {
+	late := c.VM.Receive != nil || c.VM.Restore != nil && c.VM.Restore.Lazy
+	shares := c.Rootfs.Dir != "" || c.Spec != nil && slices.ContainsFunc(c.Spec.Mounts, func(m specs.Mount) bool { return m.Type == "bind" })
+	return !late && !shares
 }
 
 // NetGroup is the cgroup of a container's user-mode network, beside the

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,6 +62,11 @@ var attacks = []attack{
 	{"make a device", func(t Target) error {
 		return unix.Mknod(filepath.Join(t.Folder, "null"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3)))
 	}},
+	{"see another VM's disk", func(t Target) error { _, err := os.Stat(t.Secret); return err }},
+	{"see the host's files", func(Target) error { _, err := os.Stat("/etc/passwd"); return err }},
+	{"see other processes", func(t Target) error { _, err := os.Stat(fmt.Sprintf("/proc/%d", t.Process)); return err }},
+	{"see another VM's disk from the working directory", func(t Target) error { return seeUpwards(t.Secret) }},
+	{"see the host's files through what is open", func(Target) error { return seeThroughOpen() }},
 	{"read another process's memory in /proc", func(t Target) error { return read(fmt.Sprintf("/proc/%d/maps", t.Process)) }},
 	{"read another process's environment", func(t Target) error { return read(fmt.Sprintf("/proc/%d/environ", t.Process)) }},
 	{"reach the host through another process's root", func(t Target) error { return read(fmt.Sprintf("/proc/%d/root/etc/passwd", t.Process)) }},
@@ -115,4 +121,22 @@ var attacks = []attack{
 	{"make memory of others", func(Target) error { return call(unix.SYS_SHMGET, 0, 0, 0o600) }},
 	{"make memory executable", executableMemory},
 	{"undo the filter", func(Target) error { return call(unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, 0, 0) }},
+}
+
+// seeUpwards looks for a file of an absolute path from the working directory, beyond
+// a root that ends there.
+func seeUpwards(path string) error {
+	_, err := os.Stat(strings.Repeat("../", 40) + path[1:])
+	return err
+}
+
+// seeThroughOpen looks for a file of the host from every directory that is open.
+func seeThroughOpen() error {
+	for fd := range 1024 {
+		var st unix.Stat_t
+		if unix.Fstatat(fd, strings.Repeat("../", 40)+"etc/passwd", &st, 0) == nil {
+			return nil
+		}
+	}
+	return unix.ENOENT
 }

@@ -53,10 +53,39 @@ type place struct {
 	ids   *userns.Mapping // of a user namespace of its own; nil: none
 	group *cgroup.Group   // nil: where we are
 	small bool            // without transparent huge pages, which its workload would inherit
+	apart bool            // in namespaces of its own, where that is possible
 }
 
-// start starts a process there.
+// apartFlags are the namespaces of the owner of a VM. Once the guest runs, the first has
+// nothing in it but what is the VM's (package confine).
+const apartFlags = syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
+
+// start starts a process there. It reads in its environment which mount namespace is
+// ours, to tell whether it has its own.
 func (at place) start(argv []string, attr *os.ProcAttr) (*os.Process, error) {
+	if !at.apart {
+		return at.startIn(argv, attr)
+	}
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		return nil, err
+	}
+	attr.Env = append(attr.Env, instance.MountsEnv+"="+ours)
+	together := at.sys
+	sys := *at.sys
+	sys.Cloneflags |= apartFlags
+	at.sys = &sys
+	p, err := at.startIn(argv, attr)
+	// Root in a container, a kernel without, a limit on their number: it is confined by
+	// other means all the same, and says so.
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSPC) {
+		at.sys = together
+		p, err = at.startIn(argv, attr)
+	}
+	return p, err
+}
+
+func (at place) startIn(argv []string, attr *os.ProcAttr) (*os.Process, error) {
 	g := at.group
 	attr.Sys = at.sys
 	if at.small {
@@ -167,8 +196,10 @@ func pruneParent() {
 
 // detached is a session of its own, away from our terminal and its signals, and
 // for the owner of a container a mount namespace of its own; to make that, who is
-// not root needs a user namespace, too.
-func detached(b workload.Backend, group *cgroup.Group) place {
+// not root needs a user namespace, too. The owner of a VM gets namespaces where it
+// takes nothing else and it can live in them: in its own mount namespace it would
+// only keep the host's file systems busy.
+func detached(b workload.Backend, c *workload.Config, group *cgroup.Group) place {
 	at := place{sys: &syscall.SysProcAttr{Setsid: true}, group: group, small: !isolated(b)}
 	if isolated(b) {
 		at.sys.Cloneflags = syscall.CLONE_NEWNS
@@ -176,6 +207,8 @@ func detached(b workload.Backend, group *cgroup.Group) place {
 			m, _ := userns.Own()
 			at.ids = &m
 		}
+	} else {
+		at.apart = os.Geteuid() == 0 && c.OwnRoot()
 	}
 	return at
 }

@@ -61,7 +61,7 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 	if group == nil {
 		group = o.Group
 	}
-	r, err := start(ctx, argv, detached(b, group), i, o)
+	r, err := start(ctx, argv, detached(b, i.Config(), group), i, o)
 	if err == nil {
 		return r, nil
 	}

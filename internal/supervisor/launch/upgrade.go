@@ -23,7 +23,7 @@ func (h *Handle) Upgrade(ctx context.Context, program, level string) (json.RawMe
 		return nil, err
 	}
 	defer here.Close()
-	at := detached(h.Backend, nil)
+	at := detached(h.Backend, h.Config(), nil)
 	if path := h.Group(); path != "" {
 		if at.group, err = cgroup.Open(path); err != nil && !errors.Is(err, cgroup.ErrNotFound) && !errors.Is(err, cgroup.ErrNotMounted) {
 			_ = there.Close()
