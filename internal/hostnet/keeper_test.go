@@ -174,6 +174,9 @@ func TestSocketsOfAnOlderOwnerGetAKeeper(t *testing.T) {
 	socket, err := old.serving[0].(*tcpProxy).ln.File()
 	mustRun(t, "duplicate", err)
 	files := append(dupAll(t, old.Queues), socket)
+	for _, s := range old.serving { // starting a process makes the socket block for a moment: whoever then accepts stays
+		s.close()
+	}
 	o.Keeper = keeperHere()
 	b, err := Inherit(o, Handed{
 		TapName: old.TapName, Queues: 1, MAC: old.MAC, IP: old.IP, Gateway: old.Gateway, DNS: old.DNS, MTU: old.MTU, Bridge: old.Bridge, Ports: old.Ports,
@@ -181,9 +184,6 @@ func TestSocketsOfAnOlderOwnerGetAKeeper(t *testing.T) {
 	mustRun(t, "inherit", err)
 	mustRun(t, "serve", b.Serve())
 	closeAll(old.Queues) // it leaves
-	for _, s := range old.serving {
-		s.close()
-	}
 	if !connects(port) {
 		t.Error("nobody serves the port")
 	}
