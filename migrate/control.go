@@ -37,6 +37,10 @@ func (s *session) control(c *wire.Conn) error {
 			s.post(event{commit.GotGo, nil})
 		case wire.Abort:
 			s.post(event{commit.GotAbort, nil})
+		case wire.Done:
+			if s.r.o.Done != nil {
+				s.r.o.Done()
+			}
 		default:
 			err = fmt.Errorf("%w: %v on the control connection", ErrProtocol, t)
 		}

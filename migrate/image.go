@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/hvctl/hvctl/migrate/wire"
@@ -109,6 +110,37 @@ func SendImage(ctx context.Context, dial Dial, image io.ReaderAt, size uint64, s
 		return "", 0, fmt.Errorf("%w: %q is no file's name", ErrProtocol, printable(s.Name))
 	}
 	return s.Name, sent, nil
+}
+
+// SendImageFile is SendImage of the file at path.
+func SendImageFile(ctx context.Context, dial Dial, path string, o SendOptions) (name string, sent uint64, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", 0, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	size, err := io.Copy(h, until{ctx, f})
+	if err != nil {
+		return "", 0, err
+	}
+	if name, sent, err = SendImage(ctx, dial, f, uint64(size), [sha256.Size]byte(h.Sum(nil)), o); err != nil {
+		return "", 0, fmt.Errorf("carry the image along: %w", err)
+	}
+	return name, sent, nil
+}
+
+// until reads r until ctx ends.
+type until struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (u until) Read(p []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return 0, context.Cause(u.ctx)
+	}
+	return u.r.Read(p)
 }
 
 func sendBlobs(ctx context.Context, c *wire.Conn, image io.ReaderAt, size uint64, l *limiter) error {

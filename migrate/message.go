@@ -120,7 +120,7 @@ type offer struct {
 // check judges an offer's numbers. The regions are judged by whoever builds the
 // machine.
 func (o offer) check() error {
-	if o.Streams < 1 || o.Streams > maxStreams || len(o.Regions) < 1 || len(o.Regions) > maxRegions ||
+	if o.Streams < 1 || o.Streams > maxStreams || len(o.Regions)+len(o.Volumes) < 1 || len(o.Regions) > maxRegions ||
 		len(o.Volumes) > maxVolumes || len(o.Description) > maxDescription {
 		return fmt.Errorf("%d streams, %d regions, %d volumes, description of %d bytes: out of bounds", o.Streams, len(o.Regions), len(o.Volumes), len(o.Description))
 	}

@@ -56,6 +56,9 @@ type SendOptions struct {
 	Operator <-chan commit.Event
 	// Ended is closed when the guest's memory goes: who waits for pages is told.
 	Ended <-chan struct{}
+	// Done tells the destination when it is on record here that it has the machine: it
+	// need not wait for questions any more (ReceiveOptions.Done).
+	Done bool
 	// Progress is told of every round, and of what follows when pages follow later,
 	// by a copy of the report so far; nil is fine. It must be quick.
 	Progress func(Report)

@@ -49,6 +49,9 @@ type ReceiveOptions struct {
 	// Pull has the pages come later that a guest lacks (post-copy); nil refuses offers
 	// that may need it.
 	Pull Pull
+	// Done is called when a source says that it is on record there who has the machine:
+	// it asks nothing any more. Not every source does. nil is fine.
+	Done func()
 	// Once makes the receiver take one machine; when it runs, only questions about
 	// past sessions are answered.
 	Once bool

@@ -40,8 +40,10 @@ type Report struct {
 	Streams    int           `json:"streams"`
 	RAM        uint64        `json:"ram_bytes"`
 	Disks      uint64        `json:"disk_bytes,omitempty"`
-	Image      uint64        `json:"image_bytes,omitempty"` // carried along before, which the totals leave out
-	Holes      uint64        `json:"hole_pages"`            // never looked at
+	Image      uint64        `json:"image_bytes,omitempty"`    // carried along before, which the totals leave out
+	Layer      uint64        `json:"layer_bytes,omitempty"`    // the packed writable layer of a workload that is started afresh
+	StoodStill time.Duration `json:"stood_still_ns,omitempty"` // and for how long it did not run, until it was started there
+	Holes      uint64        `json:"hole_pages"`               // never looked at
 	Rounds     []RoundReport `json:"rounds"`
 	Final      RoundReport   `json:"final"`
 	StateBytes uint64        `json:"state_bytes"`
@@ -115,6 +117,9 @@ blackout %v (bound %v): pause %v, pages %v, state %v, load %v, commit %v
 		b.Total.Round(us), r.BoundBlackout.Round(us), b.Pause.Round(us), b.Pages.Round(us), b.State.Round(us), b.Load.Round(us), b.Commit.Round(us))
 	if err == nil && r.Image > 0 {
 		_, err = fmt.Fprintf(w, "before that, %d bytes of the image were carried along\n", r.Image)
+	}
+	if err == nil && r.StoodStill > 0 {
+		_, err = fmt.Fprintf(w, "started afresh: it stood still for %v, a writable layer of %d bytes went along\n", r.StoodStill.Round(us), r.Layer)
 	}
 	if err == nil && r.PostCopy != nil {
 		err = r.PostCopy.write(w)

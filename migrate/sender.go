@@ -126,6 +126,9 @@ func (s *sender) run(ctx context.Context) error {
 			err = errors.Join(err, ferr)
 		}
 	}
+	if s.o.Done && s.machine.State() == commit.Handed && s.owner.link != nil {
+		s.owner.tell(wire.Done)
+	}
 	s.owner.link = nil
 	return errors.Join(err, s.calm())
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/internal/instance"
+	"github.com/hvctl/hvctl/internal/restart"
 	"github.com/hvctl/hvctl/internal/supervisor/launch"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
@@ -23,7 +24,7 @@ import (
 func (p *program) cmdMigrate() *cli.Command {
 	return &cli.Command{
 		Name:        "migrate",
-		Usage:       "move running VMs to another owner process, while they run",
+		Usage:       "move running VMs to another owner process, while they run, and containers to be started afresh",
 		Subcommands: []*cli.Command{p.cmdMigratePlan(), p.cmdMigrateSend(), p.cmdMigrateReceive(), p.cmdMigrateOffer(), p.cmdMigratePull(), cmdMigrateDial(), p.cmdMigrateDesk(), p.cmdMigrateReach(), p.cmdMigrateStatus(), p.cmdMigrateInspect(), p.cmdMigrateCancel(), p.cmdMigrateRecover(), p.cmdMigrateResolve(), p.cmdMigrateIdentity()},
 	}
 }
@@ -31,7 +32,7 @@ func (p *program) cmdMigrate() *cli.Command {
 func (p *program) cmdMigrateSend() *cli.Command {
 	return &cli.Command{
 		Name:      "send",
-		Usage:     "move a running VM to where `hvctl migrate receive` waits for it",
+		Usage:     "move a running instance to where `hvctl migrate receive` waits for it",
 		ArgsUsage: "INSTANCE",
 		Description: "Memory is copied while the VM runs, in rounds, until the rest can be copied in\n" +
 			"the downtime aimed at. Then it stops here and goes on there. Up to that moment\n" +
@@ -40,7 +41,12 @@ func (p *program) cmdMigrateSend() *cli.Command {
 			"until it fits (throttle), or moved with the memory that is left following when it is\n" +
 			"touched (postcopy; with --mode postcopy, from the start). Then the VM depends on both\n" +
 			"hosts until all has arrived: if one dies, it is lost. Between hosts the connections are TLS, and\n" +
-			"each side names the other's fingerprint (`hvctl migrate identity`).",
+			"each side names the other's fingerprint (`hvctl migrate identity`).\n\n" +
+			"A container cannot go on elsewhere. With --mode restart its image, its configuration\n" +
+			"with all its environment, and what it has written to its root file system go there,\n" +
+			"and it is started afresh; what is in memory, in tmpfs and on volumes does not go. It\n" +
+			"stands still meanwhile, as after a power cut for what reads its files there. Up to the\n" +
+			"moment in which it is handed over any failure lets it run on here.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
 			allowFlag(),
@@ -72,10 +78,16 @@ func onTimeoutFlag() cli.Flag {
 }
 
 func modeFlag() cli.Flag {
-	return &cli.StringFlag{Name: "mode", Value: "precopy", Usage: "copy memory before (`WHEN` precopy), or after the VM goes (postcopy)"}
+	return &cli.StringFlag{Name: "mode", Value: "precopy", Usage: "`WHAT` precopy or postcopy: copy memory before, or after the VM goes; or restart: start a container afresh"}
 }
 
 func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
+	if c.String("mode") == modeRestart {
+		return p.sendRestart(c, h)
+	}
+	if err := goesOn(h); err != nil {
+		return err
+	}
 	to, err := p.endpoint(c, c.String("to"))
 	if err != nil {
 		return err
@@ -125,8 +137,10 @@ func readWhen(c *cli.Context, r *workload.MigrateRequest) error {
 	case "precopy":
 	case "postcopy":
 		r.AtOnce = true
+	case modeRestart:
+		return usagef(c, "--mode restart: is for `hvctl migrate send`, plan and receive; an instance is not fetched so")
 	default:
-		return usagef(c, "--mode %q: use precopy or postcopy", mode)
+		return usagef(c, "--mode %q: use precopy, postcopy or restart", mode)
 	}
 	return nil
 }
@@ -190,9 +204,13 @@ func (p *program) cmdMigrateReceive() *cli.Command {
 	return &cli.Command{
 		Name:  "receive",
 		Usage: "wait for a VM, let it go on as a new instance, and print its ID",
+		Description: "With --mode restart it waits for a container, and starts it afresh. It is given no more\n" +
+			"than a container that is run here by its image's name: neither directories, devices and\n" +
+			"networks of this host, nor capabilities beyond the usual ones.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "listen", Required: true, Usage: "wait at `ENDPOINT` ADDRESS:PORT or unix:PATH"},
 			allowFlag(),
+			&cli.StringFlag{Name: "mode", Usage: "`WHAT` restart: wait for a container that is started afresh", DefaultText: "for a VM that goes on"},
 		}, arrivalFlags()...),
 		Action: p.migrateReceive,
 	}
@@ -218,7 +236,14 @@ func (p *program) migrateReceive(c *cli.Context) error {
 	}
 	ctx, stop := interruptible(c)
 	defer stop()
-	return p.receiveAt(ctx, c, at, c.String("name"))
+	switch mode := c.String("mode"); mode {
+	case "":
+		return p.receiveAt(ctx, c, at, c.String("name"))
+	case modeRestart:
+		return p.receiveRestart(ctx, c, at)
+	default:
+		return usagef(c, "--mode %q: use restart, or leave it out for a VM that goes on", mode)
+	}
 }
 
 // receiveAt lets a VM that comes to at go on as a new instance, and prints its ID.
@@ -236,12 +261,8 @@ func (p *program) receiveAt(ctx context.Context, c *cli.Context, at workload.End
 	if cfg.DataDir, err = dataDir(c, cfg.ID); err != nil {
 		return err
 	}
-	for _, s := range c.StringSlice("publish") {
-		port, err := parsePort(s)
-		if err != nil {
-			return usagef(c, "%w", err)
-		}
-		cfg.Net.Publish = append(cfg.Net.Publish, port)
+	if cfg.Net.Publish, err = publishFlag(c); err != nil {
+		return err
 	}
 	b, err := p.backend(c, cfg.Backend)
 	if err != nil {
@@ -253,6 +274,18 @@ func (p *program) receiveAt(ctx context.Context, c *cli.Context, at workload.End
 	}
 	fmt.Fprintln(p.stdout, h.ID())
 	return nil
+}
+
+// publishFlag reads --publish; nil: it was not given.
+func publishFlag(c *cli.Context) (ports []workload.Port, err error) {
+	for _, s := range c.StringSlice("publish") {
+		port, err := parsePort(s)
+		if err != nil {
+			return nil, usagef(c, "%w", err)
+		}
+		ports = append(ports, port)
+	}
+	return ports, nil
 }
 
 func allowFlag() cli.Flag {
@@ -315,7 +348,7 @@ func (p *program) cmdMigrateIdentity() *cli.Command {
 func (p *program) cmdMigrateResolve() *cli.Command {
 	return &cli.Command{
 		Name:      "resolve",
-		Usage:     "say who keeps a VM whose migration is in doubt",
+		Usage:     "say who keeps an instance whose migration is in doubt",
 		ArgsUsage: "INSTANCE",
 		Description: "For a VM that was handed over to a destination that does not answer any more: it stands\n" +
 			"still here, and asks on by itself. To keep it here, first make sure that the\n" +
@@ -332,6 +365,13 @@ func (p *program) cmdMigrateResolve() *cli.Command {
 				return usagef(c, "--keep %q: use source or destination", keep)
 			case keep == workload.KeepSource && !c.Bool("i-have-fenced-destination"):
 				return usagef(c, "--keep source lets the VM go on here: were it running at the destination, too, both would be damaged; power the destination off and add --i-have-fenced-destination")
+			}
+			if h.Config().Backend == "container" {
+				m := restart.Move{H: h, To: "its destination", Log: p.warnings(c)}
+				if err := m.Resolve(c.Context, keep); err != nil {
+					return named(h, err)
+				}
+				return nil
 			}
 			if err := h.Client.Resolve(c.Context, keep); err != nil {
 				return named(h, err)

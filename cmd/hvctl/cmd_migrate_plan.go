@@ -47,33 +47,15 @@ func checkBinds(c *cli.Context) error {
 }
 
 func (p *program) migratePlan(c *cli.Context, h *launch.Handle) error {
-	to, err := p.endpoint(c, c.String("to"))
-	if err != nil {
-		return err
-	}
-	r := workload.MigrateRequest{To: to, Binds: c.StringSlice("bind")}
-	if err := readWhen(c, &r); err != nil {
-		return err
-	}
-	if err := checkBinds(c); err != nil {
-		return err
-	}
-	done, err := lendIdentity(h, &r.To)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if r.Dialer, err = lendDialer(to.Address); err != nil {
-		return err
-	}
-	defer r.Dialer.Close()
-	b, err := h.Client.PlanMigration(c.Context, r)
-	if err != nil {
-		return named(h, err)
-	}
 	var made plan.Plan
-	if err := json.Unmarshal(b, &made); err != nil {
-		return fmt.Errorf("the plan: %w", err)
+	var err error
+	if c.String("mode") == modeRestart {
+		made, err = p.planRestart(c, h)
+	} else if err = goesOn(h); err == nil {
+		made, err = p.planMove(c, h)
+	}
+	if err != nil {
+		return err
 	}
 	if c.Bool("json") {
 		err = p.printJSON(made)
@@ -84,4 +66,36 @@ func (p *program) migratePlan(c *cli.Context, h *launch.Handle) error {
 		return fmt.Errorf("%s: %d of %d resources are refused", h.Name(), n, len(made.Rows))
 	}
 	return err
+}
+
+// planMove has the owner make the plan for a VM that goes on.
+func (p *program) planMove(c *cli.Context, h *launch.Handle) (made plan.Plan, err error) {
+	to, err := p.endpoint(c, c.String("to"))
+	if err != nil {
+		return made, err
+	}
+	r := workload.MigrateRequest{To: to, Binds: c.StringSlice("bind")}
+	if err := readWhen(c, &r); err != nil {
+		return made, err
+	}
+	if err := checkBinds(c); err != nil {
+		return made, err
+	}
+	done, err := lendIdentity(h, &r.To)
+	if err != nil {
+		return made, err
+	}
+	defer done()
+	if r.Dialer, err = lendDialer(to.Address); err != nil {
+		return made, err
+	}
+	defer r.Dialer.Close()
+	b, err := h.Client.PlanMigration(c.Context, r)
+	if err != nil {
+		return made, named(h, err)
+	}
+	if err := json.Unmarshal(b, &made); err != nil {
+		return made, fmt.Errorf("the plan: %w", err)
+	}
+	return made, nil
 }

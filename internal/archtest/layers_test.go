@@ -91,6 +91,9 @@ var layers = map[string]string{
 	"internal/workload":              "images internal/capability",
 	"internal/moves":                 "internal/workload migrate migrate/commit migrate/plan",
 	"internal/archive":               "",
+	"internal/upper":                 "",
+	"internal/spare":                 "images internal/workload migrate",
+	"internal/restart":               "internal/control internal/instance internal/moves internal/spare internal/state internal/supervisor/launch internal/workload memory migrate migrate/commit migrate/plan",
 	"internal/etcfiles":              "",
 	"internal/proctable":             "",
 	"internal/criu":                  "",
@@ -99,13 +102,13 @@ var layers = map[string]string{
 	"internal/criu/swrk":             "internal/criu",
 	"internal/plainjson":             "",
 	"internal/workload/workloadtest": "internal/archive internal/proctable internal/control internal/instance internal/supervisor/launch internal/workload",
-	"internal/microvm": "internal/confine images internal/moves virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
+	"internal/microvm": "internal/confine internal/spare internal/moves virtio virtio/... memory migrate/... internal/agent internal/cgroup internal/gdbstub internal/guestproto internal/hostnet " +
 		"internal/initrd internal/instance internal/machine internal/metrics internal/seccomp internal/state internal/uffd internal/workload",
 	"internal/ocivm":           "",
 	"internal/ocivm/config":    "internal/guestproto internal/workload",
 	"internal/ocivm/inside":    "internal/hostnet internal/microvm internal/ocivm internal/ocivm/config internal/workload",
 	"internal/microvm/prepare": "internal/boot internal/guestproto internal/ocivm/config internal/cgroup images images/kernel internal/initrd internal/machine/limits internal/workload",
-	"internal/nscontainer": "container internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
+	"internal/nscontainer": "container internal/upper migrate/commit internal/archive internal/cgroup internal/etcfiles internal/hostnet internal/proctable " +
 		"internal/seccomp internal/userns internal/workload",
 	"internal/nscontainer/prepare": "container internal/cgroup internal/doctor internal/etcfiles internal/nscontainer internal/userns internal/workload",
 	"internal/agent":               "internal/guestproto",

@@ -14,6 +14,9 @@ import (
 // own paths into it. Whoever may send VMs here may use this host's processors and
 // memory, and read images of its store; no other file of it may be his choice.
 func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error {
+	if cfg.Backend != "vm" {
+		return fmt.Errorf("%w: a %s, where a VM is waited for", workload.ErrUnsupported, cfg.Backend)
+	}
 	if cfg.VM.Raw || cfg.Rootfs.ImagePath == "" {
 		return fmt.Errorf("%w: a VM without hvctl's agent, or without an image", workload.ErrUnsupported)
 	}

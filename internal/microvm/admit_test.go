@@ -65,10 +65,11 @@ func TestAnOfferChoosesNoFilesOfThisHost(t *testing.T) {
 			c.Net.Mode, c.Net.CNI = workload.NetCNI, &workload.CNI{Network: "x", ConfDir: "/tmp", Plugins: []string{"/tmp"}}
 		}, mark, "CNI"},
 		{"a network in user mode", func(c *workload.Config) { c.Net.Mode, c.Net.ReachHost = workload.NetUser, true }, mark, ""},
+		{"a container", func(c *workload.Config) { c.Backend = "container" }, mark, "a VM is waited for"},
 		{"somebody's own kernel", func(c *workload.Config) { c.VM.Raw = true }, mark, "agent"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			c := &workload.Config{Spec: &specs.Spec{Process: &specs.Process{}}, Rootfs: workload.Rootfs{ImagePath: "/var/lib/hvctl/derived/x.erofs"}}
+			c := &workload.Config{Backend: "vm", Spec: &specs.Spec{Process: &specs.Process{}}, Rootfs: workload.Rootfs{ImagePath: "/var/lib/hvctl/derived/x.erofs"}}
 			tc.change(c)
 			err := admit(c, images, tc.mark)
 			if err == nil && c.Net.ReachHost {

@@ -17,6 +17,9 @@ var (
 
 // Copy implements workload.Copier: the guest's agent does it.
 func (v *VM) Copy(ctx context.Context, c workload.Copy, io workload.Stdio) (workload.Process, error) {
+	if c.Layer {
+		return nil, fmt.Errorf("%w: the writable layer of a VM is in the guest's memory, and only goes along with that", workload.ErrUnsupported)
+	}
 	g, err := v.withAgent()
 	if err != nil {
 		return nil, err

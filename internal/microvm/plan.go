@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/hvctl/hvctl/internal/spare"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/plan"
@@ -20,7 +21,8 @@ type question struct {
 	Network string          `json:"network"`
 	Ports   []workload.Port `json:"ports,omitempty"`
 	CPUs    int             `json:"cpus"`
-	Gap     string          `json:"gap,omitempty"` // the session by which a VM has come, to learn its gap instead
+	Restart bool            `json:"restart,omitempty"` // it is to be started afresh (package restart), which is not for us
+	Gap     string          `json:"gap,omitempty"`     // the session by which a VM has come, to learn its gap instead
 }
 
 // Plan implements workload.Migrator.
@@ -132,20 +134,9 @@ func (v *VM) resources(g *guest) []plan.Resource {
 		all = append(all, plan.Resource{Kind: plan.Network, Name: "eth0", Detail: v.cfg.Net.Mode}, plan.Resource{Kind: plan.TCP, Name: "eth0"})
 	}
 	for _, p := range v.cfg.Net.Publish {
-		all = append(all, plan.Resource{Kind: plan.Port, Name: portName(p), Detail: fmt.Sprintf("to %d", p.Port)})
+		all = append(all, plan.Resource{Kind: plan.Port, Name: spare.PortName(p), Detail: fmt.Sprintf("to %d", p.Port)})
 	}
 	return all
-}
-
-// portName is how a plan calls a published port.
-func portName(p workload.Port) string {
-	if p.HostPort == 0 { // any will do
-		return fmt.Sprintf("%s/any:%d", p.Protocol, p.Port)
-	}
-	if p.HostIP.IsValid() {
-		return fmt.Sprintf("%s/%v:%d", p.Protocol, p.HostIP, p.HostPort)
-	}
-	return fmt.Sprintf("%s/%d", p.Protocol, p.HostPort)
 }
 
 // unable returns why a row cannot be carried out by this build, though the rules

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hvctl/hvctl/internal/spare"
 	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate/plan"
@@ -77,7 +78,7 @@ func TestTheDestinationTellsWhatItHas(t *testing.T) {
 	if f.Memory == 0 || f.Disk == 0 || f.CPU.Vendor == "" || len(f.CPU.Features) == 0 || len(f.Images) != 0 {
 		t.Errorf("%+v", f)
 	}
-	if want := []string{portName(taken)}; !slices.Equal(f.Busy, want) {
+	if want := []string{spare.PortName(taken)}; !slices.Equal(f.Busy, want) {
 		t.Errorf("busy %q, want %q", f.Busy, want)
 	}
 	own.Net.Publish = []workload.Port{{HostPort: 1}}

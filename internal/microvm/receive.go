@@ -13,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/moves"
+	"github.com/hvctl/hvctl/internal/spare"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
 	"github.com/hvctl/hvctl/migrate/commit"
@@ -50,7 +51,7 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 	if err != nil {
 		return nil, errors.Join(err, records.Close())
 	}
-	own := v.cfg
+	own, intake := v.cfg, &spare.Intake{Images: v.cfg.VM.Receive.Images}
 	r := migrate.NewReceiver(records, migrate.ReceiveOptions{
 		Prepare: func(ctx context.Context, o migrate.Offer) (migrate.Destination, error) {
 			a, err := v.prepare(ctx, own, o, io)
@@ -65,7 +66,7 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 			}
 		},
 		Facts: v.facts(own),
-		Image: v.incoming(own),
+		Image: intake.Image,
 		Pull:  v.pages(own.VM.Receive.Endpoint, l),
 		Once:  true, // then it answers questions only, as long as the guest lives here
 		Log:   v.log,
@@ -86,11 +87,11 @@ func (v *VM) receive(ctx context.Context, io workload.Stdio) (workload.Process, 
 			}
 			a := o.Destination.(*arrival)
 			context.AfterFunc(a.guest.ctx, end)
-			v.holdCarried(nil) // v.image does by now
+			intake.Release() // v.image does by now
 			return v.arrived(ctx, a)
 		case <-ctx.Done():
 			end()
-			v.holdCarried(nil)
+			intake.Release()
 			return nil, context.Cause(ctx)
 		}
 	}
@@ -110,7 +111,7 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 	if err != nil {
 		return nil, err
 	}
-	cfg.Net.Publish = slices.DeleteFunc(cfg.Net.Publish, func(x workload.Port) bool { return p.Action(plan.Port, portName(x)) == plan.Drop })
+	cfg.Net.Publish = slices.DeleteFunc(cfg.Net.Publish, func(x workload.Port) bool { return p.Action(plan.Port, spare.PortName(x)) == plan.Drop })
 	if own.Net.Publish != nil {
 		cfg.Net.Publish = own.Net.Publish
 	}

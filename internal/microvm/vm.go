@@ -71,10 +71,9 @@ type VM struct {
 
 	// What Start made so far; only Start and Close use these.
 	console *console
-	image   *os.File                // the root file system, held so that it is not removed
-	carried atomic.Pointer[os.File] // an image that has come for a VM that is awaited, until that holds it
-	gdb     net.Listener            // nil: none, or served
-	serial  *relay                  // nil when nobody is attached to the serial port
+	image   *os.File     // the root file system, held so that it is not removed
+	gdb     net.Listener // nil: none, or served
+	serial  *relay       // nil when nobody is attached to the serial port
 	net     *hostnet.Attachment
 	removal *hostnet.Removal // of the tap; nil: it is noticed by itself
 	vsock   *vsock.Device

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hvctl/hvctl/migrate"
+	"github.com/hvctl/hvctl/migrate/commit"
 	"github.com/hvctl/hvctl/migrate/plan"
 )
 
@@ -19,7 +20,7 @@ import (
 const (
 	// SentFile is the source's record (commit.File): to whom the right to run the
 	// guest was given.
-	SentFile = "migration.json"
+	SentFile = commit.SentFile
 	// ReceivedDir is the folder with the destination's records (commit.Dir).
 	ReceivedDir = "migrations"
 	attemptFile = "migration-report.json"

@@ -19,6 +19,7 @@ import (
 	"github.com/hvctl/hvctl/internal/hostnet"
 	"github.com/hvctl/hvctl/internal/userns"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/commit"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
@@ -242,7 +243,10 @@ func (c *Container) Kill(ctx context.Context) error {
 	if _, err := c.running(); err != nil {
 		return err
 	}
-	err := c.oci.Kill(ctx, c.cfg.ID, unix.SIGKILL, false)
+	// With the first one alone, the others would go on until its end takes them along:
+	// not those of a container that may run elsewhere by now.
+	all := commit.MayRun(c.dir) != nil
+	err := c.oci.Kill(ctx, c.cfg.ID, unix.SIGKILL, all)
 	if errors.Is(err, container.ErrNotRunning) || errors.Is(err, container.ErrNotExist) {
 		return nil // it ended meanwhile, and may be cleaned up already
 	}
@@ -260,13 +264,16 @@ func (c *Container) Pause(ctx context.Context) error {
 	return c.oci.Pause(ctx, c.cfg.ID)
 }
 
-// Resume undoes Pause.
+// Resume undoes Pause, unless the container is being moved, or may run elsewhere.
 func (c *Container) Resume(ctx context.Context) error {
 	if _, err := c.running(); err != nil {
 		return err
 	}
 	if c.group == nil {
 		return errNoGroup
+	}
+	if err := commit.MayRun(c.dir); err != nil {
+		return fmt.Errorf("%w: %w", workload.ErrNotRunning, err)
 	}
 	return c.oci.Resume(ctx, c.cfg.ID)
 }

@@ -12,6 +12,12 @@ import (
 // Copy implements workload.Copier: from here, through the root of the first
 // process.
 func (c *Container) Copy(_ context.Context, o workload.Copy, io workload.Stdio) (workload.Process, error) {
+	if o.Layer {
+		if _, err := c.running(); err != nil {
+			return nil, err
+		}
+		return workload.Func(io, func() error { return c.layers.pack(io.Out) }), nil
+	}
 	dir, err := c.rootDir()
 	if err != nil {
 		return nil, err

@@ -3,10 +3,12 @@ package nscontainer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 
+	"github.com/hvctl/hvctl/internal/upper"
 	"github.com/hvctl/hvctl/internal/workload"
 	"golang.org/x/sys/unix"
 )
@@ -22,7 +24,8 @@ import (
 type layers struct {
 	dir   string
 	root  string
-	image *os.File // held so that the image store does not remove it
+	marks upper.Marks // of the overlay
+	image *os.File    // held so that the image store does not remove it
 }
 
 // mountLayers mounts them. What was mounted when it fails goes with the process.
@@ -30,7 +33,10 @@ type layers struct {
 // In a user namespace (rootless), overlayfs keeps its marks in attributes that
 // users may set.
 func mountLayers(cfg *workload.Config, dir string, rootless bool) (_ *layers, err error) {
-	l := &layers{dir: filepath.Join(dir, "layers")}
+	l := &layers{dir: filepath.Join(dir, "layers"), marks: upper.Trusted}
+	if rootless {
+		l.marks = upper.Users
+	}
 	l.root = filepath.Join(l.dir, "root")
 	defer func() {
 		if err != nil {
@@ -64,10 +70,29 @@ func mountLayers(cfg *workload.Config, dir string, rootless bool) (_ *layers, er
 	} else {
 		err = l.mountImage(cfg.Rootfs, at)
 	}
+	if err == nil && cfg.Rootfs.Layer != "" {
+		err = l.fill(cfg.Rootfs.Layer)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return l, l.overlay(rootless)
+}
+
+// fill puts what a container has written elsewhere into the writable layer.
+func (l *layers) fill(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return upper.Unpack(f, filepath.Join(l.dir, "upper"), l.marks)
+}
+
+// pack writes what this one has written to w. It has to stand still, or what is written
+// meanwhile may be missing or an error.
+func (l *layers) pack(w io.Writer) error {
+	return upper.Pack(w, filepath.Join(l.dir, "upper"), l.marks)
 }
 
 // hold marks the image as in use: as images.Rootfs.Open does.

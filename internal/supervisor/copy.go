@@ -24,7 +24,11 @@ func (o *owner) answering() error {
 // Copy implements control.Owner. A copy is a session without a process: it
 // ends with the instance, and counts among the sessions.
 func (o *owner) Copy(ctx context.Context, r control.CopyRequest, accept func() (*control.Peer, error)) error {
-	if err := o.answering(); err != nil {
+	can := o.answering
+	if r.Layer { // which nobody inside is asked for
+		can = o.here
+	}
+	if err := can(); err != nil {
 		return err
 	}
 	c, ok := o.rt.(workload.Copier)

@@ -62,6 +62,9 @@ type Rootfs struct {
 	FSType    string `json:"fsType,omitempty"` // "erofs", "ext4"
 	Dir       string `json:"dir,omitempty"`
 	ReadOnly  bool   `json:"readOnly,omitempty"` // no writable layer on top
+	// Layer is a file that the writable layer is filled from before the start (package
+	// upper), for containers; empty: it begins empty.
+	Layer string `json:"layer,omitempty"`
 }
 
 // Resources are limits with one meaning on every backend. Zero means no limit

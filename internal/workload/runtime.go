@@ -101,6 +101,9 @@ type Copy struct {
 	Directory bool `json:"directory,omitempty"`
 	// Follow follows a symbolic link at the end of Path, of what is copied out.
 	Follow bool `json:"follow,omitempty"`
+	// Layer copies the writable layer out, as package upper has it, and nothing else;
+	// Path means nothing. It may be asked for while the instance is paused.
+	Layer bool `json:"layer,omitempty"`
 }
 
 // Copier is a Runtime that copies files by the rules of package archive. The

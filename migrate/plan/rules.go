@@ -28,6 +28,8 @@ const (
 	Limits    Kind = "limits"
 	Device    Kind = "device"
 	Identity  Kind = "identity"
+	Layer     Kind = "layer"     // that the workload writes to, where it is not in a guest's memory
+	Privilege Kind = "privilege" // beyond those that every container has
 )
 
 // smallDir is up to where a read-only directory is copied without being asked
@@ -106,6 +108,8 @@ var rules = map[Kind]rule{
 	Processor: {ByType, Fastened, Rebind, "all features that the guest sees are there", []Action{Rebind}, false, nil},
 	Limits:    {ByType, Fixed, Rebind, "reserved there before anything is sent", []Action{Rebind}, false, nil},
 	Device:    {ByType, Fixed, Refuse, "a device of the host cannot go along (unplug it first)", nil, false, nil},
+	Layer:     {ByIdentifier, Fastened, Move, "packed while the workload stands still", []Action{Move}, false, nil},
+	Privilege: {ByType, Fixed, Refuse, "the destination gives nobody from outside more than every container has", nil, false, nil},
 	Identity: {ByIdentifier, Unattached, Move, "the machine stays itself", []Action{Move}, false, func(r Row, f Facts) string {
 		if slices.Contains(f.Running, r.Name) {
 			return "a machine of that identity runs at the destination"

@@ -45,6 +45,7 @@ const (
 	Blob     Type = 26
 	Stored   Type = 27
 	Ping     Type = Optional | 1
+	Done     Type = Optional | 2 // the source is satisfied (section 13)
 
 	// Optional is the bit of types that a receiver may skip.
 	Optional Type = 1 << 15
@@ -55,7 +56,7 @@ var typeNames = map[Type]string{
 	Applied: "APPLIED", State: "STATE", Final: "FINAL", Ready: "READY", Go: "GO", Running: "RUNNING", Revoked: "REVOKED",
 	Abort: "ABORT", Query: "QUERY", Ask: "ASK", Facts: "FACTS", Packed: "PACKED", Ping: "PING",
 	Missing: "MISSING", Listen: "LISTEN", Fetch: "FETCH", Drained: "DRAINED", Pull: "PULL",
-	Image: "IMAGE", Blob: "BLOB", Stored: "STORED",
+	Image: "IMAGE", Blob: "BLOB", Stored: "STORED", Done: "DONE",
 }
 
 // String returns the name in the specification.
@@ -198,7 +199,7 @@ func (c *Conn) Recv(wait time.Duration) (t Type, payload []byte, err error) {
 		if t, payload, err = c.recv(wait); err != nil {
 			return 0, nil, err
 		}
-		if t == Ping || t&Optional != 0 {
+		if t&Optional != 0 && t != Done {
 			continue
 		}
 		return t, payload, nil

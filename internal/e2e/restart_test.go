@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A container goes elsewhere: what it has written, removed and replaced is
+// there, its process is a new one, and it runs in one place at any time.
+func TestAContainerIsStartedAfreshElsewhere(t *testing.T) {
+	h := newHost(t)
+	h.ok("run", "-d", "--backend", "container", "--name", "from", "--network", "none", "-e", "WORD=said", "--tmpfs", "/scratch",
+		"debian:bookworm", "sh", "-c", "echo $WORD >> /began; sleep 1000")
+	eventually(t, "it has begun", func() bool { return h.hvctl("exec", "from", "test", "-s", "/began").code == 0 })
+	h.ok("exec", "from", "sh", "-c", "rm /etc/motd; rm -r /opt; mkdir -m 711 /opt; echo new > /opt/f; ln /opt/f /opt/g; chown 7:8 /opt/f; chmod 4755 /opt/f; echo lost > /scratch/f")
+	at := "unix:" + filepath.Join(h.root, ".sock")
+	send := func(name string) result {
+		return h.hvctl("migrate", "send", name, "--to", at, "--mode", "restart", "--json")
+	}
+
+	if r := h.hvctl("migrate", "send", "from", "--to", at); r.code == 0 || !strings.Contains(r.err, "--mode restart") {
+		t.Errorf("sent to go on: exit %d, %s", r.code, r.err)
+	}
+	done := h.receive("to", at, "--mode", "restart")
+	if out := h.ok("migrate", "plan", "from", "--to", at, "--mode", "restart"); !strings.Contains(out, "empty when it is started afresh") {
+		t.Errorf("the plan: %s", out)
+	}
+	r := send("from")
+	var report struct {
+		Outcome string
+		Layer   uint64 `json:"layer_bytes"`
+	}
+	if err := json.Unmarshal([]byte(r.out), &report); err != nil || report.Outcome != "handed" || report.Layer == 0 {
+		t.Fatalf("exit %d, %v, %+v: %s", r.code, err, report, r.err)
+	}
+	if id := done(); h.inspect("to", "{{.Config.ID}}") != id || h.inspect("from", "{{.State.Status}}") != "exited" {
+		t.Errorf("%q has come, and the source is %s", id, h.inspect("from", "{{.State.Status}}"))
+	}
+	eventually(t, "it has begun again", func() bool { return strings.Count(h.ok("exec", "to", "cat", "/began"), "said") == 2 })
+	if out := h.ok("exec", "to", "sh", "-c", "stat -c '%a %u %g %h' /opt/f; cat /opt/g; ls /etc/motd /scratch/f /opt/.wh* 2>&1 | grep -c No; stat -c %a /opt"); out != "4755 7 8 2\nnew\n3\n711\n" {
+		t.Errorf("there is now\n%s", out)
+	}
+
+	// A start that fails there, with a command that is gone, leaves it here.
+	h.ok("exec", "to", "rm", "/bin/sh")
+	c := h.start("migrate", "receive", "--listen", at, "--name", "third", "--mode", "restart")
+	eventually(t, "somebody listens", func() bool { return fileExists(strings.TrimPrefix(at, "unix:")) })
+	if r := send("to"); r.code == 0 || !strings.Contains(r.err, "promised never to run") || !strings.Contains(r.err, "goes on here") {
+		t.Errorf("a start that fails: exit %d, %s", r.code, r.err)
+	}
+	h.ok("exec", "to", "true")
+	h.signal(c.cmd.Process.Pid, unix.SIGINT)
+	if code := c.wait(); code == 0 || !strings.Contains(c.text(), "executable file not found") {
+		t.Errorf("the destination: exit %d, %s", code, c.text())
+	}
+
+	// What may run elsewhere is not let go on, until somebody decides.
+	h.ok("pause", "to")
+	record := filepath.Join(h.root, h.inspect("to", "{{.Config.ID}}"), "migration.json")
+	b, err := os.ReadFile(record)
+	if err == nil {
+		err = os.WriteFile(record, []byte(strings.Replace(string(b), `"kept"`, `"intent"`, 1)), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := h.hvctl("resume", "to"); r.code == 0 || !strings.Contains(r.err, "in doubt") {
+		t.Errorf("resumed in doubt: exit %d, %s", r.code, r.err)
+	}
+	h.ok("migrate", "resolve", "to", "--keep", "source", "--i-have-fenced-destination")
+	h.ok("exec", "to", "true")
+	h.ok("rm", "-f", "from", "to")
+}
