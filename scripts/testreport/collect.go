@@ -27,6 +27,7 @@ type result struct {
 	Tier, Package, Test string
 	Action              string // pass, fail or skip
 	Reason              string // of a skip
+	Seconds             float64
 }
 
 type counts struct{ pass, fail, skip int }
@@ -90,7 +91,7 @@ func (c *collector) testEnd(e event, key string) {
 		n = &counts{}
 		c.pkgs[e.Package] = n
 	}
-	r := result{Tier: c.tierOf(e.Package, e.Test), Package: e.Package, Test: e.Test, Action: e.Action}
+	r := result{Tier: c.tierOf(e.Package, e.Test), Package: e.Package, Test: e.Test, Action: e.Action, Seconds: e.Elapsed}
 	switch e.Action {
 	case "pass":
 		n.pass++

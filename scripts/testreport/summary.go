@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -69,6 +70,7 @@ func summarize(w io.Writer, all []result, asked, must []string) bool {
 		total.fail += n.fail
 		total.skip += n.skip
 	}
+	tellSlow(w, all)
 	tellSkips(w, skipped)
 	tellFailures(w, all)
 	for _, m := range sortedKeys(missing) {
@@ -81,6 +83,25 @@ func summarize(w io.Writer, all []result, asked, must []string) bool {
 	}
 	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", total.pass, total.fail, total.skip)
 	return ok && total.fail == 0
+}
+
+// tellSlow names the tests that took longest, of those that took a while.
+func tellSlow(w io.Writer, all []result) {
+	const most, aWhile = 15, 20
+	var slow []result
+	for _, r := range all {
+		if r.Seconds >= aWhile && !strings.Contains(r.Test, "/") {
+			slow = append(slow, r)
+		}
+	}
+	if len(slow) == 0 {
+		return
+	}
+	slices.SortStableFunc(slow, func(a, b result) int { return cmp.Compare(b.Seconds, a.Seconds) })
+	fmt.Fprintln(w, "\nslowest:")
+	for _, r := range slow[:min(len(slow), most)] {
+		fmt.Fprintf(w, "  %4.0f s  %s: %s %s\n", r.Seconds, r.Tier, strings.TrimPrefix(r.Package, modulePath+"/"), r.Test)
+	}
 }
 
 func tellSkips(w io.Writer, skipped map[string][]string) {

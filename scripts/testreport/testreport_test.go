@@ -106,6 +106,21 @@ func TestNothingRanIsAFailure(t *testing.T) {
 	}
 }
 
+func TestSlowTestsAreNamed(t *testing.T) {
+	all := []result{
+		{Tier: "guest", Package: "m/p", Test: "TestA", Action: "pass", Seconds: 31},
+		{Tier: "guest", Package: "m/p", Test: "TestB", Action: "pass", Seconds: 97},
+		{Tier: "guest", Package: "m/p", Test: "TestB/part", Action: "pass", Seconds: 96},
+		{Tier: "unit", Package: "m/p", Test: "TestQuick", Action: "pass", Seconds: 1},
+	}
+	var out strings.Builder
+	summarize(&out, all, nil, nil)
+	b, a := strings.Index(out.String(), "97 s  guest: m/p TestB\n"), strings.Index(out.String(), "31 s  guest: m/p TestA\n")
+	if b < 0 || a < b || strings.Contains(out.String(), "part") || strings.Contains(out.String(), "Quick") {
+		t.Error(out.String())
+	}
+}
+
 func TestLinesThatAreNoEventsAreShown(t *testing.T) {
 	rs, out := collect(t, "unit", "panic: out of cheese\n"+skipEvents, nil)
 	if len(rs) != 2 || !strings.Contains(out, "panic: out of cheese\n") {
