@@ -175,7 +175,9 @@ func (h *host) hvctl(args ...string) result {
 	c := h.command(ctx, args...)
 	var out, stderr bytes.Buffer
 	c.Stdout, c.Stderr = &out, &stderr
+	begin := time.Now()
 	err := c.Run()
+	h.t.Logf("%.1fs: hvctl %.100q", time.Since(begin).Seconds(), args) // where the time of a slow test goes
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		h.t.Fatal(err)
