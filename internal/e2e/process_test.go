@@ -64,7 +64,7 @@ func longLived(t *testing.T, h *host) {
 		var wg sync.WaitGroup
 		for lane := range 4 {
 			wg.Go(func() {
-				for i := range 15 {
+				for i := range 8 {
 					want := fmt.Sprintf("%d.%d\n", lane, i)
 					if r := h.hvctl("exec", "long", "echo", strings.TrimSpace(want)); r.code != 0 || r.out != want || r.err != "" {
 						t.Errorf("exit %d, stdout %q, stderr %q; want 0, %q", r.code, r.out, r.err, want)
