@@ -53,24 +53,30 @@ func inherited(n int) ([]*os.File, error) {
 	return out, nil
 }
 
+// prepare is what create and run have to do before: undo takes back what was done
+// for a VM, if the container is not made after all.
+func (a *app) prepare(f *createFlags, id string) (r *container.Runtime, o container.CreateOptions, undo func(), err error) {
+	if r, err = a.maker(); err != nil {
+		return nil, o, nil, err
+	}
+	if o, err = f.options(id); err != nil {
+		return nil, o, nil, err
+	}
+	undo = func() {}
+	if a.vm {
+		undo, err = a.asVM(r, &o)
+	}
+	return r, o, undo, err
+}
+
 func cmdCreate(a *app) (func([]string) (int, error), flagSet) {
 	var f createFlags
 	var s flagSet
 	f.add(&s)
 	return func(args []string) (int, error) {
-		r, err := a.maker()
+		r, o, undo, err := a.prepare(&f, args[0])
 		if err != nil {
 			return 1, err
-		}
-		o, err := f.options(args[0])
-		if err != nil {
-			return 1, err
-		}
-		undo := func() {}
-		if a.vm {
-			if undo, err = a.asVM(r, &o); err != nil {
-				return 1, err
-			}
 		}
 		if _, err = r.Create(context.Background(), o); err != nil {
 			undo()

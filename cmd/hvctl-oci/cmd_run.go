@@ -16,19 +16,9 @@ func cmdRun(a *app) (func([]string) (int, error), flagSet) {
 	s.onOff(&keep, "keep", "", "do not delete the container when it has ended")
 	s.ignored("no-subreaper", "accepted for runc's sake", true)
 	return func(args []string) (int, error) {
-		r, err := a.maker()
+		r, o, undo, err := a.prepare(&f, args[0])
 		if err != nil {
 			return 1, err
-		}
-		o, err := f.options(args[0])
-		if err != nil {
-			return 1, err
-		}
-		undo := func() {}
-		if a.vm {
-			if undo, err = a.asVM(r, &o); err != nil {
-				return 1, err
-			}
 		}
 		if detach {
 			if _, err = r.Run(context.Background(), o); err != nil {

@@ -44,23 +44,35 @@ func (p *program) cmdBenchBoot() *cli.Command {
 	}
 }
 
-func (p *program) benchBoot(c *cli.Context) error {
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	store, err := storeDir(c)
-	if err != nil {
-		return err
-	}
+// benchGround is what a benchmark of whole instances stands on.
+type benchGround struct {
+	hvctl, store string // the program, and its images
+	root         string // of instances of its own
+}
+
+// ground makes it; remove takes its instances' directory away.
+func ground(c *cli.Context) (g benchGround, err error) {
 	if n := c.Int("iterations"); n < 1 {
-		return usagef(c, "--iterations %d: want at least 1", n)
+		return g, usagef(c, "--iterations %d: want at least 1", n)
 	}
-	root, err := os.MkdirTemp("", "hvbench") // instances of its own
+	if g.hvctl, err = os.Executable(); err != nil {
+		return g, err
+	}
+	if g.store, err = storeDir(c); err != nil {
+		return g, err
+	}
+	g.root, err = os.MkdirTemp("", "hvbench")
+	return g, err
+}
+
+func (g benchGround) remove() { _ = os.RemoveAll(g.root) }
+
+func (p *program) benchBoot(c *cli.Context) error {
+	g, err := ground(c)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(root)
+	defer g.remove()
 	r := boot.Result{
 		Header: header(c),
 		Kernel: c.String("kernel"), Image: c.String("image"), CPUs: c.Int("cpus"), MemoryMiB: c.Int("memory"),
@@ -68,7 +80,7 @@ func (p *program) benchBoot(c *cli.Context) error {
 	ctx, stop := interruptible(c)
 	defer stop()
 	r.Samples, err = boot.Run(ctx, boot.Options{
-		Hvctl: self, Root: root, Store: store, Image: r.Image, Kernel: r.Kernel, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
+		Hvctl: g.hvctl, Root: g.root, Store: g.store, Image: r.Image, Kernel: r.Kernel, CPUs: r.CPUs, MemoryMiB: r.MemoryMiB,
 		Transports: strings.FieldsFunc(c.String("transports"), func(r rune) bool { return r == ',' }),
 		Iterations: c.Int("iterations"), QEMU: c.String("peer"),
 		Progress: func(done, all int, target string) {

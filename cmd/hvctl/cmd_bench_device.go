@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -71,28 +70,17 @@ func (p *program) cmdBenchNet() *cli.Command {
 
 // benchDevice measures s and keeps what r becomes.
 func (p *program) benchDevice(c *cli.Context, s device.Subject, r device.Result) error {
-	self, err := os.Executable()
+	g, err := ground(c)
 	if err != nil {
 		return err
 	}
-	store, err := storeDir(c)
-	if err != nil {
-		return err
-	}
-	if n := c.Int("iterations"); n < 1 {
-		return usagef(c, "--iterations %d: want at least 1", n)
-	}
-	root, err := os.MkdirTemp("", "hvbench") // instances of its own
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(root)
+	defer g.remove()
 	r.Header = header(c)
 	r.Kernel, r.MemoryMiB = c.String("kernel"), c.Int("memory")
 	ctx, stop := interruptible(c)
 	defer stop()
 	r.Samples, err = device.Run(ctx, device.Options{
-		Hvctl: self, Root: root, Store: store, Probe: filepath.Join(filepath.Dir(self), "hvprobe"), Kernel: r.Kernel,
+		Hvctl: g.hvctl, Root: g.root, Store: g.store, Probe: filepath.Join(filepath.Dir(g.hvctl), "hvprobe"), Kernel: r.Kernel,
 		Tests: c.String("tests"), MemoryMiB: r.MemoryMiB, Iterations: c.Int("iterations"), QEMU: c.String("peer"),
 		Transports: strings.FieldsFunc(c.String("transports"), func(r rune) bool { return r == ',' }),
 		Progress:   func(done, all int, target string) { fmt.Fprintf(p.stderr, "%d of %d: %s\n", done+1, all, target) },

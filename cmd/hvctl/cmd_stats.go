@@ -37,36 +37,42 @@ func (p *program) cmdStats() *cli.Command {
 		},
 		BashComplete: p.completeInstances(workload.Running, workload.Paused),
 		Action: func(c *cli.Context) error {
-			every := c.Duration("interval")
-			if every < 10*time.Millisecond {
-				return usagef(c, "--interval %v: want at least 10ms", every)
-			}
-			ctx, stop := interruptible(c)
-			defer stop()
-			before := map[string]workload.Stats{}
-			if _, err := p.sample(ctx, c, before); err != nil {
-				return err
-			}
-			t := time.NewTicker(every)
-			defer t.Stop()
-			for {
-				select {
-				case <-ctx.Done():
-					return nil
-				case <-t.C:
-				}
-				now, err := p.sample(ctx, c, before)
-				if err != nil {
-					return err
-				}
-				if err := p.printStats(now, c.Bool("json"), !c.Bool("no-stream") && p.screen()); err != nil {
-					return err
-				}
-				if c.Bool("no-stream") || len(now) == 0 && c.NArg() > 0 {
-					return nil
-				}
-			}
+			return p.sampling(c, func(now []sampled) (bool, error) {
+				err := p.printStats(now, c.Bool("json"), !c.Bool("no-stream") && p.screen())
+				return c.Bool("no-stream") || len(now) == 0 && c.NArg() > 0, err
+			})
 		},
+	}
+}
+
+// sampling calls show with what was sampled, each --interval, until show says that
+// this is the end, fails, or the user interrupts.
+func (p *program) sampling(c *cli.Context, show func([]sampled) (end bool, err error)) error {
+	every := c.Duration("interval")
+	if every < 10*time.Millisecond {
+		return usagef(c, "--interval %v: want at least 10ms", every)
+	}
+	ctx, stop := interruptible(c)
+	defer stop()
+	before := map[string]workload.Stats{}
+	if _, err := p.sample(ctx, c, before); err != nil {
+		return err
+	}
+	t := time.NewTicker(every)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		now, err := p.sample(ctx, c, before)
+		if err != nil {
+			return err
+		}
+		if end, err := show(now); end || err != nil {
+			return err
+		}
 	}
 }
 

@@ -78,40 +78,18 @@ var orders = map[string]func(a, b usage) int{
 
 // watch is `hvctl top` over all instances.
 func (p *program) watch(c *cli.Context) error {
-	every, order := c.Duration("interval"), orders[c.String("sort")]
-	switch {
-	case every < 10*time.Millisecond:
-		return usagef(c, "--interval %v: want at least 10ms", every)
-	case order == nil:
+	order := orders[c.String("sort")]
+	if order == nil {
 		return usagef(c, "--sort %s: want cpu, memory, exits, net, disk or name", c.String("sort"))
 	}
-	ctx, stop := interruptible(c)
-	defer stop()
-	before := map[string]workload.Stats{}
-	if _, err := p.sample(ctx, c, before); err != nil {
-		return err
-	}
-	t := time.NewTicker(every)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		now, err := p.sample(ctx, c, before)
-		if err != nil {
-			return err
-		}
+	return p.sampling(c, func(now []sampled) (bool, error) {
 		all := []usage{}
 		for _, s := range now {
 			all = append(all, usageOf(s))
 		}
 		slices.SortStableFunc(all, func(a, b usage) int { return cmp.Or(order(a, b), cmp.Compare(a.Name, b.Name)) })
-		if err := p.showUsage(all, c.Bool("json"), p.screen() && !c.Bool("once")); err != nil || c.Bool("once") {
-			return err
-		}
-	}
+		return c.Bool("once"), p.showUsage(all, c.Bool("json"), p.screen() && !c.Bool("once"))
+	})
 }
 
 // showUsage prints one look; on a screen of a terminal it fits and replaces the
