@@ -158,9 +158,10 @@ var layers = map[string]string{
 
 	"internal/e2e":        "",
 	"internal/ociattack":  "",
-	"internal/ociclients": "",
+	"internal/critest":    "",
+	"internal/ociclients": "internal/critest",
 	"internal/ociconf":    "",
-	"internal/ocisystemd": "",
+	"internal/ocisystemd": "internal/critest",
 	"internal/testenv":    "",
 	"scripts/ociconf":     "internal/ociconf",
 	"scripts/testreport":  "",

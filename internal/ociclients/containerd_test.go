@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/critest"
 	"github.com/hvctl/hvctl/internal/testenv"
 )
 
@@ -24,22 +25,16 @@ type containerd struct {
 
 func newContainerd(t *testing.T) *containerd {
 	t.Helper()
-	return startContainerd(t, require(t, testenv.Containerd), "version = 2\n", "io.containerd.grpc.v1.cri")
+	return startContainerd(t, require(t, testenv.Containerd), "test", "version = 2\n", "io.containerd.grpc.v1.cri")
 }
 
 // startContainerd starts a daemon that keeps everything below dir, with this
-// configuration and without these plugins.
-func startContainerd(t *testing.T, dir, text string, without ...string) *containerd {
+// configuration and without these plugins, and imports the image.
+func startContainerd(t *testing.T, dir, namespace, text string, without ...string) *containerd {
 	t.Helper()
 	conf := filepath.Join(dir, "config.toml")
 	sock := filepath.Join(dir, "c.sock")
-	for _, p := range []string{"internal.v1.opt", "snapshotter.v1.devmapper", "snapshotter.v1.btrfs", "snapshotter.v1.zfs", "snapshotter.v1.aufs"} {
-		without = append(without, "io.containerd."+p)
-	}
-	version, plugins, _ := strings.Cut(text, "version = 2\n")
-	text = fmt.Sprintf("%sversion = 2\nroot = %q\nstate = %q\ndisabled_plugins = [\"%s\"]\n[grpc]\naddress = %q\n[ttrpc]\naddress = %q\n%s",
-		version, dir+"/root", dir+"/state", strings.Join(without, `", "`), sock, sock+".ttrpc", plugins)
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(conf, []byte(critest.Config(text, dir, without...)), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	log, err := os.Create(filepath.Join(dir, "log"))
@@ -52,7 +47,7 @@ func startContainerd(t *testing.T, dir, text string, without ...string) *contain
 	if err := daemon.Start(); err != nil {
 		t.Fatal(err)
 	}
-	c := &containerd{t, []string{"ctr", "--address", sock, "--namespace", "test"}, runtimeProgram()}
+	c := &containerd{t, []string{"ctr", "--address", sock, "--namespace", namespace}, runtimeProgram()}
 	t.Cleanup(func() {
 		_ = daemon.Process.Signal(unix.SIGTERM)
 		if err := daemon.Wait(); err != nil {
@@ -69,7 +64,7 @@ func startContainerd(t *testing.T, dir, text string, without ...string) *contain
 		}
 	})
 	eventually(t, "containerd answers", func() bool { return run(t, nil, c.with("version")...).code == 0 })
-	c.ok("images", "import", archive(t, dir))
+	c.ok("images", "import", critest.Archive(t, dir))
 	return c
 }
 

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hvctl/hvctl/internal/critest"
 	"github.com/hvctl/hvctl/internal/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -35,17 +36,15 @@ func TestKubernetesPodInAVM(t *testing.T) {
 	t.Cleanup(func() { run(t, nil, "ip", "link", "delete", "hvctlcni0") }) // CNI leaves its bridge
 	text := exampleFor(t, "containerd/config.toml", "hvctl-oci-vm", filepath.Join(os.Getenv("HVCTL_BIN"), "hvctl-oci-vm"))
 	text += fmt.Sprintf("\n[plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = %q\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\nconf_dir = %q\n", image, cni)
-	d := startContainerd(t, dir, text)
-	d.ctr[len(d.ctr)-1] = "k8s.io"
-	d.ok("images", "import", filepath.Join(dir, "image.tar"))
-	c := newCRI(t, filepath.Join(dir, "c.sock"))
-	eventually(t, "the interface answers", func() bool { _, err := c.try("Version", nil); return err == nil })
+	d := startContainerd(t, dir, "k8s.io", text)
+	c := critest.New(t, filepath.Join(dir, "c.sock"))
+	eventually(t, "the interface answers", func() bool { _, err := c.Try("Version", nil); return err == nil })
 
-	p, err := c.runPodIn(namespacePod, "vm", vmHandler, logs)
+	p, err := c.Run(critest.Sandbox{Name: "vm", Handler: vmHandler, Logs: logs, Network: critest.InPod})
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := p.start("web", message{}.num(4, 128<<20), "sh", "-c", "httpd -p 80 -h /www; echo started; trap 'exit 3' TERM; while :; do sleep 0.1; done")
+	web := p.Start("web", critest.Message{}.Num(4, 128<<20), "sh", "-c", "httpd -p 80 -h /www; echo started; trap 'exit 3' TERM; while :; do sleep 0.1; done")
 	eventually(t, "the log has the output", func() bool {
 		b, err := os.ReadFile(filepath.Join(logs, "web.log"))
 		return err == nil && strings.Contains(string(b), "stdout F started")
@@ -54,13 +53,13 @@ func TestKubernetesPodInAVM(t *testing.T) {
 	if err := unix.Uname(&host); err != nil {
 		t.Fatal(err)
 	}
-	if out, exit := p.exec(web, "cat", "/proc/sys/kernel/osrelease"); exit != 0 || strings.TrimSpace(out) == unix.ByteSliceToString(host.Release[:]) {
+	if out, exit := p.Exec(web, "cat", "/proc/sys/kernel/osrelease"); exit != 0 || strings.TrimSpace(out) == unix.ByteSliceToString(host.Release[:]) {
 		t.Errorf("kernel %q, exit %d", out, exit)
 	}
-	if _, exit := p.exec(web, "sh", "-c", "exit 9"); exit != 9 {
+	if _, exit := p.Exec(web, "sh", "-c", "exit 9"); exit != 9 {
 		t.Errorf("exit status of exec: %d, want 9", exit)
 	}
-	ip := p.call("PodSandboxStatus", message{}.str(1, p.id)).sub(1).sub(5).str(1)
+	ip := p.Call("PodSandboxStatus", critest.Message{}.Str(1, p.ID)).Sub(1).Sub(5).Str(1)
 	eventually(t, "the page is served at the pod's address "+ip, func() bool {
 		r, err := http.Get("http://" + ip + "/")
 		if err != nil {
@@ -70,48 +69,48 @@ func TestKubernetesPodInAVM(t *testing.T) {
 		b, err := io.ReadAll(r.Body)
 		return err == nil && strings.TrimSpace(string(b)) == "served"
 	})
-	if out, _ := p.exec(web, "cat", "/sys/fs/cgroup/memory.max"); out != "134217728\n" {
+	if out, _ := p.Exec(web, "cat", "/sys/fs/cgroup/memory.max"); out != "134217728\n" {
 		t.Errorf("web's limit of memory: %q", out)
 	}
 
 	// As the kubelet asks by default: with a PID namespace of its own.
-	linux := message{}.msg(2, message{}.msg(3, message{}.num(2, namespaceContainer)))
-	side := p.startAs("side", linux, "sh", "-c", "echo side >/name; exec sleep 1000")
+	linux := critest.Message{}.Msg(2, critest.Message{}.Msg(3, critest.Message{}.Num(2, critest.InContainer)))
+	side := p.StartAs("side", linux, "sh", "-c", "echo side >/name; exec sleep 1000")
 	eventually(t, "the second container has the first one's page by loopback", func() bool {
-		out, exit := p.exec(side, "wget", "-q", "-O", "-", "http://127.0.0.1/")
+		out, exit := p.Exec(side, "wget", "-q", "-O", "-", "http://127.0.0.1/")
 		return exit == 0 && strings.TrimSpace(out) == "served"
 	})
-	if out, _ := p.exec(side, "sh", "-c", "cat /name /proc/1/comm; hostname; uname -r"); !strings.HasPrefix(out, "side\nsleep\n") {
+	if out, _ := p.Exec(side, "sh", "-c", "cat /name /proc/1/comm; hostname; uname -r"); !strings.HasPrefix(out, "side\nsleep\n") {
 		t.Errorf("the second container: %q", out)
 	}
-	if out, exit := p.exec(web, "cat", "/name"); exit == 0 {
+	if out, exit := p.Exec(web, "cat", "/name"); exit == 0 {
 		t.Errorf("the first container has the second one's files: %q", out)
 	}
-	p.call("StopContainer", message{}.str(1, side))
-	if state, exit := p.status(side); state != stateExited || exit != 137 {
+	p.Call("StopContainer", critest.Message{}.Str(1, side))
+	if state, exit := p.Status(side); state != critest.Exited || exit != 137 {
 		t.Errorf("state %d, exit status %d; want exited, killed", state, exit)
 	}
-	p.call("RemoveContainer", message{}.str(1, side))
-	once := p.startAs("once", linux, "sh", "-c", "wget -q -O - http://127.0.0.1/; exit 7")
-	eventually(t, "the one that ends has ended", func() bool { state, _ := p.status(once); return state == stateExited })
-	if _, exit := p.status(once); exit != 7 {
+	p.Call("RemoveContainer", critest.Message{}.Str(1, side))
+	once := p.StartAs("once", linux, "sh", "-c", "wget -q -O - http://127.0.0.1/; exit 7")
+	eventually(t, "the one that ends has ended", func() bool { state, _ := p.Status(once); return state == critest.Exited })
+	if _, exit := p.Status(once); exit != 7 {
 		t.Errorf("exit status %d, want 7", exit)
 	}
-	if _, exit := p.exec(web, "sh", "-c", "exit 9"); exit != 9 {
+	if _, exit := p.Exec(web, "sh", "-c", "exit 9"); exit != 9 {
 		t.Errorf("exec in the first one, after the others' ends: %d, want 9", exit)
 	}
-	p.call("RemoveContainer", message{}.str(1, once))
-	p.call("StopContainer", message{}.str(1, web).num(2, 20))
-	if state, exit := p.status(web); state != stateExited || exit != 3 {
+	p.Call("RemoveContainer", critest.Message{}.Str(1, once))
+	p.Call("StopContainer", critest.Message{}.Str(1, web).Num(2, 20))
+	if state, exit := p.Status(web); state != critest.Exited || exit != 3 {
 		t.Errorf("state %d, exit status %d; want exited by its own hand with 3", state, exit)
 	}
-	p.call("RemoveContainer", message{}.str(1, web))
-	last := p.startAs("last", linux, "sleep", "1000")
-	p.call("StopPodSandbox", message{}.str(1, p.id))
-	if state, exit := p.status(last); state != stateExited || exit != 137 {
+	p.Call("RemoveContainer", critest.Message{}.Str(1, web))
+	last := p.StartAs("last", linux, "sleep", "1000")
+	p.Call("StopPodSandbox", critest.Message{}.Str(1, p.ID))
+	if state, exit := p.Status(last); state != critest.Exited || exit != 137 {
 		t.Errorf("a container whose pod was stopped: state %d, exit status %d", state, exit)
 	}
-	p.call("RemovePodSandbox", message{}.str(1, p.id))
+	p.Call("RemovePodSandbox", critest.Message{}.Str(1, p.ID))
 	if out := d.ok("containers", "ls", "-q"); out != "" {
 		t.Errorf("left: %s", out)
 	}

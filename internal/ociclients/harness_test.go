@@ -12,8 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/critest"
 	"github.com/hvctl/hvctl/internal/testenv"
 )
+
+// image is what containers are made of.
+const image = critest.Image
 
 // runtimeProgram is the runtime under test.
 func runtimeProgram() string {

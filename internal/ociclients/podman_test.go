@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/critest"
 	"github.com/hvctl/hvctl/internal/testenv"
 )
 
@@ -49,7 +50,7 @@ func podmanWith(t *testing.T, program string, flags ...string) *podman {
 	if got := p.ok("info", "--format", "{{.Host.OCIRuntime.Path}}"); got != program {
 		t.Fatalf("podman's runtime is %q, want %q", got, program)
 	}
-	p.ok("load", "-q", "-i", archive(t, dir))
+	p.ok("load", "-q", "-i", critest.Archive(t, dir))
 	t.Cleanup(func() {
 		p.do("pod", "rm", "-f", "-a", "-t", "0")
 		p.do("rm", "-f", "-a", "-t", "0")

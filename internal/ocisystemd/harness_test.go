@@ -275,7 +275,7 @@ func (h *host) bundle(path, script string, res *specs.LinuxResources) (dir strin
 	if err := os.WriteFile(filepath.Join(dir, "rootfs/bin/busybox"), b, 0o755); err != nil {
 		h.t.Fatal(err)
 	}
-	for _, name := range []string{"sh", "sleep", "echo", "cat", "dd", "tail", "mknod"} {
+	for _, name := range []string{"sh", "sleep", "echo", "cat", "dd", "tail", "mknod", "mv"} {
 		if err := os.Symlink("busybox", filepath.Join(dir, "rootfs/bin", name)); err != nil {
 			h.t.Fatal(err)
 		}

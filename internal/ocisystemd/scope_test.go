@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/testenv"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -42,6 +43,8 @@ func TestSystemd(t *testing.T) {
 		{"a container that is out of memory leaves no unit", outOfMemory},
 		{"a runtime killed on the way leaves what can be deleted", killed},
 		{"podman has containers in scopes", podman},
+		{"containerd has containers in scopes", containerd},
+		{"a container is restored into a scope", restored},
 		{"a user's containers are in scopes of the user's manager", users},
 	} {
 		t.Run(tc.name, func(t *testing.T) { tc.run(h.in(t)) })
@@ -252,6 +255,43 @@ func users(h *host) {
 	h.ok("run", "-d", "-b", bundle, "users")
 	h.has(unit, "Slice", "user.slice")
 	h.ok("delete", "-f", "users")
+	h.gone(unit)
+}
+
+func restored(h *host) {
+	testenv.Require(h.t, testenv.CRIU)
+	const unit = "oci-restored.scope"
+	bundle, _, _ := h.bundle("test-restored.slice:oci:restored", "i=0; while :; do i=$((i+1)); echo $i >/tmp/n; mv /tmp/n /tmp/count; sleep 0.1; done",
+		&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: new(int64(64 << 20))}, Pids: &specs.LinuxPids{Limit: new(int64(20))}})
+	counted := func() int {
+		b, _ := os.ReadFile(bundle + "/rootfs/tmp/count")
+		n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+		return n
+	}
+	images := filepath.Join(h.dir, "images")
+	quiet := func(args ...string) {
+		h.t.Helper()
+		args = append([]string{"sh", "-c", `exec "$@" </dev/null >/dev/null 2>` + h.dir + "/said", "sh", h.program, "--systemd-cgroup", "--root", h.state()}, args...)
+		if r := h.do(args...); r.code != 0 {
+			said, _ := os.ReadFile(h.dir + "/said")
+			h.t.Fatalf("%v\n%s", r, said)
+		}
+	}
+	quiet("run", "-d", "-b", bundle, "restored")
+	h.eventually("it counts", func() bool { return counted() > 10 })
+	h.ok("checkpoint", "--image-path", images, "restored")
+	h.gone(unit)
+	n := counted()
+	quiet("restore", "-d", "-b", bundle, "--image-path", images, "restored")
+	h.has(unit, "Slice", "test-restored.slice", "ActiveState", "active", "MemoryMax", "67108864", "TasksMax", "20", "memory.max", "67108864", "pids.max", "20")
+	h.eventually("it counts on", func() bool { return counted() != n })
+	if now := counted(); now < n {
+		h.t.Errorf("%d, and then %d", n, now)
+	}
+	if got := h.ok("exec", "restored", "/bin/cat", "/proc/self/cgroup"); got != "0::/" {
+		h.t.Errorf("exec is in %q of the container's", got)
+	}
+	h.ok("delete", "-f", "restored")
 	h.gone(unit)
 }
 

@@ -1,4 +1,4 @@
-package ociclients
+package critest
 
 import (
 	"archive/tar"
@@ -13,15 +13,15 @@ import (
 	"testing"
 )
 
-// image is the name of the only image: busybox, which sleeps unless it is told
+// Image is the name of the only image: busybox, which sleeps unless it is told
 // what to do, so that it also holds a pod.
-const image = "localhost/bb:1"
+const Image = "localhost/bb:1"
 
 const applets = "sh cat ls id sleep true false echo mkdir grep stat touch hostname ip httpd wget tty stty kill ps env pwd head wc dd"
 
-// archive writes the image as a docker archive, which both clients read, and
-// returns its path.
-func archive(t *testing.T, dir string) string {
+// Archive writes the image as a docker archive, which podman and containerd read,
+// and returns its path.
+func Archive(t *testing.T, dir string) string {
 	t.Helper()
 	busybox, err := exec.LookPath("busybox")
 	if err != nil {
@@ -61,7 +61,7 @@ func archive(t *testing.T, dir string) string {
 		"config": map[string]any{"Cmd": []string{"sleep", "100000"}, "Env": []string{"PATH=/bin"}},
 		"rootfs": map[string]any{"type": "layers", "diff_ids": []string{"sha256:" + hex.EncodeToString(sum[:])}},
 	})
-	manifest := marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{image}, "Layers": []string{"layer.tar"}}})
+	manifest := marshal(t, []map[string]any{{"Config": "config.json", "RepoTags": []string{Image}, "Layers": []string{"layer.tar"}}})
 
 	path := filepath.Join(dir, "image.tar")
 	f, err := os.Create(path)
