@@ -84,25 +84,45 @@ var podmanFlows = []struct {
 	flow func(t *testing.T, p *podman)
 }{
 	{"run", func(t *testing.T, p *podman) {
-		r := p.do("run", "--rm", "--network", "none", "--hostname", "box", image, "sh", "-c", "hostname; echo to stderr >&2; exit 7").exits(t, 7)
-		if r.out != "box\n" || !strings.Contains(r.err, "to stderr") {
+		r := p.do("run", "--rm", "--network", "none", "--hostname", "box", "--user", "1000:1000", "--workdir", "/tmp", "-e", "A=b c", image, "sh", "-c",
+			"hostname; id -u; id -g; pwd; echo $A; echo to stderr >&2; exit 7").exits(t, 7)
+		if r.out != "box\n1000\n1000\n/tmp\nb c\n" || !strings.Contains(r.err, "to stderr") {
 			t.Error(r)
 		}
 		p.do("run", "--rm", "--network", "none", image, "nosuchprogram").exits(t, 127)
+	}},
+	{"run of what is no program", func(t *testing.T, p *podman) {
 		p.do("run", "--rm", "--network", "none", image, "/etc/passwd").exits(t, 126)
 	}},
-	{"run as a user with an environment", func(t *testing.T, p *podman) {
-		p.do("run", "--rm", "--network", "none", "--user", "1000:1000", "--workdir", "/tmp", "-e", "A=b c", image, "sh", "-c", "id -u; id -g; pwd; echo $A").is(t, "1000\n1000\n/tmp\nb c")
-	}},
-	{"exec", func(t *testing.T, p *podman) {
-		p.ok("run", "-d", "--name", "e", "--network", "none", image, "sleep", "1000")
+	// The longest life: in a VM each container takes its time to boot.
+	{"exec, health check, pause, kill", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "e", "--network", "none", "--health-cmd", "test -e /tmp/healthy", "--health-interval", "disable", "--health-retries", "1", image, "sleep", "1000")
 		p.do("exec", "e", "echo", "inside").is(t, "inside")
 		p.do("exec", "e", "sh", "-c", "exit 9").exits(t, 9)
 		p.do("exec", "--user", "user", "--env", "X=1", "-w", "/www", "e", "sh", "-c", "id -u; echo $X; ls").is(t, "1000\n1\nindex.html")
 		p.do("exec", "e", "nosuchprogram").exits(t, 127)
+		p.do("exec", "e", "/etc/passwd").exits(t, 126)
 		p.ok("exec", "-d", "e", "touch", "/tmp/detached")
 		eventually(t, "the detached command has run", func() bool { return p.do("exec", "e", "stat", "/tmp/detached").code == 0 })
-		p.ok("rm", "-f", "-t", "0", "e")
+
+		p.do("healthcheck", "run", "e").exits(t, 1)
+		p.ok("exec", "e", "touch", "/tmp/healthy")
+		p.do("healthcheck", "run", "e").exits(t, 0)
+		p.do("inspect", "--format", "{{.State.Health.Status}}", "e").is(t, "healthy")
+
+		p.ok("pause", "e")
+		p.do("inspect", "--format", "{{.State.Status}}", "e").is(t, "paused")
+		p.do("exec", "e", "true").exits(t, 255)
+		p.ok("unpause", "e")
+		p.do("exec", "e", "echo", "again").is(t, "again")
+
+		if r := p.do("rm", "e"); r.code == 0 {
+			t.Errorf("removed while it runs: %v", r)
+		}
+		p.ok("kill", "e")
+		p.do("wait", "e").is(t, "137")
+		p.ok("rm", "e")
+		p.do("ps", "-aq").is(t, "")
 	}},
 	{"logs", func(t *testing.T, p *podman) {
 		p.do("run", "--name", "l", "--network", "none", image, "sh", "-c", "echo one; echo two").exits(t, 0)
@@ -110,46 +130,20 @@ var podmanFlows = []struct {
 		p.do("logs", "--tail", "1", "l").is(t, "two")
 		p.ok("rm", "l")
 	}},
-	{"stop", func(t *testing.T, p *podman) {
-		p.ok("run", "-d", "--name", "s", "--network", "none", image, "sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.1; done")
-		eventually(t, "the trap is set", func() bool { return strings.Contains(p.do("logs", "s").out, "ready") })
+	{"published port, stop, start", func(t *testing.T, p *podman) {
+		p.ok("run", "-d", "--name", "s", "-p", "127.0.0.1:18080:80", image, "sh", "-c", "trap 'exit 5' TERM; httpd -p 80 -h /www; while :; do sleep 0.1; done")
+		eventually(t, "the page is served", func() bool { return served("http://127.0.0.1:18080/") })
 		p.ok("stop", "s")
 		p.do("inspect", "--format", "{{.State.Status}} {{.State.ExitCode}}", "s").is(t, "exited 5")
 		p.ok("start", "s")
+		eventually(t, "the page is served again", func() bool { return served("http://127.0.0.1:18080/") })
 		p.do("inspect", "--format", "{{.State.Status}}", "s").is(t, "running")
-		p.ok("stop", "-t", "20", "s")
-		p.ok("rm", "s")
-	}},
-	{"kill", func(t *testing.T, p *podman) {
-		p.ok("run", "-d", "--name", "k", "--network", "none", image, "sleep", "1000")
-		p.ok("kill", "k")
-		p.do("wait", "k").is(t, "137")
-		p.ok("rm", "k")
-	}},
-	{"pause", func(t *testing.T, p *podman) {
-		p.ok("run", "-d", "--name", "p", "--network", "none", image, "sleep", "1000")
-		p.ok("pause", "p")
-		p.do("inspect", "--format", "{{.State.Status}}", "p").is(t, "paused")
-		p.do("exec", "p", "true").exits(t, 255)
-		p.ok("unpause", "p")
-		p.do("exec", "p", "echo", "again").is(t, "again")
-		p.ok("rm", "-f", "-t", "0", "p")
-	}},
-	{"rm of a running container", func(t *testing.T, p *podman) {
-		p.ok("run", "-d", "--name", "r", "--network", "none", image, "sleep", "1000")
-		if r := p.do("rm", "r"); r.code == 0 {
-			t.Error(r)
-		}
-		p.ok("rm", "-f", "-t", "0", "r")
-		p.do("ps", "-aq").is(t, "")
+		p.ok("rm", "-f", "-t", "0", "s")
 	}},
 	{"terminal", func(t *testing.T, p *podman) {
-		r := p.do("run", "--rm", "-t", "--network", "none", image, "tty").exits(t, 0)
-		if strings.TrimSpace(r.out) != "/dev/pts/0" {
-			t.Error(r)
-		}
-		p.ok("run", "-d", "-t", "--name", "tt", "--network", "none", image, "sleep", "1000")
-		r = p.do("exec", "-t", "tt", "sh", "-c", "tty; exit 3").exits(t, 3)
+		p.ok("run", "-d", "-t", "--name", "tt", "--network", "none", image, "sh", "-c", "tty; exec sleep 1000")
+		eventually(t, "it has the container's first terminal", func() bool { return strings.TrimSpace(p.ok("logs", "tt")) == "/dev/pts/0" })
+		r := p.do("exec", "-t", "tt", "sh", "-c", "tty; exit 3").exits(t, 3)
 		if !strings.Contains(r.out, "/dev/pts/") {
 			t.Error(r)
 		}
@@ -166,11 +160,6 @@ var podmanFlows = []struct {
 		p.ok("run", "--rm", "--network", "none", "-v", "v:/data", image, "touch", "/data/x")
 		p.do("run", "--rm", "--network", "none", "-v", "v:/data", "--tmpfs", "/scratch:size=1m", image, "sh", "-c", "ls /data; grep -c ' /scratch tmpfs' /proc/mounts").is(t, "x\n1")
 		p.ok("volume", "rm", "v")
-	}},
-	{"published port", func(t *testing.T, p *podman) {
-		p.ok("run", "-d", "--name", "w", "-p", "127.0.0.1:18080:80", image, "httpd", "-f", "-p", "80", "-h", "/www")
-		eventually(t, "the page is served", func() bool { return served("http://127.0.0.1:18080/") })
-		p.ok("rm", "-f", "-t", "0", "w")
 	}},
 	{"resource limits", func(t *testing.T, p *podman) {
 		p.do("run", "--rm", "--network", "none", "-m", "64m", "--memory-reservation", "32m", "--cpus", "0.5", "--pids-limit", "20", "--cpuset-cpus", "0", image,
@@ -189,14 +178,6 @@ var podmanFlows = []struct {
 	{"user namespace", func(t *testing.T, p *podman) {
 		p.do("run", "--rm", "--network", "none", "--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536", image, "sh", "-c",
 			"id -u; cat /proc/self/uid_map | { read a b c; echo $a $b $c; }; touch /made && stat -c %u /made").is(t, "0\n0 100000 65536\n0")
-	}},
-	{"health check", func(t *testing.T, p *podman) {
-		p.ok("run", "-d", "--name", "h", "--network", "none", "--health-cmd", "test -e /tmp/healthy", "--health-interval", "disable", "--health-retries", "1", image, "sleep", "1000")
-		p.do("healthcheck", "run", "h").exits(t, 1)
-		p.ok("exec", "h", "touch", "/tmp/healthy")
-		p.do("healthcheck", "run", "h").exits(t, 0)
-		p.do("inspect", "--format", "{{.State.Health.Status}}", "h").is(t, "healthy")
-		p.ok("rm", "-f", "-t", "0", "h")
 	}},
 	{"pod", func(t *testing.T, p *podman) {
 		p.ok("pod", "create", "--name", "pod", "--infra-image", image, "--infra-command", "sleep 1000")

@@ -15,8 +15,7 @@ import (
 // flowsInVMs are those of podmanFlows that go the same way when each container
 // is a microVM. docs/oci-vm.md says why the others do not.
 var flowsInVMs = []string{
-	"run", "run as a user with an environment", "exec", "stop", "kill", "pause", "rm of a running container", "terminal", "published port",
-	"health check", "read-only root and capabilities",
+	"run", "exec, health check, pause, kill", "published port, stop, start", "terminal", "read-only root and capabilities",
 }
 
 // vmFlows are what is different, or looks at what is.
@@ -24,32 +23,35 @@ var vmFlows = []struct {
 	name string
 	flow func(t *testing.T, p *podman)
 }{
-	{"its own kernel", func(t *testing.T, p *podman) {
+	{"its own kernel, volumes, limits", func(t *testing.T, p *podman) {
+		dir := t.TempDir()
+		file := filepath.Join(dir, "conf")
+		if err := os.WriteFile(file, []byte("k=v\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		p.ok("run", "-d", "--name", "v", "--network", "none", "-m", "128m", "-v", dir+":/data", "-v", file+":/etc/app.conf:ro", "--tmpfs", "/scratch", image, "sleep", "1000")
+		p.do("exec", "v", "sh", "-c",
+			"echo kept >/data/file; cat /etc/app.conf; (echo x >/etc/app.conf) 2>/dev/null || echo protected; echo t >/scratch/t && cat /scratch/t; ls -A /proc/1/root/nonexistent 2>/dev/null; grep -c . /etc/hostname").
+			is(t, "k=v\nprotected\nt\n1")
+		if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "kept\n" {
+			t.Errorf("%q, %v", b, err)
+		}
 		var u unix.Utsname
 		if err := unix.Uname(&u); err != nil {
 			t.Fatal(err)
 		}
-		got := p.ok("run", "--rm", "--network", "none", "-m", "128m", image, "sh", "-c", "uname -r; grep MemTotal /proc/meminfo")
-		release, mem, _ := strings.Cut(got, "\n")
+		release, mem, _ := strings.Cut(p.ok("exec", "v", "sh", "-c", "uname -r; grep MemTotal /proc/meminfo"), "\n")
 		if release == "" || release == unix.ByteSliceToString(u.Release[:]) {
 			t.Errorf("the guest's kernel is %q", release)
 		}
 		if f := strings.Fields(mem); len(f) != 3 || len(f[1]) > 6 { // below 1 GB, in kB
 			t.Errorf("the guest's memory: %q", mem)
 		}
-	}},
-	{"volumes", func(t *testing.T, p *podman) {
-		dir := t.TempDir()
-		file := filepath.Join(dir, "conf")
-		if err := os.WriteFile(file, []byte("k=v\n"), 0o644); err != nil {
-			t.Fatal(err)
+		if r := p.do("update", "--memory", "64m", "v"); r.code == 0 || !strings.Contains(r.err, "cannot be changed") {
+			t.Error(r)
 		}
-		p.do("run", "--rm", "--network", "none", "-v", dir+":/data", "-v", file+":/etc/app.conf:ro", "--tmpfs", "/scratch", image, "sh", "-c",
-			"echo kept >/data/file; cat /etc/app.conf; (echo x >/etc/app.conf) 2>/dev/null || echo protected; echo t >/scratch/t && cat /scratch/t; ls -A /proc/1/root/nonexistent 2>/dev/null; grep -c . /etc/hostname").
-			is(t, "k=v\nprotected\nt\n1")
-		if b, err := os.ReadFile(filepath.Join(dir, "file")); err != nil || string(b) != "kept\n" {
-			t.Errorf("%q, %v", b, err)
-		}
+		p.ok("update", "--cpus", "0.5", "v")
+		p.ok("rm", "-f", "-t", "0", "v")
 	}},
 	{"user namespace", func(t *testing.T, p *podman) {
 		dir := t.TempDir()
@@ -102,12 +104,6 @@ var vmFlows = []struct {
 				t.Errorf("want a refusal with %q; %v", want, r)
 			}
 		}
-		p.ok("run", "-d", "--name", "u", "--network", "none", image, "sleep", "1000")
-		if r := p.do("update", "--memory", "64m", "u"); r.code == 0 || !strings.Contains(r.err, "cannot be changed") {
-			t.Error(r)
-		}
-		p.ok("update", "--cpus", "0.5", "u")
-		p.ok("rm", "-f", "-t", "0", "u")
 	}},
 }
 
@@ -142,7 +138,7 @@ func TestPodmanInVMs(t *testing.T) {
 
 // flowsOfContainerdInVMs are those of containerdFlows that go the same way
 // when each container is a microVM.
-var flowsOfContainerdInVMs = []string{"run", "exec", "pause and resume", "kill and rm", "terminal", "mounts and environment"}
+var flowsOfContainerdInVMs = []string{"run", "exec, pause, kill, rm", "terminal"}
 
 // TestContainerdInVMs drives hvctl-oci-vm by ctr.
 func TestContainerdInVMs(t *testing.T) {
