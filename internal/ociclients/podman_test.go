@@ -52,9 +52,10 @@ func podmanWith(t *testing.T, program string, flags ...string) *podman {
 	}
 	p.ok("load", "-q", "-i", critest.Archive(t, dir))
 	t.Cleanup(func() {
-		p.do("pod", "rm", "-f", "-a", "-t", "0")
-		p.do("rm", "-f", "-a", "-t", "0")
-		p.ok("system", "prune", "-a", "-f", "--volumes")
+		if t.Failed() { // else there is nothing: its mounts would keep the folder from being removed
+			p.do("pod", "rm", "-f", "-a", "-t", "0")
+			p.do("rm", "-f", "-a", "-t", "0")
+		}
 	})
 	return p
 }
