@@ -220,5 +220,5 @@ func (i *Instance) dropData() error {
 	if !filepath.IsAbs(d) || filepath.Base(d) != i.ID() {
 		return fmt.Errorf("%w: %s: data directory %q is not this instance's", ErrCorrupt, i.dir, d)
 	}
-	return os.RemoveAll(d)
+	return removeTree(d)
 }

@@ -310,7 +310,25 @@ func (s *Store) discard(id string) error {
 	if err != nil {
 		return err
 	}
-	return os.RemoveAll(gone)
+	return removeTree(gone)
+}
+
+// removeTree is os.RemoveAll, but that it does not open the directory that dir is in:
+// an owner that is confined may only remove what is there.
+func removeTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return os.Remove(dir)
 }
 
 func (s *Store) nameLink(name string) string { return filepath.Join(s.root, namesDir, name) }

@@ -40,6 +40,7 @@ type ownedOrder struct {
 	Disk        string // of its VM
 	Net         string
 	Confine     bool
+	Rm          bool
 	Target      hostile.Target
 }
 
@@ -82,7 +83,7 @@ func (o ownedOrder) config() *workload.Config {
 		Spec: &specs.Spec{Process: &specs.Process{}},
 		Res:  workload.Resources{CPUs: 1, MemoryBytes: 16 << 20},
 		VM:   workload.VM{Raw: true, Kernel: o.Kernel, Disks: []workload.Disk{{Path: o.Disk}}},
-		Net:  workload.Network{Mode: o.Net},
+		Net:  workload.Network{Mode: o.Net}, AutoRemove: o.Rm,
 	}
 }
 
@@ -99,6 +100,10 @@ func owned(order string) (a ownedAnswer, err error) {
 		return a, err
 	}
 	a.Confined = v.confined.Load()
+	if o.Rm {
+		i, err := instance.OpenDir(o.Dir)
+		return a, errors.Join(err, i.Remove(), v.Close())
+	}
 	a.Results = hostile.Run(o.Target)
 	for name, try := range map[string]func() error{
 		"its disk":      func() error { _, err := os.ReadFile(o.Disk); return err },
@@ -205,6 +210,12 @@ func takeOver(t *testing.T, program, network string, confined bool) ownedAnswer 
 	}
 	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
 	o.Target.Process = other.Process.Pid
+	return runOwned(t, program, o)
+}
+
+// runOwned starts the process.
+func runOwned(t *testing.T, program string, o ownedOrder) ownedAnswer {
+	t.Helper()
 	order, err := json.Marshal(o)
 	if err != nil {
 		t.Fatal(err)
@@ -230,6 +241,33 @@ func takeOver(t *testing.T, program, network string, confined bool) ownedAnswer 
 		t.Fatal(err)
 	}
 	return a
+}
+
+// With --rm nothing is left of an instance, though its process is confined.
+func TestAConfinedVMMRemovesItsInstance(t *testing.T) {
+	testenv.Require(t, testenv.KVM)
+	dir := t.TempDir()
+	o := ownedOrder{
+		Dir: filepath.Join(dir, "root", instance.NewID()), Kernel: filepath.Join(dir, "data", "kernel"), Disk: filepath.Join(dir, "disk"),
+		Net: workload.NetNone, Confine: true, Rm: true,
+	}
+	data := o.config().DataDir
+	for _, d := range []string{o.Dir, filepath.Join(dir, "root", ".names"), filepath.Join(data, "disks", "of it")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writeInstance(t, o)
+	if err := errors.Join(microguest.Write(o.Kernel, microguest.Spin...), os.WriteFile(o.Disk, make([]byte, 1<<20), 0o600),
+		os.WriteFile(filepath.Join(dir, "root", ".lock"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	runOwned(t, withoutCgo(t), o)
+	for _, pattern := range []string{o.Dir, filepath.Join(dir, "root", ".old-*"), data} {
+		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
+			t.Errorf("left: %v (%v)", left, err)
+		}
+	}
 }
 
 // Whoever has taken a VMM over, through a device of ours say, holds a process that
