@@ -51,7 +51,10 @@ func (v *VCPU) handle(reason kvm.ExitReason) phase {
 		v.counters.Interrupted.Add(1)
 		v.cpu.SetImmediateExit(false)
 		return running
-	case kvm.ExitAgain:
+	case kvm.ExitAgain: // KVM_RUN of a vCPU that waited for its INIT
+		if v.o.Woken != nil {
+			v.o.Woken()
+		}
 		return running
 	case kvm.ExitDebug:
 		if v.o.Debug == nil {

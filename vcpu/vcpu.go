@@ -62,6 +62,10 @@ type Options struct {
 	// and must not call back into the VCPU. When it returns true the vCPU is
 	// parked, and Resume lets it run on. nil: such an exit is a Failure.
 	Debug func(c *kvm.VCPU, e kvm.DebugExit) (stop bool)
+	// Woken is called on the vCPU's thread when another one of the guest has begun to
+	// start it, or has woken it for nothing; it must be quick and not call back into
+	// the VCPU. nil is fine.
+	Woken func()
 	// Event is called at most once, on the vCPU's thread, and must not block
 	// or call back into the VCPU. nil is fine.
 	Event func(Event)

@@ -14,6 +14,7 @@ func (p *program) cmdUpdate() *cli.Command {
 		Description: "A VM can be held to less than the processors it booted with, and weighed anew;\na container's limits can all be changed, and what either does with block devices of the host.\nA disk of a VM goes by its serial number, disk0 and so on if it was given none; size=auto\ntakes the size that its file has by now. The link of a VM, or of a container on the bridge,\nis up again in a copy and after a migration or upgrade.",
 		Flags: append([]cli.Flag{
 			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors' worth of time"},
+			&cli.IntFlag{Name: "vcpus", Usage: "plug processors in or out until a VM that was started with --max-cpus has `NUMBER`, and time for as many"},
 			&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M (containers)"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes (containers)"},
@@ -42,6 +43,9 @@ func updateOf(c *cli.Context) (workload.Update, error) {
 	var u workload.Update
 	if c.IsSet("cpus") {
 		u.CPUs = new(c.Float64("cpus"))
+	}
+	if c.IsSet("vcpus") {
+		u.VCPUs = new(c.Int("vcpus"))
 	}
 	if c.IsSet("cpu-weight") {
 		u.CPUWeight = new(c.Uint64("cpu-weight"))

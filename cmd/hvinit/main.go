@@ -85,6 +85,9 @@ func run(cfg config) error {
 	if cfg.realBoot {
 		// Ctrl-Alt-Delete, where a machine has it, is SIGINT and no reset.
 		_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
+		go func() {
+			say(os.Stderr, "processors that are plugged in stay offline: "+onlineCPUs("/sys").Error())
+		}()
 	}
 	go m.onSignals()
 	<-vsock

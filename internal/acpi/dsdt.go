@@ -43,17 +43,6 @@ func (p *Platform) dsdt() ([]byte, error) {
 	return sealed("DSDT", 2, body), nil
 }
 
-// cpus declares a processor device for each MADT entry, tied to it by _UID.
-func (p *Platform) cpus() node {
-	var all []node
-	for i := range p.CPUs {
-		all = append(all, device(fmt.Sprintf("C%03X", i),
-			defName("_HID", text("ACPI0007")),
-			defName("_UID", integer(uint64(i)))))
-	}
-	return group(all...)
-}
-
 // device declares one virtio-mmio transport by the id Linux's driver matches.
 func (v VirtioMMIO) device(i int) node {
 	return device(fmt.Sprintf("VR%02X", i),
@@ -176,6 +165,9 @@ func (p *Platform) events() node {
 	}
 	if p.PCI != nil && p.PCI.Hotplug != nil {
 		handler = append(handler, ifs(and(pending, integer(uint64(GEDEventPCI)), nowhere), name(pciScan)))
+	}
+	if p.CPUHotplug != nil {
+		handler = append(handler, ifs(and(pending, integer(uint64(GEDEventCPU)), nowhere), name("CPSC")))
 	}
 	if p.VMClock != 0 {
 		devices = append(devices, device("VCLK",

@@ -38,7 +38,7 @@ func iasl(t *testing.T, dir string, args ...string) {
 // the bytes back: what ACPICA reads is what was meant, in its shortest form.
 func TestIASLAgrees(t *testing.T) {
 	testenv.Require(t, testenv.IASL)
-	for name, p := range map[string]Platform{"everything": everything(), "least": least(), "guarded": guarded()} {
+	for name, p := range map[string]Platform{"everything": everything(), "least": least(), "guarded": guarded(), "growing": growing()} {
 		for sig, table := range mustBuild(t, p) {
 			if sig == "RSD PTR " {
 				continue // iasl does not know it without its neighbours
@@ -195,6 +195,31 @@ func TestSlotsAreTold(t *testing.T) {
 	p.PCI.Hotplug = nil
 	if b := mustBuild(t, p)["DSDT"].Data; bytes.Contains(b, []byte("HPSC")) {
 		t.Error("slots without a controller")
+	}
+}
+
+// TestProcessorsAreTold holds the processors' methods against CPUHotplug's contract.
+func TestProcessorsAreTold(t *testing.T) {
+	tables := mustBuild(t, growing())
+	dsdt, bit2 := tables["DSDT"].Data, []byte{opByte, 4}
+	for what, want := range map[string][]byte{
+		"processor 34 is not told of its arrival": append(append([]byte{opAnd, opLocal0}, bit2...), opZero, opNotify, 'C', '0', '2', '2', opOne),
+		"nor asked to go":                         append(append([]byte{opAnd, opLocal0 + 1}, bit2...), opZero, opNotify, 'C', '0', '2', '2', opByte, notifyEjectRequest),
+		"the second word is not read":             append([]byte{opStore}, "CPU1`"...),
+		"_STA of processor 34 asks not":           append(append([]byte{opAnd}, "CPP1"...), bit2...),
+		"_EJ0 of processor 34 does not write":     append(append([]byte{opStore}, bit2...), "CPE1"...),
+		"_MAT of processor 34 is no enabled one":  {madtLAPIC, 8, 34, 34, cpuEnabled, 0, 0, 0},
+		"the GED does not look":                   append([]byte{opAnd, opLocal0, opByte, byte(GEDEventCPU), opZero}, "CPSC"...),
+	} {
+		if !bytes.Contains(dsdt, want) {
+			t.Errorf("%s: no % x", what, want)
+		}
+	}
+	if madt := tables["APIC"].Data; !bytes.Contains(madt, []byte{madtLAPIC, 8, 34, 34, cpuOnlineCapable, 0, 0, 0}) {
+		t.Error("the MADT does not have processor 34 as one that may come")
+	}
+	if b := mustBuild(t, everything())["DSDT"].Data; bytes.Contains(b, []byte("CPSC")) {
+		t.Error("processors come without a controller")
 	}
 }
 

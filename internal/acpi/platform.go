@@ -23,6 +23,10 @@ type Platform struct {
 	I8042      bool         // keyboard controller at ports 0x60 and 0x64, GSI 1
 	PanicPort  uint16       // where the guest reports a panic, one byte (pvpanic); 0: nowhere
 
+	// CPUHotplug lets processors but the first come and go. nil: they do not. Needs
+	// a GED.
+	CPUHotplug *CPUHotplug
+
 	Watchdog *Watchdog // nil: none
 
 	// GED delivers the power button and, when they are set, changes of VMGenID
@@ -126,6 +130,7 @@ const (
 	GEDEventPowerButton uint32 = 1 << 0 // Notify(\_SB.PWRB, 0x80)
 	GEDEventVMGenID     uint32 = 1 << 1 // Notify(\_SB.VGEN, 0x80)
 	GEDEventPCI         uint32 = 1 << 2 // the registers of PCIHotplug have something new
+	GEDEventCPU         uint32 = 1 << 3 // the registers of CPUHotplug have something new
 	GEDEventVMClock     uint32 = 1 << 6 // Notify(\_SB.VCLK, 0x80)
 )
 
@@ -153,8 +158,6 @@ func (p *Platform) check() error {
 	switch {
 	case p.Base%64 != 0 || p.Base == 0 || p.Limit <= p.Base || p.Limit > fourGiB:
 		return wrong("tables from %v to %v", p.Base, p.Limit)
-	case len(p.CPUs) == 0 || len(p.CPUs) > maxCPUs:
-		return wrong("%d CPUs, want 1 to %d", len(p.CPUs), maxCPUs)
 	case p.IOAPIC == 0 || p.IOAPIC >= fourGiB:
 		return wrong("I/O APIC at %v", p.IOAPIC)
 	case len(p.VirtioMMIO) > maxMMIO:
@@ -166,15 +169,8 @@ func (p *Platform) check() error {
 	case p.GED != nil && p.GED.Register.Addr == 0:
 		return wrong("GED without a register")
 	}
-	ids := make(map[uint32]bool, len(p.CPUs))
-	for _, c := range p.CPUs {
-		if ids[c.APICID] {
-			return wrong("two CPUs with APIC id %d", c.APICID)
-		}
-		ids[c.APICID] = true
-	}
-	if p.CPUs[0].Offline {
-		return wrong("CPU 0 is offline")
+	if err := p.checkCPUs(); err != nil {
+		return err
 	}
 	for _, r := range []struct {
 		what string

@@ -207,17 +207,9 @@ func (p *Platform) madt() []byte {
 		if c.Offline {
 			flags = cpuOnlineCapable
 		}
-		// 255 is the broadcast id in xAPIC mode, and the UID has a byte too.
-		if c.APICID < 255 && uid < 255 {
-			b = append(b, madtLAPIC, 8, byte(uid), byte(c.APICID))
-			b = le.AppendUint32(b, flags)
-			continue
-		}
-		wide = true
-		b = append(b, madtX2APIC, 16, 0, 0)
-		b = le.AppendUint32(b, c.APICID)
-		b = le.AppendUint32(b, flags)
-		b = le.AppendUint32(b, uint32(uid))
+		entry := madtCPU(uid, c.APICID, flags)
+		wide = wide || entry[0] == madtX2APIC
+		b = append(b, entry...)
 	}
 	b = append(b, madtIOAPIC, 12, 0, 0)
 	b = le.AppendUint32(b, uint32(p.IOAPIC))

@@ -70,6 +70,16 @@ func guarded() Platform {
 	return p
 }
 
+// growing has processors that come and go, in two words of the controller.
+func growing() Platform {
+	p := least()
+	p.GED, p.CPUHotplug = &GED{Register{SystemIO, 0x600}, 5}, &CPUHotplug{Registers: Register{SystemIO, 0x660}}
+	for i := range uint32(35) {
+		p.CPUs = append(p.CPUs, CPU{APICID: i + 1, Offline: i > 0})
+	}
+	return p
+}
+
 func TestTablesLinkUp(t *testing.T) {
 	le := binary.LittleEndian
 	for name, p := range map[string]Platform{"everything": everything(), "least": least()} {
@@ -220,6 +230,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"no CPU", func(p *Platform) { p.CPUs = nil }, "0 CPUs, want 1 to 4096"},
 		{"same APIC id", func(p *Platform) { p.CPUs[1].APICID = 0 }, "two CPUs with APIC id 0"},
 		{"CPU 0 offline", func(p *Platform) { p.CPUs[0].Offline = true }, "CPU 0 is offline"},
+		{"CPU registers nowhere", func(p *Platform) { p.CPUHotplug = &CPUHotplug{} }, "CPU hotplug needs a GED and registers, and has room for 64 CPUs, not 5"},
 		{"unaligned base", func(p *Platform) { p.Base++ }, "tables from 0xe0001 to 0x100000"},
 		{"no room", func(p *Platform) { p.Limit = p.Base + 1024; p.VMGenID = 0 }, "tables of 1980 bytes, but only 1024 fit"},
 		{"no I/O APIC", func(p *Platform) { p.IOAPIC = 0 }, "I/O APIC at 0x0"},

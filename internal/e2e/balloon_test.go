@@ -40,13 +40,13 @@ func (h *host) counter(name, counter string) uint64 {
 }
 
 // What a guest has free leaves the host's memory, and so does what the balloon
-// takes; both hold in a copy that is made of a snapshot.
+// takes; both hold in a copy that is made of a snapshot, and so do processors that came.
 func TestMemoryGivenBackIsGone(t *testing.T) {
 	const mib = 1 << 20
 	h := newHost(t)
 	tag := filepath.Base(h.root)
 	t.Cleanup(func() { h.hvctl("snapshot", "rm", tag) })
-	h.ok("run", "-d", "--name", "b", "--kernel", fast, "--memory", "512m", "--network", "none", "--balloon", "0", "debian:bookworm", "sleep", "1000")
+	h.ok("run", "-d", "--name", "b", "--kernel", fast, "--memory", "512m", "--network", "none", "--balloon", "0", "--max-cpus", "3", "debian:bookworm", "sleep", "1000")
 
 	h.ok("exec", "b", "sh", "-c", "head -c 64M /dev/zero >/dev/shm/f") // one page each, though of zeroes
 	full := h.pss("b")
@@ -76,12 +76,27 @@ func TestMemoryGivenBackIsGone(t *testing.T) {
 		t.Errorf("top shows %q", got)
 	}
 
+	nproc := func(name string, want int) {
+		t.Helper()
+		if got := h.ok("exec", name, "nproc"); got != fmt.Sprintln(want) {
+			t.Errorf("%s has %q processors, want %d", name, got, want)
+		}
+	}
+	nproc("b", 1)
+	h.ok("update", "--vcpus", "3", "b")
+	nproc("b", 3)
+	h.ok("update", "--vcpus", "2", "b")
+	nproc("b", 2)
+
 	h.ok("snapshot", "create", "b", "--tag", tag)
 	h.ok("rm", "-f", "b")
 	h.ok("restore", tag, "--name", "c")
 	if got := h.counter("c", "balloon.actual_bytes"); got != 300*mib {
 		t.Errorf("the copy's balloon has %d MiB", got/mib)
 	}
+	nproc("c", 2)
+	h.ok("update", "--vcpus", "1", "c")
+	nproc("c", 1)
 	h.ok("update", "--balloon", "0", "c")
 	eventually(t, "the balloon is empty", func() bool { return h.counter("c", "balloon.actual_bytes") == 0 })
 	h.ok("exec", "c", "sh", "-c", "head -c 16M /dev/zero >/dev/shm/f && rm /dev/shm/f")

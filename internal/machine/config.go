@@ -44,6 +44,7 @@ type CPUModel = cpuid.Model
 // Config is everything a machine is made of.
 type Config struct {
 	CPUs        int      // 1 to limits.MaxCPUs; 0 means 1
+	MaxCPUs     int      // CPUs to limits.MaxCPUs: how many SetCPUs may give it; 0 means CPUs
 	CPUModel    CPUModel // what a guest that boots is shown of the processor; empty means cpuid.Host
 	MemoryBytes uint64   // a multiple of 4 KiB; limits.MinMemory to limits.MaxMemory
 	HugePages   bool     // RAM from the host's pool of 2 MiB pages
@@ -106,6 +107,9 @@ func (c *Config) check() error {
 	if c.CPUs == 0 {
 		c.CPUs = 1
 	}
+	if c.MaxCPUs == 0 {
+		c.MaxCPUs = c.CPUs
+	}
 	if c.Transport == "" {
 		c.Transport = MMIO
 	}
@@ -118,6 +122,8 @@ func (c *Config) check() error {
 	switch {
 	case c.CPUs < 1 || c.CPUs > limits.MaxCPUs:
 		return fmt.Errorf("%w: %d vCPUs; 1 to %d are possible", ErrConfig, c.CPUs, limits.MaxCPUs)
+	case c.MaxCPUs < c.CPUs || c.MaxCPUs > limits.MaxCPUs:
+		return fmt.Errorf("%w: %d vCPUs at most; a machine that starts with %d can have %d to %d", ErrConfig, c.MaxCPUs, c.CPUs, c.CPUs, limits.MaxCPUs)
 	case c.MemoryBytes < limits.MinMemory || c.MemoryBytes > limits.MaxMemory:
 		return fmt.Errorf("%w: %d MiB of memory; %d to %d MiB are possible", ErrConfig, c.MemoryBytes>>20, limits.MinMemory>>20, limits.MaxMemory>>20)
 	case c.MemoryBytes%4096 != 0:

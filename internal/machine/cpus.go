@@ -19,8 +19,11 @@ func (m *Machine) startCPUs(entry *boot.Entry) error {
 	}
 	supported := policyCPUID(raw)
 	causes := m.causes()
-	for i := range m.cfg.CPUs {
+	for i := range m.cfg.MaxCPUs {
 		o := vcpu.Options{Index: i, PIO: &m.pio, MMIO: &m.mmio, Causes: causes, Thread: m.cfg.CPUThread, Debug: m.debugExit, Event: m.event}
+		if m.plugCPU != nil {
+			o.Woken = m.plugCPU.woken
+		}
 		if entry != nil {
 			o.CPUID = func(c *kvm.VCPU) ([]kvm.CPUIDEntry, error) {
 				entries, err := m.offer(c, supported, m.cfg.CPUModel)
@@ -44,7 +47,7 @@ func (m *Machine) offer(c *kvm.VCPU, supported []cpuid.Entry, model cpuid.Model)
 	if err != nil {
 		khz = 0 // the guest then calibrates, or reads it from kvmclock
 	}
-	return cpuid.Build(supported, cpuid.Params{Index: c.ID(), Count: m.cfg.CPUs, TSCkHz: khz, Model: model})
+	return cpuid.Build(supported, cpuid.Params{Index: c.ID(), Count: m.cfg.MaxCPUs, TSCkHz: khz, Model: model})
 }
 
 // setup runs on the vCPU's thread.

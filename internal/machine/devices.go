@@ -34,10 +34,13 @@ func (m *Machine) attachAll() error {
 		ResetReg: ioRegister(offReset), ResetValue: resetValue,
 		SleepControl: ioRegister(offSleep), SleepStatus: ioRegister(offSleepState),
 	}
-	for i := range m.cfg.CPUs {
-		m.platform.CPUs = append(m.platform.CPUs, acpi.CPU{APICID: uint32(i)})
+	for i := range m.cfg.MaxCPUs {
+		m.platform.CPUs = append(m.platform.CPUs, acpi.CPU{APICID: uint32(i), Offline: i >= m.cfg.CPUs})
 	}
 	if err := m.attachLegacy(); err != nil {
+		return err
+	}
+	if err := m.createCPUPlug(); err != nil {
 		return err
 	}
 	if err := m.attachWatchdog(); err != nil {

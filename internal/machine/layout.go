@@ -67,6 +67,9 @@ const (
 // portSlots is where the registers of the PCI hotplug controller are.
 const portSlots = 0x640
 
+// portCPUs is where the registers of the processors' controller are.
+const portCPUs = 0x660
+
 func ioRegister(off uint64) acpi.Register {
 	return acpi.Register{Space: acpi.SystemIO, Addr: portPower + off}
 }

@@ -34,9 +34,10 @@ type Machine struct {
 	pio, mmio bus.Bus
 	irqs      *irq.Controller
 	devices   []attached
-	pci       *pci.Bus // nil without PCI
-	hotplug   *hotplug // nil without PCI
-	cpus      []*vcpu.VCPU
+	pci       *pci.Bus     // nil without PCI
+	hotplug   *hotplug     // nil without PCI
+	cpus      []*vcpu.VCPU // all that there can be; those that are not plugged in stand still
+	plugCPU   *cpuPlug     // nil where none can come
 	serial    *legacy.Serial
 	power     *power
 	watchdog  *legacy.Watchdog // nil without
@@ -154,8 +155,8 @@ func (m *Machine) createVM() (err error) {
 	if m.vm, err = m.sys.CreateVM(); err != nil {
 		return err
 	}
-	if most, err := m.vm.CheckExtension(kvm.CapMaxVCPUs); err == nil && m.cfg.CPUs > most {
-		return fmt.Errorf("%w: %d vCPUs; KVM on this host allows %d", ErrConfig, m.cfg.CPUs, most)
+	if most, err := m.vm.CheckExtension(kvm.CapMaxVCPUs); err == nil && m.cfg.MaxCPUs > most {
+		return fmt.Errorf("%w: %d vCPUs; KVM on this host allows %d", ErrConfig, m.cfg.MaxCPUs, most)
 	}
 	ram := memory.Options{Size: m.cfg.MemoryBytes, HugePages: m.cfg.HugePages}
 	if m.cfg.Restore != nil {
@@ -388,7 +389,7 @@ func (m *Machine) resumeCPUs() error {
 	}
 	var errs []error
 	for i, c := range m.cpus {
-		if m.only == nil || m.only[i] {
+		if (m.only == nil || m.only[i]) && m.plugCPU.has(i) {
 			errs = append(errs, c.Resume())
 		}
 	}

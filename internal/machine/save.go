@@ -55,6 +55,9 @@ func (m *Machine) parts(msrs []uint32, load loading) []part {
 	if m.watchdog != nil {
 		p = append(p, part{"watchdog", "its place does not matter: it is paused", m.watchdog})
 	}
+	if m.plugCPU != nil {
+		p = append(p, part{"cpus", "its place does not matter: those that are not plugged in are reset at the end", m.plugCPU})
+	}
 	return append(p, part{"power", "after the interrupt controllers, like the serial port", m.power})
 }
 
@@ -116,6 +119,11 @@ func (m *Machine) LoadState(sections []state.Section) error {
 	}
 	if err := load.clock.set(); err != nil {
 		return fmt.Errorf("%w: %w", ErrRestore, err)
+	}
+	if m.plugCPU != nil {
+		if err := m.vacate(); err != nil {
+			return fmt.Errorf("%w: %w", ErrRestore, m.orEnded(err))
+		}
 	}
 	m.clock, m.blank, m.arrived = load.clock.use, false, true
 	return nil

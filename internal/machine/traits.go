@@ -69,7 +69,7 @@ func HostCPU(dev *os.File, cpus int) (c CPU, err error) {
 	if err != nil {
 		return c, err
 	}
-	m := &Machine{cfg: Config{CPUs: max(cpus, 1)}}
+	m := &Machine{cfg: Config{MaxCPUs: max(cpus, 1)}}
 	offered, err := m.offer(v, policyCPUID(slices.Clone(raw)), cpuid.Host)
 	if err != nil {
 		return c, err

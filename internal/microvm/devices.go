@@ -32,6 +32,9 @@ const (
 // vcpus is how many virtual CPUs a limit on CPU time needs.
 func vcpus(cpus float64) int { return max(1, int(math.Ceil(cpus))) }
 
+// maxVCPUs is how many the guest may be given.
+func maxVCPUs(c *workload.Config) int { return max(vcpus(c.Res.CPUs), c.VM.MaxCPUs) }
+
 // attachNetwork gives the VM its place on the host's network.
 func (v *VM) attachNetwork(ctx context.Context) (err error) {
 	n := v.cfg.Net

@@ -15,10 +15,14 @@ func (v *VM) Inspect() map[string]any {
 		"cmdline":  v.cfg.VM.Cmdline,
 		"timeline": v.times.list(),
 	}
+	if n := maxVCPUs(v.cfg); n > vcpus(v.cfg.Res.CPUs) {
+		m["maxVCPUs"] = n
+	}
 	g := v.live.Load()
 	if g == nil {
 		return m
 	}
+	m["vcpus"], _ = g.machine.CPUs()
 	if v.net != nil {
 		v.net.Describe(m)
 	}

@@ -57,7 +57,7 @@ func (v *VM) plan(ctx context.Context, g *guest, dial migrate.Dial, words []stri
 		}
 		binds = append(binds, b)
 	}
-	q, err := json.Marshal(question{Image: filepath.Base(v.cfg.Rootfs.ImagePath), Network: v.cfg.Net.Mode, Ports: v.cfg.Net.Publish, CPUs: vcpus(v.cfg.Res.CPUs)})
+	q, err := json.Marshal(question{Image: filepath.Base(v.cfg.Rootfs.ImagePath), Network: v.cfg.Net.Mode, Ports: v.cfg.Net.Publish, CPUs: maxVCPUs(v.cfg)})
 	if err != nil {
 		return plan.Plan{}, err
 	}

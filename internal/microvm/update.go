@@ -12,13 +12,17 @@ import (
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
-// CheckUpdate implements workload.OwnerUpdater. The guest was given its
-// processors and its memory when it booted.
+// CheckUpdate implements workload.OwnerUpdater. The guest was given its memory when
+// it booted.
 func (v *VM) CheckUpdate(u workload.Update) error {
 	var errs []error
-	if n := u.CPUs; n != nil && (*n > float64(vcpus(v.cfg.Res.CPUs)) || *n < cgroup.MinCPUs) {
-		errs = append(errs, fmt.Errorf("--cpus %g: this VM has %d processors; it can be held to less, of %g at least, not to more",
-			*n, vcpus(v.cfg.Res.CPUs), cgroup.MinCPUs))
+	have := vcpus(v.cfg.Res.CPUs)
+	if g := v.live.Load(); g != nil {
+		have, _ = g.machine.CPUs()
+	}
+	if n := u.CPUs; n != nil && (*n > float64(have) || *n < cgroup.MinCPUs) {
+		errs = append(errs, fmt.Errorf("--cpus %g: this VM has %d processors; it can be held to less, of %g at least, not to more (--vcpus gives it more)",
+			*n, have, cgroup.MinCPUs))
 	}
 	if u.MemoryBytes != nil {
 		errs = append(errs, errors.New("--memory: a VM's memory is fixed when it starts"))
@@ -79,4 +83,19 @@ func (v *VM) UpdateBalloon(_ context.Context, bytes uint64) error {
 	}
 	v.balloon.SetTarget(bytes)
 	return nil
+}
+
+// UpdateVCPUs implements workload.VCPUUpdater.
+func (v *VM) UpdateVCPUs(ctx context.Context, n int) error {
+	g, err := v.running()
+	if err == nil && v.doubt.Load() != nil {
+		err = errDoubt
+	}
+	if err != nil {
+		return err
+	}
+	if _, most := g.machine.CPUs(); n > most {
+		return fmt.Errorf("%w: --vcpus %d: the VM was started for %d at most (--max-cpus)", workload.ErrUnsupported, n, most)
+	}
+	return notRunning(g.machine.SetCPUs(ctx, n))
 }

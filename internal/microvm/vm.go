@@ -231,6 +231,7 @@ func (v *VM) surround(ctx context.Context, io workload.Stdio) (c machine.Config,
 	devs, err := v.devices()
 	return machine.Config{
 		CPUs:        vcpus(v.cfg.Res.CPUs),
+		MaxCPUs:     maxVCPUs(v.cfg),
 		MemoryBytes: v.cfg.Res.MemoryBytes,
 		KVM:         v.host.KVM,
 		Transport:   machine.Transport(v.cfg.VM.Transport),

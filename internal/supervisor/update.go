@@ -59,6 +59,9 @@ func (o *owner) update(ctx context.Context, u workload.Update) error {
 		}
 		return rt.UpdateLink(ctx, *u.Link)
 	}
+	if u.VCPUs != nil {
+		return o.updateVCPUs(ctx, *u.VCPUs)
+	}
 	switch rt := o.rt.(type) {
 	case workload.Updater:
 		return rt.Update(ctx, u)
@@ -80,4 +83,19 @@ func (o *owner) update(ctx context.Context, u workload.Update) error {
 		l.Weight = *u.CPUWeight
 	}
 	return o.group.Set(l.Resources(), func(msg string) { o.log.Warn("update", "note", msg) })
+}
+
+// updateVCPUs has processors come or go, and then gives the group time for as many. A
+// machine that is booted as it is has processors, not a share of them.
+func (o *owner) updateVCPUs(ctx context.Context, n int) error {
+	rt, ok := o.rt.(workload.VCPUUpdater)
+	if !ok {
+		return fmt.Errorf("%w: %s instances have no processors of their own", workload.ErrUnsupported, o.cfg.Backend)
+	}
+	ctx, cancel := patience(ctx, 0)
+	defer cancel()
+	if err := rt.UpdateVCPUs(ctx, n); err != nil || o.group == nil || o.cfg.VM.Raw {
+		return err
+	}
+	return o.group.Set(cgroup.Limits{CPUs: float64(n)}.Resources(), func(msg string) { o.log.Warn("update", "note", msg) })
 }

@@ -203,6 +203,8 @@ type VM struct {
 	// that has not written to its watchdog in time; empty: AtEndExit, and no watchdog.
 	OnPanic  string `json:"onPanic,omitempty"`
 	Watchdog string `json:"watchdog,omitempty"`
+	// MaxCPUs is how many processors UpdateVCPUs may give it; 0: as many as it has.
+	MaxCPUs int `json:"maxCPUs,omitempty"`
 	// Rootfs is how the guest finds its image: RootfsBlk or RootfsPmem; empty: as
 	// RootfsBlk.
 	Rootfs string `json:"rootfs,omitempty"`

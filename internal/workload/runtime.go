@@ -145,6 +145,9 @@ type Update struct {
 	Disk *DiskUpdate `json:"disk,omitempty"`
 	// BalloonBytes is what a VM's balloon is to take from the guest, and comes alone.
 	BalloonBytes *uint64 `json:"balloonBytes,omitempty"`
+	// VCPUs is how many processors a VM is to have, and time for as many; it comes
+	// alone.
+	VCPUs *int `json:"vcpus,omitempty"`
 	// Link plugs the instance's network cable in or pulls it, and comes alone.
 	Link *LinkState `json:"link,omitempty"`
 }
@@ -185,10 +188,20 @@ type BalloonUpdater interface {
 	UpdateBalloon(ctx context.Context, bytes uint64) error
 }
 
+// VCPUUpdater is a Runtime whose guest's processors can come and go while it runs.
+type VCPUUpdater interface {
+	// UpdateVCPUs gives the guest n processors, and returns when it has taken them, or
+	// given back what it has more.
+	UpdateVCPUs(ctx context.Context, n int) error
+}
+
 // Apply is r with u's changes.
 func (u Update) Apply(r Resources) Resources {
 	if u.CPUs != nil {
 		r.CPUs = *u.CPUs
+	}
+	if u.VCPUs != nil {
+		r.CPUs = float64(*u.VCPUs)
 	}
 	if u.CPUWeight != nil {
 		r.CPUWeight = *u.CPUWeight
@@ -216,6 +229,10 @@ func (u Update) Check() error {
 		return u.Disk.check()
 	case u.BalloonBytes != nil && u != Update{BalloonBytes: u.BalloonBytes}:
 		return errors.New("a balloon and other limits at once: change one after the other")
+	case u.VCPUs != nil && u != Update{VCPUs: u.VCPUs}:
+		return errors.New("a number of processors and other limits at once: change one after the other")
+	case u.VCPUs != nil && (*u.VCPUs < 1 || *u.VCPUs > 4096):
+		return fmt.Errorf("%d processors: want a number above 0", *u.VCPUs)
 	case u.Link != nil && u != Update{Link: u.Link}:
 		return errors.New("a link and limits at once: change one after the other")
 	case u.Link != nil && *u.Link != LinkUp && *u.Link != LinkDown:

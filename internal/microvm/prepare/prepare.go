@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -106,6 +107,12 @@ func check(c *workload.Config) error {
 	}
 	if n := c.Res.CPUs; n > 0 && n < cgroup.MinCPUs {
 		errs = append(errs, fmt.Errorf("--cpus %g: the kernel gives no less than %g of a processor", n, cgroup.MinCPUs))
+	}
+	if n := c.VM.MaxCPUs; n != 0 && (n < int(math.Ceil(c.Res.CPUs)) || n < 1 || n > limits.MaxCPUs) {
+		errs = append(errs, fmt.Errorf("--max-cpus %d: a VM that starts with --cpus %g has that many to %d", n, c.Res.CPUs, limits.MaxCPUs))
+	}
+	if c.VM.MaxCPUs != 0 && c.Res.Deadline != nil {
+		errs = append(errs, errors.New("--max-cpus and --cpu-deadline: the time that is promised is that of the processors from the start"))
 	}
 	if m := c.Res.MemoryBytes; m < limits.MinMemory || m > limits.MaxMemory {
 		asked := fmt.Sprintf("%d MiB", m>>20)
