@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/bits"
 	"math/rand/v2"
 	"slices"
@@ -55,15 +54,11 @@ func newCPUGuest(t *testing.T, code []byte) *Machine {
 	return m
 }
 
-func (m *Machine) counts(t *testing.T) bool {
+// counts waits until the second processor has counted.
+func (m *Machine) counts(t *testing.T) {
 	t.Helper()
-	was := m.word(t, apCountAt) & 0xffff
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if m.word(t, apCountAt)&0xffff != was {
-			return true
-		}
-	}
-	return false
+	was := m.word(t, apCountAt)
+	eventually(t, "the processor that came counts", func() bool { return m.word(t, apCountAt) != was })
 }
 
 func wantCPUs(t *testing.T, m *Machine, want int) {
@@ -79,9 +74,7 @@ func TestProcessorsComeAndGo(t *testing.T) {
 	for range 3 {
 		must(t, m.SetCPUs(t.Context(), 2))
 		wantCPUs(t, m, 2)
-		if !m.counts(t) {
-			t.Fatal("the processor that came does not run")
-		}
+		m.counts(t)
 		must(t, m.SetCPUs(t.Context(), 3))
 		must(t, m.SetCPUs(t.Context(), 1))
 		wantCPUs(t, m, 1)
@@ -153,18 +146,14 @@ func (m *Machine) cpuWord(off uint64) uint32 {
 func TestProcessorsThatCameAreSaved(t *testing.T) {
 	m := newCPUGuest(t, cpuGuest)
 	must(t, m.SetCPUs(t.Context(), 2))
-	if !m.counts(t) {
-		t.Fatal("it does not run")
-	}
+	m.counts(t)
 	s := m.save(t)
 	n := blank(t, Config{CPUs: 1, MaxCPUs: 3})
 	n.restore(t, s)
 	wantCPUs(t, n, 2)
 	n.start(t, t.Context())
 	must(t, n.Resume(t.Context()))
-	if !n.counts(t) {
-		t.Error("it does not run in the other machine")
-	}
+	n.counts(t)
 	must(t, n.SetCPUs(t.Context(), 1))
 	must(t, n.SetCPUs(t.Context(), 3))
 	other := blank(t, Config{CPUs: 1, MaxCPUs: 2})
@@ -247,7 +236,7 @@ func TestProcessorRegistersAtRandom(t *testing.T) {
 			}
 		}
 		if p.present != present || p.up != up || p.down != down || present&1 == 0 {
-			t.Fatal(fmt.Sprintf("%#x %#x %#x, want %#x %#x %#x", p.present, p.up, p.down, present, up, down))
+			t.Fatalf("%#x %#x %#x, want %#x %#x %#x", p.present, p.up, p.down, present, up, down)
 		}
 	}
 	if gone == 0 || bits.OnesCount64(p.leavers()) == 0 {
