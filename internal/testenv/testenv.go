@@ -49,6 +49,8 @@ const (
 	// Busybox is a static busybox, for tests that need a small root file
 	// system (package busybox-static).
 	Busybox Need = "busybox"
+	// ImageTools is the programs umoci, skopeo and buildah.
+	ImageTools Need = "image-tools"
 	// NewUIDMap is the programs newuidmap and newgidmap (package uidmap).
 	NewUIDMap Need = "newuidmap"
 	// CNIPlugins is Debian's package containernetworking-plugins, and iptables.
@@ -186,6 +188,8 @@ func probe(n Need) error {
 		return probePrograms(string(n))
 	case Podman:
 		return probePrograms("podman", "conmon", "iptables", "/usr/lib/podman/netavark")
+	case ImageTools:
+		return probePrograms("umoci", "skopeo", "buildah")
 	case NewUIDMap:
 		return probePrograms("newuidmap", "newgidmap")
 	case Chromium:
