@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,13 +47,21 @@ func Unpack(r io.Reader, dir string, m Marks) error {
 type unpacker struct {
 	root  *os.Root
 	marks Marks
-	dirs  []*tar.Header // their modes may forbid what is to come, and what comes changes their times
+	dirs  []directory
+}
+
+// directory is what a directory gets last: its mode may forbid what is to come, and what
+// comes changes its time. No more of a header is kept, which may be large.
+type directory struct {
+	name string
+	mode fs.FileMode
+	time time.Time
 }
 
 // finish gives directories, the deepest first, their modes and times.
 func (u *unpacker) finish() error {
-	for _, h := range slices.Backward(u.dirs) {
-		if err := errors.Join(u.root.Chmod(h.Name, modeOf(h)), u.root.Chtimes(h.Name, h.ModTime, h.ModTime)); err != nil {
+	for _, d := range slices.Backward(u.dirs) {
+		if err := errors.Join(u.root.Chmod(d.name, d.mode), u.root.Chtimes(d.name, d.time, d.time)); err != nil {
 			return fmt.Errorf("writable layer: %w", err)
 		}
 	}
@@ -86,7 +95,7 @@ func (u *unpacker) entry(h *tar.Header, r io.Reader) (err error) {
 		if err := u.root.Mkdir(h.Name, 0o700); err != nil {
 			return err
 		}
-		u.dirs = append(u.dirs, h)
+		u.dirs = append(u.dirs, directory{strings.Clone(h.Name), modeOf(h), h.ModTime})
 		f, err := u.root.Open(h.Name)
 		if err != nil {
 			return err
