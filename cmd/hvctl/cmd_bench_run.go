@@ -41,6 +41,8 @@ func runFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "control-time", Value: 2 * time.Second, Usage: "let each test of resource control take so long"},
 		&cli.StringFlag{Name: "controls", Usage: "of resource control make only the tests that have a word of `LIST` in their name", DefaultText: "all"},
 		&cli.IntFlag{Name: "control-blocks", Value: 1, Usage: "make each test of resource control `NUMBER` times"},
+		&cli.StringFlag{Name: "apps", Usage: "with --suite apps: `LIST` of redis, nginx, sqlite, python, compile", DefaultText: "all"},
+		&cli.IntFlag{Name: "load", Value: 100, Usage: "with --suite apps: `PER CENT` of each application's load"},
 		&cli.StringFlag{Name: "kernel", EnvVars: []string{"HVCTL_KERNEL"}, Usage: "VM: boot the kernel `NAME|FILE`", DefaultText: "the default of the kernel store"},
 		&cli.IntFlag{Name: "memory", Value: 512, Usage: "`MIB` of memory"},
 		&cli.IntFlag{Name: "cpu", Usage: "run everything on processor `NUMBER`"},
@@ -57,7 +59,7 @@ func (p *program) cmdBenchRun() *cli.Command {
 		Name:        "run",
 		Usage:       "measure probes, or a command of yours, on targets side by side, in fresh instances",
 		ArgsUsage:   "[IMAGE [-- COMMAND...]]",
-		Description: "The first target is the base. With IMAGE, its command or COMMAND runs once in each instance:\noutput and exit are compared, time, processor time and memory of the whole instance measured.\nThe targets runc, crun, hvctl-oci and qemu are for that, and for --suite apps, which needs the\nimage that scripts/build-image apps makes. Needs root. The method is in docs/bench-method.md.",
+		Description: "The first target is the base. With IMAGE, its command or COMMAND runs once in each instance:\noutput and exit are compared, time, processor time and memory of the whole instance measured.\nThe targets runc, crun, hvctl-oci and qemu are for that, and for --suite apps, which needs the\nimage that scripts/build-image apps makes, or IMAGE. Needs root. The method is in docs/bench-method.md.",
 		Flags:       append([]cli.Flag{&cli.StringFlag{Name: "targets", Value: "host,container,vm", Usage: "measure these: `LIST` of host, container, vm; runc, crun, hvctl-oci, qemu"}}, runFlags()...),
 		Action: func(c *cli.Context) error {
 			targets := strings.Split(c.String("targets"), ",")

@@ -34,8 +34,17 @@ var workTargets = []string{"host", "container", "vm", "runc", "crun", "hvctl-oci
 // instances of an image on every target.
 func (p *program) benchWork(c *cli.Context, targets []string) error {
 	chapter, ref, argv := chapterWork, c.Args().First(), c.Args().Tail()
-	if ref == "" {
-		chapter, ref = chapterApps, apps.Image
+	if c.String("suite") == chapterApps {
+		chapter = chapterApps
+		if ref == "" {
+			ref = apps.Image
+		}
+		if len(argv) > 0 {
+			return usagef(c, "--suite apps runs commands of its own: want an image at most")
+		}
+		if err := checkApps(c); err != nil {
+			return err
+		}
 	}
 	if len(argv) > 0 && argv[0] == "--" {
 		argv = argv[1:]
@@ -110,6 +119,28 @@ func (p *program) benchWork(c *cli.Context, targets []string) error {
 	return equivalent(r)
 }
 
+// checkApps judges what --suite apps is to run.
+func checkApps(c *cli.Context) error {
+	if n := c.Int("load"); n < 1 || n > 1000 {
+		return usagef(c, "--load %d: want 1 to 1000 per cent", n)
+	}
+	var names []string
+	for _, a := range apps.All(100) {
+		names = append(names, a.Name)
+	}
+	for _, name := range strings.Split(c.String("apps"), ",") {
+		if c.IsSet("apps") && !slices.Contains(names, name) {
+			return usagef(c, "--apps %s: there are %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// wantedApp tells whether it is to run: all are when none is named.
+func wantedApp(c *cli.Context, name string) bool {
+	return !c.IsSet("apps") || slices.Contains(strings.Split(c.String("apps"), ","), name)
+}
+
 // workPlace is where a benchmark's instances come from.
 type workPlace struct {
 	p         *program
@@ -140,7 +171,10 @@ func (w *workPlace) pieces(chapter string, argv []string) (out []work.Piece) {
 	if chapter == chapterWork {
 		return []work.Piece{{Same: true, Config: func() (*workload.Config, error) { return w.config(argv, true) }}}
 	}
-	for _, a := range apps.All() {
+	for _, a := range apps.All(w.c.Int("load")) {
+		if !wantedApp(w.c, a.Name) {
+			continue
+		}
 		out = append(out, work.Piece{Name: a.Name, Read: a.Read, Config: func() (*workload.Config, error) { return w.config(a.Argv, false) }})
 	}
 	return out

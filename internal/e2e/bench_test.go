@@ -16,7 +16,10 @@ import (
 // benchResult is what these tests read of result.json.
 type benchResult struct {
 	Partial string
-	Samples []struct{ Probe, Target, Error string }
+	Samples []struct {
+		Probe, Target, Error string
+		Value                float64
+	}
 }
 
 func readBench(t *testing.T, dir string) (r benchResult) {
@@ -91,6 +94,35 @@ func TestPlantedDifferenceFailsTheBench(t *testing.T) {
 	for _, want := range []string{"| see | computed |", "unexpected: container"} {
 		if !strings.Contains(string(report), want) {
 			t.Errorf("%q is not in\n%.3000s", want, report)
+		}
+	}
+}
+
+// The application chapter runs a real program in a container and in a VM, and reads
+// its figures: redis, with a hundredth of its load.
+func TestApplicationsRunInContainerAndVM(t *testing.T) {
+	h := newHost(t)
+	out := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	c := h.command(ctx, "bench", "run", "--targets", "container,vm", "--suite", "apps", "--apps", "redis", "--load", "1", "--blocks", "1", "--kernel", fast, "--out", out, "redis")
+	if said, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	seen := map[string]int{}
+	for _, s := range readBench(t, out).Samples {
+		if s.Error != "" {
+			t.Errorf("%s on %s failed: %s", s.Probe, s.Target, s.Error)
+		}
+		if s.Value > 0 {
+			seen[s.Target+" "+s.Probe]++
+		}
+	}
+	for _, target := range []string{"container", "vm"} {
+		for _, probe := range []string{"redis-set", "redis-get", "redis-whole", "redis-memory"} {
+			if seen[target+" "+probe] == 0 {
+				t.Errorf("%s has no %s: %v", target, probe, seen)
+			}
 		}
 	}
 }

@@ -25,45 +25,47 @@ type App struct {
 	Read func(stdout []byte) (map[string]float64, error)
 }
 
-// All are the applications, in order.
-func All() []App {
+// All are the applications, in order. Their loads are so many per cent of what Load
+// says.
+func All(percent int) []App {
+	of := func(n int) int { return max(1, n*percent/100) }
 	return []App{
 		{
 			Name: "redis", Load: "redis-benchmark: 5,000 SET and 5,000 GET of 100 bytes, 20 connections over loopback",
-			Argv: shell(`redis-server --save '' --appendonly no --bind 127.0.0.1 --daemonize yes --logfile /dev/null >/dev/null
+			Argv: shell(fmt.Sprintf(`redis-server --save '' --appendonly no --bind 127.0.0.1 --daemonize yes --logfile /dev/null >/dev/null
 until redis-cli ping >/dev/null 2>&1; do :; done
-redis-benchmark --csv -n 5000 -c 20 -d 100 -t set,get
-redis-cli shutdown nosave`),
+redis-benchmark --csv -n %d -c 20 -d 100 -t set,get
+redis-cli shutdown nosave`, of(5000))),
 			Read: readRedis,
 		},
 		{
 			Name: "nginx", Load: "ab: 1,000 requests for a file of 10 KiB, 8 connections over loopback, without keep-alive",
-			Argv: shell(`mkdir -p /tmp/www && head -c 10240 /dev/zero >/tmp/www/file && chmod -R a+rX /tmp/www
+			Argv: shell(fmt.Sprintf(`mkdir -p /tmp/www && head -c 10240 /dev/zero >/tmp/www/file && chmod -R a+rX /tmp/www
 echo 'pid /tmp/nginx.pid; error_log stderr crit; worker_processes 1; events {} http { access_log off; server { listen 127.0.0.1:8000; root /tmp/www; } }' >/tmp/nginx.conf
 nginx -c /tmp/nginx.conf
-ab -q -n 1000 -c 8 http://127.0.0.1:8000/file
-nginx -c /tmp/nginx.conf -s stop`),
+ab -q -n %d -c 8 http://127.0.0.1:8000/file
+nginx -c /tmp/nginx.conf -s stop`, max(8, of(1000)))),
 			Read: readAB,
 		},
 		{
 			Name: "sqlite", Load: "100,000 rows inserted in one transaction, an index made of them, 10,000 rows looked up by it; one figure for each",
-			Argv: shell(`sqlite3 /tmp/db <<'END'
+			Argv: shell(fmt.Sprintf(`sqlite3 /tmp/db <<'END'
 CREATE TABLE t (n INTEGER, s TEXT);
 .timer on
-INSERT INTO t WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < 100000) SELECT x * 7919 % 100000, hex(x * 7919) FROM c;
+INSERT INTO t WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c WHERE x < %d) SELECT x * 7919 %% %[1]d, hex(x * 7919) FROM c;
 CREATE INDEX i ON t (n);
-SELECT sum(length((SELECT s FROM t WHERE n = k.n))) FROM (SELECT n FROM t WHERE n < 10000) k;
-END`),
+SELECT sum(length((SELECT s FROM t WHERE n = k.n))) FROM (SELECT n FROM t WHERE n < %d) k;
+END`, of(100000), of(10000))),
 			Read: readSQLite,
 		},
 		{
 			Name: "python", Load: "a WSGI program of Python's standard library that renders 10 KiB, 200 requests one after the other over loopback",
-			Argv: []string{"python3", "-c", pythonProgram},
+			Argv: []string{"python3", "-c", fmt.Sprintf(pythonProgram, of(200))},
 			Read: readNamed,
 		},
 		{
 			Name: "compile", Load: "gcc -O1 -c of a generated file of 60 functions",
-			Argv: []string{"python3", "-c", compileProgram},
+			Argv: []string{"python3", "-c", fmt.Sprintf(compileProgram, of(60))},
 			Read: readNamed,
 		},
 	}
@@ -75,12 +77,12 @@ from wsgiref.simple_server import make_server, WSGIRequestHandler
 class Quiet(WSGIRequestHandler):
     def log_message(self, *a): pass
 def app(environ, respond):
-    body = "".join("<li>%d %s</li>" % (i, environ["PATH_INFO"]) for i in range(500)).encode()
+    body = "".join("<li>%%d %%s</li>" %% (i, environ["PATH_INFO"]) for i in range(500)).encode()
     respond("200 OK", [("Content-Type", "text/html"), ("Content-Length", str(len(body)))])
     return [body]
 s = make_server("127.0.0.1", 0, app, handler_class=Quiet)
 threading.Thread(target=s.serve_forever, daemon=True).start()
-n = 200
+n = %d
 began = time.monotonic_ns()
 for i in range(n):
     c = http.client.HTTPConnection("127.0.0.1", s.server_port)
@@ -93,8 +95,8 @@ print("request", (time.monotonic_ns() - began) // n)
 const compileProgram = `
 import subprocess, time
 with open("/tmp/a.c", "w") as f:
-    for i in range(60):
-        f.write("int f%d(int *a, int n) { int s = %d; for (int i = 0; i < n; i++) { if (a[i] & %d) s += a[i] * %d; else s ^= a[i] >> %d; } return s; }\n" % (i, i, i | 1, i + 3, i % 7 + 1))
+    for i in range(%d):
+        f.write("int f%%d(int *a, int n) { int s = %%d; for (int i = 0; i < n; i++) { if (a[i] & %%d) s += a[i] * %%d; else s ^= a[i] >> %%d; } return s; }\n" %% (i, i, i | 1, i + 3, i %% 7 + 1))
 began = time.monotonic_ns()
 subprocess.run(["gcc", "-O1", "-c", "-o", "/tmp/a.o", "/tmp/a.c"], check=True)
 print("file", time.monotonic_ns() - began)

@@ -3,6 +3,7 @@ package apps
 import (
 	"errors"
 	"math"
+	"strings"
 	"testing"
 )
 
@@ -44,10 +45,24 @@ func TestOtherOutputIsRefused(t *testing.T) {
 	}
 }
 
+// Every load can be made smaller, and says so in the command that runs.
+func TestLoadsScale(t *testing.T) {
+	small := All(1)
+	for i, whole := range All(100) {
+		a, b := strings.Join(whole.Argv, " "), strings.Join(small[i].Argv, " ")
+		if a == b || strings.Contains(a+b, "%!") {
+			t.Errorf("%s: %s", whole.Name, b)
+		}
+	}
+	if s := strings.Join(small[0].Argv, " "); !strings.Contains(s, "-n 50 -c") {
+		t.Error(s)
+	}
+}
+
 func FuzzRead(f *testing.F) {
 	f.Add([]byte("\"SET\",\"1\"\nTime per request: 1 [ms] (mean, across all concurrent requests)\nRun Time: real 1 user\nrequest 1\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, a := range All() {
+		for _, a := range All(100) {
 			figures, err := a.Read(b)
 			for name, v := range figures {
 				if err == nil && !(v > 0) {
