@@ -11,6 +11,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/plainjson"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 )
 
 // maxConfig bounds config.json.
@@ -20,11 +21,15 @@ const maxConfig = 4 << 20
 // bytes, which are what the container was made from whatever becomes of the
 // file. Errors wrap ErrConfig, or are about reading the file.
 func Load(bundle string) (*specs.Spec, []byte, error) {
-	f, err := os.Open(filepath.Join(bundle, "config.json"))
+	// Nobody may have the other end of a pipe: it is opened without waiting, and refused.
+	f, err := os.OpenFile(filepath.Join(bundle, "config.json"), os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("bundle %s: %w", bundle, err)
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, nil, fmt.Errorf("bundle %s: config.json is no regular file", bundle)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("bundle %s: %w", bundle, err)

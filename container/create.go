@@ -237,7 +237,7 @@ func (c *creation) setUp(ctx context.Context) error {
 		case err != nil && ctx.Err() != nil:
 			return context.Cause(ctx)
 		case errors.Is(err, io.EOF):
-			return errors.New("the container's first process died while it was set up")
+			return c.died()
 		case err != nil:
 			return err
 		case told.Event == program.Ready:
@@ -256,10 +256,20 @@ func (c *creation) setUp(ctx context.Context) error {
 	}
 }
 
+// died says how the process ended that was to become ready.
+func (c *creation) died() error {
+	if c.group != nil {
+		if s, err := c.group.Stats(); err == nil && s.Memory.OOMKill > 0 {
+			return errors.New("linux.resources.memory: the container's first process was killed for want of memory while it was set up: raise the limit")
+		}
+	}
+	return errors.New("the container's first process died while it was set up")
+}
+
 // answer lets the process go on after an event.
 func (c *creation) answer() error {
 	if _, err := c.sync.Write([]byte{program.Go}); err != nil {
-		return fmt.Errorf("the container's first process died while it was set up: %w", err)
+		return fmt.Errorf("%w: %w", c.died(), err)
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func openNamespaces(s *specs.Spec) (*nsPlan, error) {
 
 // openNamespace opens a namespace and verifies that it is one of that kind.
 func openNamespace(path string, flag uint32) (*os.File, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0) // it may be a pipe
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/hvctl/hvctl/container"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"golang.org/x/sys/unix"
 )
 
 // TestAnswersWithoutContainers needs nothing of the host.
@@ -248,6 +250,31 @@ func TestConfigMistakesNameTheField(t *testing.T) {
 		if code != 1 || !strings.Contains(errOut, want) {
 			t.Errorf("exit code %d, %s; want %q", code, errOut, want)
 		}
+	}
+	c.config(func(s *specs.Spec) {
+		one := int64(1)
+		s.Linux.Resources = &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &one}}
+	})
+	if _, errOut, code := c.run("create", c.prefix); code != 1 || !strings.Contains(errOut, "linux.resources.memory: ") {
+		t.Errorf("a byte of memory: exit code %d, %s", code, errOut)
+	}
+	// Pipes that nobody writes to hold nobody up.
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.config(func(s *specs.Spec) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: pipe})
+	})
+	if _, errOut, code := c.run("create", c.prefix); code != 1 || !strings.Contains(errOut, "not a namespace") {
+		t.Errorf("a pipe as a namespace: exit code %d, %s", code, errOut)
+	}
+	file := filepath.Join(c.bundle, "config.json")
+	if err := errors.Join(os.Remove(file), unix.Mkfifo(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if _, errOut, code := c.run("create", c.prefix); code != 1 || !strings.Contains(errOut, "no regular file") {
+		t.Errorf("a pipe as config.json: exit code %d, %s", code, errOut)
 	}
 	c.nothingLeft()
 }
