@@ -11,7 +11,7 @@ const maxName = 128
 // CheckName refuses names that are not [a-zA-Z0-9][a-zA-Z0-9_.-]*.
 func CheckName(name string) error {
 	if len(name) > maxName {
-		return fmt.Errorf("%w %q: longer than %d bytes", ErrBadName, name, maxName)
+		return fmt.Errorf("%w %.40q...: longer than %d bytes", ErrBadName, name, maxName)
 	}
 	for i, c := range []byte(name) {
 		alnum := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'

@@ -103,6 +103,9 @@ func Load(path string) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !st.Mode().IsRegular() { // a pipe may have no other end, a device no end
+		return nil, fmt.Errorf("%s: no regular file: %w", path, ErrSchema)
+	}
 	if st.Size() > maxBytes {
 		return nil, fmt.Errorf("%s: %d bytes, more than %d: %w", path, st.Size(), maxBytes, ErrSchema)
 	}

@@ -27,6 +27,11 @@ func TestSavedResultIsReadBack(t *testing.T) {
 }
 
 func TestOtherFilesAreRefused(t *testing.T) {
+	for _, endless := range []string{"/dev/zero", "/dev/null"} {
+		if _, err := result.Load(endless); !errors.Is(err, result.ErrSchema) {
+			t.Errorf("%s: %v", endless, err)
+		}
+	}
 	for _, s := range []string{`{}`, `{"schema":2,"mode":"hw","plan":{"targets":["a"]}}`, `{"schema":1,"mode":"hw"}`} {
 		if _, err := result.Decode([]byte(s)); !errors.Is(err, result.ErrSchema) {
 			t.Errorf("%s: %v", s, err)
