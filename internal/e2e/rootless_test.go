@@ -29,7 +29,6 @@ const (
 func newUser(t *testing.T, k kind) *host {
 	t.Helper()
 	h := newHostOf(t, k).in(t)
-	testenv.Require(t, testenv.Busybox)
 	h.as = &syscall.Credential{Uid: plainUser, Gid: plainUser, Groups: []uint32{kvmGroup}}
 	home, err := os.MkdirTemp("/run", "user") //nolint:usetesting // others are not for that user
 	if err != nil {
@@ -42,7 +41,7 @@ func newUser(t *testing.T, k kind) *host {
 	})
 	h.root = filepath.Join(home, "run", "hvctl")
 	bin := filepath.Join(home, "bin")
-	for _, dir := range []string{bin, filepath.Join(home, "run"), filepath.Join(home, "image", "bin"), filepath.Join(home, "data")} {
+	for _, dir := range []string{bin, filepath.Join(home, "run"), filepath.Join(home, "data")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -56,12 +55,7 @@ func newUser(t *testing.T, k kind) *host {
 			t.Error(err)
 		}
 	})
-	copyTo(t, "/bin/busybox", filepath.Join(home, "image", "bin", "busybox"), 0o755)
-	for _, name := range []string{"sh", "cat", "id", "ls", "stat", "wget", "nc", "httpd", "sleep", "echo", "touch", "mkdir", "true", "mknod", "mount", "kill", "grep"} {
-		if err := os.Symlink("busybox", filepath.Join(home, "image", "bin", name)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	busyboxTree(t, filepath.Join(home, "image"))
 	copyTo(t, filepath.Join(testenv.TestKernels(), fast, "vmlinuz"), filepath.Join(home, "vmlinuz"), 0o644)
 	if err := filepath.Walk(home, func(path string, _ os.FileInfo, err error) error {
 		switch {
@@ -85,6 +79,22 @@ func newUser(t *testing.T, k kind) *host {
 		h.ok("kernel", "import", "--name", fast, filepath.Join(home, "vmlinuz"))
 	}
 	return h
+}
+
+// busyboxTree makes a small root file system.
+func busyboxTree(t *testing.T, dir string) {
+	t.Helper()
+	testenv.Require(t, testenv.Busybox)
+	bin := filepath.Join(dir, "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	copyTo(t, "/bin/busybox", filepath.Join(bin, "busybox"), 0o755)
+	for _, name := range []string{"sh", "cat", "id", "ls", "stat", "wget", "nc", "httpd", "sleep", "echo", "touch", "mkdir", "true", "mknod", "mount", "kill", "grep", "md5sum"} {
+		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // processesOf lists the processes of a user, in every namespace.
