@@ -37,7 +37,7 @@ func TestKilledRuntimeLeavesWhatDeleteRemoves(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	rounds := 10
+	rounds := 6
 	if os.Getenv(crowdEnv) != "" {
 		rounds = 40
 	}
