@@ -23,7 +23,7 @@ var soakGuest string
 
 // soakTrips is how often the guest goes there and back; HVCTL_SOAK says another
 // number (docs/results/long-runs.txt).
-const soakTrips = 2
+const soakTrips = 1
 
 // TestAGuestLosesNothingOnManyWays moves one guest there and back between two
 // network namespaces, over a link with a rate and a delay.
