@@ -14,6 +14,7 @@ import (
 
 	"github.com/hvctl/hvctl/internal/agent"
 	"github.com/hvctl/hvctl/internal/guestproto"
+	"github.com/hvctl/hvctl/internal/testenv"
 )
 
 // startPod starts hvinit as the agent of a pod, with a root for each name.
@@ -167,9 +168,7 @@ func (s *slowRoot) GetAttr(_ <-chan struct{}, _ *fuse.GetAttrIn, out *fuse.AttrO
 // While a container is being built whose files do not come, another one has its
 // signals and its exec.
 func TestAContainerInTheMakingHoldsUpNoOther(t *testing.T) {
-	if _, err := os.Stat("/dev/fuse"); err != nil {
-		t.Skip("this kernel has no FUSE")
-	}
+	testenv.Require(t, testenv.Root, testenv.FUSE)
 	slow := &slowRoot{fuse.NewDefaultRawFileSystem(), make(chan struct{}, 1), make(chan struct{})}
 	at := t.TempDir()
 	server, err := fuse.NewServer(slow, at, &fuse.MountOptions{DirectMountStrict: true})

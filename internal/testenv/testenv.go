@@ -55,6 +55,9 @@ const (
 	NewUIDMap Need = "newuidmap"
 	// CNIPlugins is Debian's package containernetworking-plugins, and iptables.
 	CNIPlugins Need = "cni-plugins"
+	// FUSE is a /dev/fuse that opens, to serve a file system of a test's own (module
+	// fuse; mounting it takes root, too).
+	FUSE Need = "fuse"
 	// VhostVsock is a /dev/vhost-vsock that opens (module vhost_vsock, root).
 	VhostVsock Need = "vhost-vsock"
 	// Landlock is a kernel that confines processes' files (Linux 5.13).
@@ -130,6 +133,8 @@ func probe(n Need) error {
 	switch n {
 	case KVM:
 		return probeDevice("/dev/kvm")
+	case FUSE:
+		return probeDevice("/dev/fuse")
 	case VhostVsock:
 		return probeDevice("/dev/vhost-vsock")
 	case Landlock:
