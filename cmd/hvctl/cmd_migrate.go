@@ -246,6 +246,24 @@ func (p *program) migrateReceive(c *cli.Context) error {
 	}
 }
 
+// newcomer is the configuration of an instance that comes from another host, with what
+// the user says of it here; the rest comes with it.
+func (p *program) newcomer(c *cli.Context, name, backend string) (*workload.Config, workload.Backend, error) {
+	cfg := &workload.Config{
+		ID: instance.NewID(), Name: name, Backend: backend, StopTimeoutSeconds: defaultStopTimeout,
+		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}},
+	}
+	var err error
+	if cfg.DataDir, err = dataDir(c, cfg.ID); err != nil {
+		return nil, nil, err
+	}
+	if cfg.Net.Publish, err = publishFlag(c); err != nil {
+		return nil, nil, err
+	}
+	b, err := p.backend(c, backend)
+	return cfg, b, err
+}
+
 // receiveAt lets a VM that comes to at go on as a new instance, and prints its ID.
 func (p *program) receiveAt(ctx context.Context, c *cli.Context, at workload.Endpoint, name string) error {
 	store, err := p.images(c)
@@ -253,21 +271,12 @@ func (p *program) receiveAt(ctx context.Context, c *cli.Context, at workload.End
 		return err
 	}
 	images := filepath.Join(store.Dir(), "derived")
-	cfg := &workload.Config{
-		ID: instance.NewID(), Name: name, Backend: "vm", AutoRemove: c.Bool("rm"), StopTimeoutSeconds: defaultStopTimeout,
-		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}}, // the guest's comes with it
-		VM:   workload.VM{Receive: &workload.Receive{Endpoint: at, Images: images}},
-	}
-	if cfg.DataDir, err = dataDir(c, cfg.ID); err != nil {
-		return err
-	}
-	if cfg.Net.Publish, err = publishFlag(c); err != nil {
-		return err
-	}
-	b, err := p.backend(c, cfg.Backend)
+	cfg, b, err := p.newcomer(c, name, "vm")
 	if err != nil {
 		return err
 	}
+	cfg.AutoRemove = c.Bool("rm")
+	cfg.VM = workload.VM{Receive: &workload.Receive{Endpoint: at, Images: images}}
 	h, _, err := p.launchConfig(ctx, c, b, cfg, launch.Options{})
 	if err != nil {
 		return err

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/urfave/cli/v2"
 
 	"github.com/hvctl/hvctl/internal/instance"
@@ -132,17 +131,7 @@ func (p *program) receiveRestart(ctx context.Context, c *cli.Context, at workloa
 	if err != nil {
 		return err
 	}
-	cfg := &workload.Config{
-		ID: instance.NewID(), Name: c.String("name"), Backend: "container", StopTimeoutSeconds: defaultStopTimeout,
-		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{}}, // its own comes with it
-	}
-	if cfg.DataDir, err = dataDir(c, cfg.ID); err != nil {
-		return err
-	}
-	if cfg.Net.Publish, err = publishFlag(c); err != nil {
-		return err
-	}
-	b, err := p.backend(c, cfg.Backend)
+	cfg, b, err := p.newcomer(c, c.String("name"), "container")
 	if err != nil {
 		return err
 	}
