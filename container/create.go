@@ -256,11 +256,13 @@ func (c *creation) setUp(ctx context.Context) error {
 	}
 }
 
-// died says how the process ended that was to become ready.
+// died says how the process ended that was to become ready. The kernel does not
+// count each death for want of memory as a kill: an execve(2) that is out of it
+// past the point of no return ends by a fatal signal, only the limit's hits are counted.
 func (c *creation) died() error {
 	if c.group != nil {
-		if s, err := c.group.Stats(); err == nil && s.Memory.OOMKill > 0 {
-			return errors.New("linux.resources.memory: the container's first process was killed for want of memory while it was set up: raise the limit")
+		if s, err := c.group.Stats(); err == nil && (s.Memory.OOMKill > 0 || s.Memory.LimitHits > 0) {
+			return errors.New("linux.resources.memory: the container's first process died at its memory limit while it was set up: raise the limit")
 		}
 	}
 	return errors.New("the container's first process died while it was set up")

@@ -203,9 +203,9 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	h.ok("exec", "-d", "from", "sh", "-c", "i=0; while :; do printf '%0511d\\n' $i | dd of=/dev/vdb bs=512 seek=$i conv=fsync,notrunc 2>/dev/null; echo $i >/tmp/n; i=$((i+1)); done")
 	synced := func(name string) int {
 		t.Helper()
-		n, err := strconv.Atoi(strings.TrimSpace(h.ok("exec", name, "cat", "/tmp/n")))
+		n, err := strconv.Atoi(strings.TrimSpace(h.hvctl("exec", name, "cat", "/tmp/n").out))
 		if err != nil {
-			return -1
+			return -1 // not there yet, or just being written
 		}
 		return n
 	}
@@ -218,7 +218,8 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	if b, err := os.ReadFile(svg); err != nil || !strings.Contains(string(b), "blackout") {
 		t.Errorf("the timeline: %v, %d bytes", err, len(b))
 	}
-	n := synced("to")
+	var n int
+	eventually(t, "a line is on record", func() bool { n = synced("to"); return n >= 0 })
 	eventually(t, "it writes on", func() bool { return synced("to") > n })
 	// Line i is in sector i, for all that were synced.
 	check := fmt.Sprintf("head -c $((512*%d)) /dev/vdb | awk '$1+0 != NR-1 {print \"line\", NR-1, \"is\", $1; exit 1}'", n+1)
