@@ -28,9 +28,18 @@ type result struct {
 	Action              string // pass, fail or skip
 	Reason              string // of a skip
 	Seconds             float64
+	Again               bool // of a run that repeats what had failed
 }
 
-type counts struct{ pass, fail, skip int }
+type counts struct{ pass, fail, skip, unsteady int }
+
+func (n counts) String() string {
+	s := fmt.Sprintf("%d passed, %d failed, %d skipped", n.pass, n.fail, n.skip)
+	if n.unsteady > 0 {
+		s += fmt.Sprintf(", %d unsteady", n.unsteady)
+	}
+	return s
+}
 
 // collector turns events into results and shows progress.
 type collector struct {
@@ -209,15 +218,23 @@ func loadAll(dir string) ([]result, error) {
 	}
 	var all []result
 	for _, f := range files {
-		b, err := os.ReadFile(f)
+		rs, err := load(dir, strings.TrimSuffix(filepath.Base(f), ".json"))
 		if err != nil {
 			return nil, err
-		}
-		var rs []result
-		if err := json.Unmarshal(b, &rs); err != nil {
-			return nil, fmt.Errorf("%s: %w", f, err)
 		}
 		all = append(all, rs...)
 	}
 	return all, nil
+}
+
+func load(dir, tier string) (rs []result, err error) {
+	f := filepath.Join(dir, tier+".json")
+	b, err := os.ReadFile(f)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(b, &rs); err != nil {
+		return nil, fmt.Errorf("%s: %w", f, err)
+	}
+	return rs, nil
 }

@@ -11,8 +11,10 @@ import (
 // summarize prints the closing table, a line per tier that was asked for or
 // has results, and reports whether all is well. A test that was skipped in one
 // tier but ran in another does not count as skipped. A skip for want of
-// something in must is as bad as a failure.
+// something in must is as bad as a failure. A test that failed, and passed both
+// times when it was run again, counts as unsteady.
 func summarize(w io.Writer, all []result, asked, must []string) bool {
+	all, unsteady := splitAgain(all)
 	ran := map[string]bool{}
 	for _, r := range all {
 		if r.Action != "skip" {
@@ -41,6 +43,8 @@ func summarize(w io.Writer, all []result, asked, must []string) bool {
 			switch {
 			case r.Action == "pass":
 				n.pass++
+			case r.Action == "fail" && unsteady[topOf(r)]:
+				n.unsteady++
 			case r.Action == "fail":
 				n.fail++
 			case ran[key]:
@@ -61,7 +65,7 @@ func summarize(w io.Writer, all []result, asked, must []string) bool {
 			fmt.Fprintf(w, "%-6s no tests\n", tier+":")
 			continue
 		}
-		fmt.Fprintf(w, "%-6s %d passed, %d failed, %d skipped", tier+":", n.pass, n.fail, n.skip)
+		fmt.Fprintf(w, "%-6s %s", tier+":", n)
 		if elsewhere > 0 {
 			fmt.Fprintf(w, " (%d more not run here, but in another tier)", elsewhere)
 		}
@@ -69,10 +73,12 @@ func summarize(w io.Writer, all []result, asked, must []string) bool {
 		total.pass += n.pass
 		total.fail += n.fail
 		total.skip += n.skip
+		total.unsteady += n.unsteady
 	}
 	tellSlow(w, all)
 	tellSkips(w, skipped)
-	tellFailures(w, all)
+	tellUnsteady(w, unsteady)
+	tellFailures(w, all, unsteady)
 	for _, m := range sortedKeys(missing) {
 		fmt.Fprintf(w, "tests were skipped for want of %s, which should be there\n", m)
 		ok = false
@@ -81,7 +87,11 @@ func summarize(w io.Writer, all []result, asked, must []string) bool {
 		fmt.Fprintln(w, "no test ran")
 		ok = false
 	}
-	fmt.Fprintf(w, "%d passed, %d failed, %d skipped\n", total.pass, total.fail, total.skip)
+	if len(unsteady) > mostUnsteady {
+		fmt.Fprintf(w, "%d tests were unsteady: more than %d are a failure\n", len(unsteady), mostUnsteady)
+		ok = false
+	}
+	fmt.Fprintln(w, total)
 	return ok && total.fail == 0
 }
 
@@ -117,10 +127,10 @@ func tellSkips(w io.Writer, skipped map[string][]string) {
 	}
 }
 
-func tellFailures(w io.Writer, all []result) {
+func tellFailures(w io.Writer, all []result, unsteady map[string]bool) {
 	head := "\nfailed:\n"
 	for _, r := range all {
-		if r.Action != "fail" {
+		if r.Action != "fail" || unsteady[topOf(r)] {
 			continue
 		}
 		what := r.Test

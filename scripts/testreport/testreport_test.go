@@ -100,6 +100,54 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// Of a test that failed and passed twice when it was run again the summary says
+// so; one that fails again, or passes once only, has failed.
+func TestRunAgain(t *testing.T) {
+	failed := []result{{Tier: "guest", Package: "m/p", Test: "TestA/x", Action: "fail"}, {Tier: "guest", Package: "m/p", Test: "TestA", Action: "fail"},
+		{Tier: "guest", Package: "m/p", Test: "TestB", Action: "pass"}}
+	pass, fail := result{Tier: "guest", Package: "m/p", Test: "TestA", Action: "pass", Again: true}, result{Tier: "guest", Package: "m/p", Test: "TestA", Action: "fail", Again: true}
+	died := result{Tier: "guest", Package: "m/p", Action: "fail", Again: true}
+	for _, tc := range []struct {
+		name  string
+		again []result
+		ok    bool
+		last  string
+	}{
+		{"not run again", nil, false, "1 passed, 2 failed, 0 skipped"},
+		{"passed twice", []result{pass, pass}, true, "1 passed, 0 failed, 0 skipped, 2 unsteady"},
+		{"passed once", []result{pass}, false, "1 passed, 2 failed, 0 skipped"},
+		{"failed once more", []result{pass, fail, pass}, false, "1 passed, 2 failed, 0 skipped"},
+		{"the package died", []result{pass, pass, died}, false, "1 passed, 2 failed, 0 skipped"},
+	} {
+		out, ok := summary(slices.Concat(failed, tc.again))
+		if ok != tc.ok || lastLine(out) != tc.last || ok != strings.Contains(out, "themselves (what they said is above):\n  m/p TestA\n") || ok == strings.Contains(out, "failed:\n  guest") {
+			t.Errorf("%s: ok %v, summary:\n%s", tc.name, ok, out)
+		}
+	}
+	var out strings.Builder
+	printFailed(&out, failed)
+	if out.String() != "m/p\tTestA\n" {
+		t.Errorf("to be run again: %q", out.String())
+	}
+	// Too many of them, or something else than a test, and nothing is run again.
+	var many, unsteady []result
+	for _, name := range []string{"TestC", "TestD", "TestE", "TestF"} {
+		r := result{Tier: "guest", Package: "m/p", Test: name, Action: "fail"}
+		many = append(many, r)
+		r.Action, r.Again = "pass", true
+		unsteady = append(unsteady, r, r)
+	}
+	out.Reset()
+	printFailed(&out, many)
+	printFailed(&out, append(failed, result{Tier: "guest", Package: "m/p", Action: "fail"}))
+	if out.String() != "" {
+		t.Errorf("to be run again: %q", out.String())
+	}
+	if sum, ok := summary(append(many, unsteady...)); ok {
+		t.Errorf("four unsteady tests passed:\n%s", sum)
+	}
+}
+
 func TestNothingRanIsAFailure(t *testing.T) {
 	if out, ok := summary(nil); ok {
 		t.Errorf("no results passed:\n%s", out)
