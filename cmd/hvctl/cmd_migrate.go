@@ -189,8 +189,15 @@ func sendProbed(c *cli.Context, h *launch.Handle, r workload.MigrateRequest) (re
 	if outside != nil {
 		report.ProbeGap = outside.last(5 * time.Second)
 	}
+	// It runs elsewhere, whatever becomes of what is left here; but `hvctl rm` is to find it ended.
+	ended, over := context.WithTimeout(ctx, leaveGrace)
+	defer over()
+	_, _ = h.Wait(ended)
 	return report, nil
 }
+
+// leaveGrace is how long the owner of a VM that was sent away may take to end.
+const leaveGrace = 10 * time.Second
 
 func drawTimeline(name string, r migrate.Report) error {
 	f, err := os.Create(name)
