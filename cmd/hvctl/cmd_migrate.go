@@ -46,7 +46,8 @@ func (p *program) cmdMigrateSend() *cli.Command {
 			"with all its environment, and what it has written to its root file system go there,\n" +
 			"and it is started afresh; what is in memory, in tmpfs and on volumes does not go. It\n" +
 			"stands still meanwhile, as after a power cut for what reads its files there. Up to the\n" +
-			"moment in which it is handed over any failure lets it run on here.",
+			"moment in which it is handed over any failure lets it run on here. A VM can be sent so,\n" +
+			"too, with its disks, to a host whose processor or kernel is another.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "to", Required: true, Usage: "`ENDPOINT` HOST:PORT or unix:PATH"},
 			allowFlag(),
@@ -78,7 +79,7 @@ func onTimeoutFlag() cli.Flag {
 }
 
 func modeFlag() cli.Flag {
-	return &cli.StringFlag{Name: "mode", Value: "precopy", Usage: "`WHAT` precopy or postcopy: copy memory before, or after the VM goes; or restart: start a container afresh"}
+	return &cli.StringFlag{Name: "mode", Value: "precopy", Usage: "`WHAT` precopy or postcopy: copy memory before, or after the VM goes; or restart: start the instance afresh"}
 }
 
 func (p *program) migrateSend(c *cli.Context, h *launch.Handle) error {
@@ -211,13 +212,14 @@ func (p *program) cmdMigrateReceive() *cli.Command {
 	return &cli.Command{
 		Name:  "receive",
 		Usage: "wait for a VM, let it go on as a new instance, and print its ID",
-		Description: "With --mode restart it waits for a container, and starts it afresh. It is given no more\n" +
-			"than a container that is run here by its image's name: neither directories, devices and\n" +
-			"networks of this host, nor capabilities beyond the usual ones.",
+		Description: "With --mode restart it waits for an instance of either kind, and starts it afresh. It is\n" +
+			"given no more than one that is run here by its image's name: neither directories, devices\n" +
+			"and networks of this host, nor, to a container, capabilities beyond the usual ones. A VM has\n" +
+			"the kernel of this host that is called as the one it had, or else the one used here.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "listen", Required: true, Usage: "wait at `ENDPOINT` ADDRESS:PORT or unix:PATH"},
 			allowFlag(),
-			&cli.StringFlag{Name: "mode", Usage: "`WHAT` restart: wait for a container that is started afresh", DefaultText: "for a VM that goes on"},
+			&cli.StringFlag{Name: "mode", Usage: "`WHAT` restart: wait for an instance that is started afresh", DefaultText: "for a VM that goes on"},
 		}, arrivalFlags()...),
 		Action: p.migrateReceive,
 	}
@@ -382,7 +384,11 @@ func (p *program) cmdMigrateResolve() *cli.Command {
 			case keep == workload.KeepSource && !c.Bool("i-have-fenced-destination"):
 				return usagef(c, "--keep source lets the VM go on here: were it running at the destination, too, both would be damaged; power the destination off and add --i-have-fenced-destination")
 			}
-			if h.Config().Backend == "container" {
+			afresh, err := restart.Doubtful(c.Context, h)
+			if err != nil {
+				return named(h, err)
+			}
+			if afresh {
 				m := restart.Move{H: h, To: "its destination", Log: p.warnings(c)}
 				if err := m.Resolve(c.Context, keep); err != nil {
 					return named(h, err)

@@ -122,7 +122,7 @@ func (p *program) sendRestart(c *cli.Context, h *launch.Handle) error {
 	return report.WriteTable(p.stdout)
 }
 
-// receiveRestart waits for a container that is started afresh, and prints its ID.
+// receiveRestart waits for an instance that is started afresh, and prints its ID.
 func (p *program) receiveRestart(ctx context.Context, c *cli.Context, at workload.Endpoint) error {
 	if c.Bool("rm") {
 		return usagef(c, "--rm: not with --mode restart: the record of who runs the instance would go with it, while the source may still ask")
@@ -147,17 +147,28 @@ func (p *program) receiveRestart(ctx context.Context, c *cli.Context, at workloa
 	if err != nil {
 		return err
 	}
-	h := launch.NewHandle(i, b)
-	a := restart.Arrival{Instance: i, Backend: b, Images: filepath.Join(store.Dir(), "derived"), Root: os.Geteuid() == 0, Log: p.warnings(c)}
+	failed := func(err error) error {
+		if i.LockFile() != nil { // no owner has it
+			i.Unlock()
+		}
+		return p.startFailed(ctx, launch.NewHandle(i, b), err)
+	}
+	backends := map[string]workload.Backend{}
+	for _, e := range p.backends {
+		if b, err := p.backend(c, e.name); err == nil { // else none of its kind can come
+			backends[e.name] = b
+		}
+	}
+	a := restart.Arrival{Instance: i, Backends: backends, Images: filepath.Join(store.Dir(), "derived"), Root: os.Geteuid() == 0, Log: p.warnings(c)}
 	if a.Options.LogLevel, err = logLevel(c); err != nil {
-		return p.startFailed(ctx, h, err)
+		return failed(err)
 	}
 	l, err := transport.Listen(at.Address, o)
 	if err != nil {
-		return p.startFailed(ctx, h, err)
+		return failed(err)
 	}
 	if err := a.Receive(ctx, l, func() { fmt.Fprintln(p.stdout, i.ID()) }); err != nil {
-		return p.startFailed(ctx, h, err)
+		return failed(err)
 	}
 	return nil
 }

@@ -22,36 +22,48 @@ func (m *manager) copy(c guestproto.Copy) (guestproto.Started, error) {
 	if err != nil {
 		return none, err
 	}
-	if err := guestproto.CheckID(c.ID); err != nil {
-		return none, err
-	}
-	if m.procs[c.ID] != nil {
-		return none, stateErr("process id %s is taken", c.ID)
-	}
 	// The tree as the workload has it: with its /proc and its mounts.
 	tree, err := archive.OpenRoot("/proc/" + strconv.Itoa(ct.first.pid) + "/root")
 	if err != nil {
 		return none, err
 	}
-	io, err := newStdio(&guestproto.Process{ID: c.ID, Streams: c.Streams}, etcfiles.Creds{}, ct.root.path(), m.dial, m.host.online)
+	started, err := m.play(c.ID, ct, c.Streams, func(ends [3]*os.File) error {
+		defer tree.Close()
+		return transfer(c, tree, ends)
+	})
 	if err != nil {
 		tree.Close()
+	}
+	return started, err
+}
+
+// play starts a process of ct's without a program: do is what it does, with its
+// standard streams. Preconditions: m.mu is held.
+func (m *manager) play(id string, ct *container, streams guestproto.Streams, do func([3]*os.File) error) (guestproto.Started, error) {
+	var none guestproto.Started
+	if err := guestproto.CheckID(id); err != nil {
 		return none, err
 	}
-	ends := io.child // ours to close, when the copy is done
+	if m.procs[id] != nil {
+		return none, stateErr("process id %s is taken", id)
+	}
+	io, err := newStdio(&guestproto.Process{ID: id, Streams: streams}, etcfiles.Creds{}, "", m.dial, m.host.online)
+	if err != nil {
+		return none, err
+	}
+	ends := io.child // ours to close, when it is done
 	io.child = [3]*os.File{}
-	pr := &process{id: c.ID, in: ct, io: io, gone: true} // no signals
-	m.procs[c.ID] = pr
+	pr := &process{id: id, in: ct, io: io, gone: true} // no signals
+	m.procs[id] = pr
 	m.idle.Add(1)
 	ct.procs.Add(1)
 	io.run()
 	go func() {
-		e := guestproto.Exit{ID: c.ID}
-		if err := transfer(c, tree, ends); err != nil {
+		e := guestproto.Exit{ID: id}
+		if err := do(ends); err != nil {
 			fmt.Fprintln(ends[2], err)
 			e.Code = 1
 		}
-		tree.Close()
 		for _, f := range ends {
 			f.Close()
 		}
@@ -64,7 +76,11 @@ func transfer(c guestproto.Copy, tree *archive.Root, ends [3]*os.File) error {
 	if c.In {
 		return archive.Unpack(ends[0], tree, c.Path, archive.Options{Keep: c.Keep, Directory: c.Directory})
 	}
-	err := archive.Pack(ends[1], tree, c.Path, c.Follow)
+	return read(archive.Pack(ends[1], tree, c.Path, c.Follow))
+}
+
+// read puts into words that nobody reads what is sent.
+func read(err error) error {
 	if errors.Is(err, unix.EPIPE) {
 		return errors.New("nobody reads it any more")
 	}

@@ -50,6 +50,7 @@ type manager struct {
 	ended      []string
 	stopping   bool
 	frozen     bool
+	filled     *root             // has the writable layer that came before Run; nil: none did
 	plugged    map[string]string // device files of disks that came later, by serial number
 
 	forked chan struct{}  // one token after each fork, for the reaper
@@ -114,7 +115,7 @@ func (m *manager) prepare(c *container) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { netErr = setupNetwork(m.run.Network) })
 	var err error
-	c.root, err = buildRoot(m.cfg.base, m.cfg.lower, m.run.Root)
+	c.root, err = buildRoot(m.cfg.base, m.cfg.lower, m.run.Root, m.filled)
 	if err == nil {
 		err = c.root.populate(m.run.Disks, "")
 	}

@@ -84,12 +84,13 @@ func (r *root) path() string { return r.base + "/root" }
 
 // buildRoot mounts the image and the writable layer. lower, when not empty, is
 // a directory that stands in for the image.
-func buildRoot(base, lower string, spec guestproto.Root) (*root, error) {
+// filled, when not nil, has a writable layer with something in it.
+func buildRoot(base, lower string, spec guestproto.Root, filled *root) (*root, error) {
 	if spec.Share != "" {
 		return shareRoot(base, spec.Share)
 	}
-	r := &root{base: base, upper: base + "/upper"}
-	for _, d := range []string{base, base + "/lower", r.upper, r.path()} {
+	r := newRoot(base)
+	for _, d := range []string{base, base + "/lower", r.path()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, err
 		}
@@ -104,16 +105,12 @@ func buildRoot(base, lower string, spec guestproto.Root) (*root, error) {
 			return nil, err
 		}
 	}
-	if err := r.mountUpper(spec.Upper); err != nil {
+	if filled != nil {
+		r.disk = filled.disk
+	} else if err := r.makeUpper(spec.Upper); err != nil {
 		return nil, err
 	}
-	up, work := r.upper+"/upper", r.upper+"/work"
-	for _, d := range []string{up, work} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
-			return nil, err
-		}
-	}
-	opts := "lowerdir=" + lower + ",upperdir=" + up + ",workdir=" + work
+	opts := "lowerdir=" + lower + ",upperdir=" + r.writable() + ",workdir=" + r.upper + "/work"
 	if err := mount("overlay", r.path(), "overlay", 0, opts); err != nil {
 		return nil, err
 	}
@@ -144,6 +141,27 @@ func shareRoot(base, tag string) (*root, error) {
 	var err error
 	r.tree, err = etcfiles.OpenTree(r.path())
 	return r, err
+}
+
+func newRoot(base string) *root { return &root{base: base, upper: base + "/upper"} }
+
+// writable is the directory of what the workload has written.
+func (r *root) writable() string { return r.upper + "/upper" }
+
+// makeUpper mounts the writable layer and makes what overlayfs wants to find in it.
+func (r *root) makeUpper(u guestproto.Upper) error {
+	if err := os.MkdirAll(r.upper, 0o755); err != nil {
+		return err
+	}
+	if err := r.mountUpper(u); err != nil {
+		return err
+	}
+	for _, d := range []string{r.writable(), r.upper + "/work"} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (r *root) mountUpper(u guestproto.Upper) error {

@@ -146,7 +146,7 @@ func (s *server) handle(frame *guestproto.Framer, msg []byte) {
 		_ = send(frame, reply)
 	}
 	switch req.Method {
-	case guestproto.MethodRun, guestproto.MethodPod, guestproto.MethodCreate, guestproto.MethodRemove, guestproto.MethodExec, guestproto.MethodCopy, guestproto.MethodTop, guestproto.MethodStats, guestproto.MethodIdentify, guestproto.MethodFreeze, guestproto.MethodThaw:
+	case guestproto.MethodRun, guestproto.MethodPod, guestproto.MethodCreate, guestproto.MethodRemove, guestproto.MethodExec, guestproto.MethodCopy, guestproto.MethodPack, guestproto.MethodFill, guestproto.MethodSuspend, guestproto.MethodContinue, guestproto.MethodTop, guestproto.MethodStats, guestproto.MethodIdentify, guestproto.MethodFreeze, guestproto.MethodThaw:
 		go answer()
 	default:
 		answer()
@@ -192,6 +192,14 @@ func (m *manager) call(method string, params json.RawMessage) (any, error) {
 		})
 	case guestproto.MethodCopy:
 		return with(params, m.copy)
+	case guestproto.MethodPack:
+		return with(params, m.packLayer)
+	case guestproto.MethodFill:
+		return with(params, m.fillLayer)
+	case guestproto.MethodSuspend:
+		return nil, m.suspend(true)
+	case guestproto.MethodContinue:
+		return nil, m.suspend(false)
 	case guestproto.MethodTop:
 		return m.top()
 	case guestproto.MethodStats:

@@ -22,6 +22,9 @@ var (
 	ErrState = errors.New("not possible in the guest's state")
 	// ErrFailed is wrapped when the guest could not do what was asked.
 	ErrFailed = errors.New("guest agent")
+	// ErrUnknown is wrapped when the guest's agent, of an earlier build, does not know
+	// what is asked of it.
+	ErrUnknown = errors.New("the guest's agent, of the build that booted it, cannot do that")
 	// ErrDisconnected is wrapped when the control connection broke before the
 	// guest answered; whether it did what was asked is not known.
 	ErrDisconnected = errors.New("connection to the guest agent lost")
@@ -58,6 +61,8 @@ func callError(method string, err error) error {
 		return fmt.Errorf("%w: %s", ErrNoProcess, msg)
 	case guestproto.CodeState:
 		return fmt.Errorf("%w: %s: %s", ErrState, method, msg)
+	case jrpc2.MethodNotFound:
+		return fmt.Errorf("%w: %s", ErrUnknown, method)
 	}
 	return fmt.Errorf("%w: %s: %s", ErrFailed, method, msg)
 }

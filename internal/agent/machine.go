@@ -82,6 +82,17 @@ func (s *Session) Thaw(ctx context.Context) error {
 	return s.call(ctx, guestproto.MethodThaw, nil, nil)
 }
 
+// Suspend stops every process of the workload and flushes what they have written; the
+// agent goes on. An agent of an earlier build knows nothing of it: ErrUnknown.
+func (s *Session) Suspend(ctx context.Context) error {
+	return s.call(ctx, guestproto.MethodSuspend, nil, nil)
+}
+
+// Continue undoes Suspend.
+func (s *Session) Continue(ctx context.Context) error {
+	return s.call(ctx, guestproto.MethodContinue, nil, nil)
+}
+
 // Shutdown asks the guest to end: sig (0 means SIGTERM) to the first process,
 // SIGKILL after timeout, then power off. It returns when the guest has begun.
 func (s *Session) Shutdown(ctx context.Context, sig int, timeout time.Duration) error {

@@ -45,6 +45,26 @@ func (s *Session) Copy(ctx context.Context, c guestproto.Copy, o IO) (*Process, 
 	return s.started(ctx, p, guestproto.MethodCopy, &c)
 }
 
+// PackLayer copies the workload's writable layer to o.Stdout, as package upper packs it.
+// The workload has to stand still (Suspend). What it returns is as Copy's.
+func (s *Session) PackLayer(ctx context.Context, id string, o IO) (*Process, error) {
+	return s.layer(ctx, guestproto.MethodPack, guestproto.Layer{ID: id}, o)
+}
+
+// FillLayer fills the writable layer from o.Stdin, before Run, which has to name the same
+// place for it. What it returns is as Copy's.
+func (s *Session) FillLayer(ctx context.Context, id string, u guestproto.Upper, o IO) (*Process, error) {
+	return s.layer(ctx, guestproto.MethodFill, guestproto.Layer{ID: id, Upper: u}, o)
+}
+
+func (s *Session) layer(ctx context.Context, method string, l guestproto.Layer, o IO) (*Process, error) {
+	p, err := s.register(l.ID, o, false, &l.Streams)
+	if err != nil {
+		return nil, err
+	}
+	return s.started(ctx, p, method, &l)
+}
+
 func (s *Session) start(ctx context.Context, method string, proc *guestproto.Process, params any, o IO) (*Process, error) {
 	p, err := s.register(proc.ID, o, proc.Spec.Terminal, &proc.Streams)
 	if err != nil {

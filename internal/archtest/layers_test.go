@@ -20,7 +20,7 @@ var layers = map[string]string{
 	"cmd/hvbench":   "internal/bench/probe",
 	"cmd/hvdirty":   "internal/bench/migrate/beat",
 	"cmd/hvprobe":   "internal/bench/device/probe internal/uring",
-	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable",
+	"cmd/hvinit":    "internal/capability internal/archive internal/etcfiles internal/guestproto internal/proctable internal/upper",
 
 	// The kernel's interface and the guest's memory: leaves.
 	"kvm":         "",

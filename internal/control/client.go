@@ -59,7 +59,13 @@ func (c *Client) Kill(ctx context.Context) error { return c.do(ctx, "POST", "/v1
 // Pause stops all of the instance's processes where they are.
 func (c *Client) Pause(ctx context.Context) error { return c.do(ctx, "POST", "/v1/pause", nil, nil) }
 
-// Resume undoes Pause.
+// Suspend stops the workload's processes where they are, and leaves what packs its writable
+// layer (Copy) going. Pause stops that, too.
+func (c *Client) Suspend(ctx context.Context) error {
+	return c.do(ctx, "POST", "/v1/suspend", nil, nil)
+}
+
+// Resume undoes Pause and Suspend.
 func (c *Client) Resume(ctx context.Context) error { return c.do(ctx, "POST", "/v1/resume", nil, nil) }
 
 // Update changes limits.

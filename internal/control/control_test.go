@@ -70,9 +70,10 @@ func (o *fakeOwner) Stop(_ context.Context, r StopRequest) (workload.Exit, error
 	o.mu.Unlock()
 	return workload.Exit{Code: 3, At: time.Now()}, o.failure()
 }
-func (o *fakeOwner) Kill(context.Context) error   { return o.failure() }
-func (o *fakeOwner) Pause(context.Context) error  { return o.failure() }
-func (o *fakeOwner) Resume(context.Context) error { return o.failure() }
+func (o *fakeOwner) Kill(context.Context) error    { return o.failure() }
+func (o *fakeOwner) Pause(context.Context) error   { return o.failure() }
+func (o *fakeOwner) Resume(context.Context) error  { return o.failure() }
+func (o *fakeOwner) Suspend(context.Context) error { return o.failure() }
 func (o *fakeOwner) Migrate(context.Context, workload.MigrateRequest) (json.RawMessage, error) {
 	return json.RawMessage(`{"session":"x"}`), o.failure()
 }

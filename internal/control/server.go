@@ -31,6 +31,9 @@ type Owner interface {
 	Kill(ctx context.Context) error
 	Pause(ctx context.Context) error
 	Resume(ctx context.Context) error
+	// Suspend pauses as far as it takes for the writable layer to be copied; a Pause that
+	// follows does the rest.
+	Suspend(ctx context.Context) error
 	// Update changes limits, all that u names or none.
 	Update(ctx context.Context, u workload.Update) error
 	// Devices lists the devices, Plug and Unplug let them come and go. Plug owns
@@ -103,6 +106,7 @@ var Routes = []Route{
 	{"POST", "/v1/kill", (*Server).kill},
 	{"POST", "/v1/pause", (*Server).pause},
 	{"POST", "/v1/resume", (*Server).resume},
+	{"POST", "/v1/suspend", (*Server).suspend},
 	{"POST", "/v1/update", (*Server).update},
 	{"GET", "/v1/devices", (*Server).devices},
 	{"POST", "/v1/devices", (*Server).plug},
@@ -220,6 +224,10 @@ func (s *Server) pause(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) resume(w http.ResponseWriter, r *http.Request) error {
 	return done(w, s.owner.Resume(r.Context()))
+}
+
+func (s *Server) suspend(w http.ResponseWriter, r *http.Request) error {
+	return done(w, s.owner.Suspend(r.Context()))
 }
 
 func (s *Server) update(w http.ResponseWriter, r *http.Request) error {

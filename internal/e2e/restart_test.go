@@ -76,3 +76,50 @@ func TestAContainerIsStartedAfreshElsewhere(t *testing.T) {
 	h.ok("exec", "to", "true")
 	h.ok("rm", "-f", "from", "to")
 }
+
+// A VM, too: with what it has written to its root, which is in the guest's memory, and to its
+// disk. It goes on where it was when its start fails elsewhere.
+func TestAVMIsStartedAfreshElsewhere(t *testing.T) {
+	h := newHost(t)
+	disk := filepath.Join(h.root, ".disk")
+	if err := os.WriteFile(disk, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.ok("run", "-d", "--name", "from", "--kernel", fast, "--memory", "256M", "--network", "none", "--disk", "path="+disk, "--cmdline", "hvctl.mine=1",
+		"debian:bookworm", "sh", "-c", "echo said >> /began; while :; do echo >> /counted; done")
+	eventually(t, "it has begun", func() bool { return h.hvctl("exec", "from", "test", "-s", "/began").code == 0 })
+	h.ok("exec", "from", "sh", "-c", "rm /etc/motd; echo kept | dd of=$(ls /dev/vd?) conv=notrunc; mv /bin/sh /bin/other")
+	at := "unix:" + filepath.Join(h.root, ".sock")
+	send := func() result {
+		return h.hvctl("migrate", "send", "from", "--to", at, "--mode", "restart", "--json")
+	}
+
+	c := h.start("migrate", "receive", "--listen", at, "--name", "second", "--mode", "restart")
+	eventually(t, "somebody listens", func() bool { return fileExists(strings.TrimPrefix(at, "unix:")) })
+	if r := send(); r.code == 0 || !strings.Contains(r.err, "goes on here") {
+		t.Errorf("a start that fails: exit %d, %s", r.code, r.err)
+	}
+	h.signal(c.cmd.Process.Pid, unix.SIGINT)
+	if code := c.wait(); code == 0 || !strings.Contains(c.text(), "executable file not found") {
+		t.Errorf("the destination: exit %d, %s", code, c.text())
+	}
+	size := h.ok("exec", "from", "stat", "-c", "%s", "/counted")
+	eventually(t, "the workload goes on", func() bool { return h.ok("exec", "from", "stat", "-c", "%s", "/counted") != size })
+	h.ok("exec", "from", "mv", "/bin/other", "/bin/sh")
+
+	done := h.receive("to", at, "--mode", "restart")
+	r := send()
+	if r.code != 0 || !strings.Contains(r.out, `"handed"`) {
+		t.Fatalf("exit %d: %s", r.code, r.err)
+	}
+	if done(); h.inspect("from", "{{.State.Status}}") != "exited" {
+		t.Errorf("the source is %s", h.inspect("from", "{{.State.Status}}"))
+	}
+	h.ok("rm", "from")
+	eventually(t, "it has begun again", func() bool { return strings.Count(h.ok("exec", "to", "cat", "/began"), "said") == 2 })
+	out := h.ok("exec", "to", "sh", "-c", "ls /etc/motd 2>&1 | grep -c No; head -c 4 /dev/vd?; grep -o hvctl.mine=1 /proc/cmdline")
+	if out != "1\nkepthvctl.mine=1\n" {
+		t.Errorf("there is now\n%s", out)
+	}
+	h.ok("rm", "-f", "to")
+}

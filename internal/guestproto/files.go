@@ -20,6 +20,16 @@ type Copy struct {
 	Streams Streams `json:"streams"`
 }
 
+// Layer moves the workload's writable layer, as package upper packs it: out over
+// the output of Pack, in over the input of Fill. It is answered like Copy.
+type Layer struct {
+	// ID names it like a process.
+	ID string `json:"id"`
+	// Upper, for Fill, is where the layer is to be. Run has to name the same.
+	Upper   Upper   `json:"upper,omitzero"`
+	Streams Streams `json:"streams"`
+}
+
 // MaxListed bounds the processes that Table lists.
 const MaxListed = 512
 

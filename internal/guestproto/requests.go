@@ -35,6 +35,10 @@ const (
 	MethodResize     = "resize"      // Resize
 	MethodCloseStdin = "close_stdin" // CloseStdin
 	MethodCopy       = "copy"        // Copy -> Started
+	MethodPack       = "pack"        // Layer -> Started: the writable layer goes out
+	MethodFill       = "fill"        // Layer -> Started: it comes in, before Run
+	MethodSuspend    = "suspend"     // stop every process of the workload, and flush what they wrote
+	MethodContinue   = "continue"    // let them go on
 	MethodTop        = "top"         // -> Table
 	MethodStats      = "stats"       // -> Stats
 	MethodPing       = "ping"        // -> Pong

@@ -79,6 +79,10 @@ func (v *VM) release() error {
 	if v.filler != nil && !slices.ContainsFunc(errs, func(err error) bool { return errors.Is(err, errStuck) }) {
 		errs = append(errs, v.filler.Close())
 	}
+	if v.layer != nil {
+		errs = append(errs, v.layer.Close())
+	}
+	v.layer = nil
 	v.machine, v.filler, v.net, v.removal, v.console, v.image = nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }

@@ -22,6 +22,7 @@ type question struct {
 	Ports   []workload.Port `json:"ports,omitempty"`
 	CPUs    int             `json:"cpus"`
 	Restart bool            `json:"restart,omitempty"` // it is to be started afresh (package restart), which is not for us
+	Backend string          `json:"backend,omitempty"` // of what is
 	Gap     string          `json:"gap,omitempty"`     // the session by which a VM has come, to learn its gap instead
 }
 

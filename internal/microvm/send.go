@@ -104,7 +104,7 @@ func (v *VM) mayMove(g *guest) error {
 	switch {
 	case v.doubt.Load() != nil:
 		return errDoubt
-	case g.machine.Paused():
+	case g.machine.Paused() || v.suspended.Load():
 		return fmt.Errorf("%w: the instance is paused; resume it first", workload.ErrUnsupported)
 	}
 	if err := overlaid(v.cfg.VM.Disks); err != nil {

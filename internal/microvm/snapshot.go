@@ -40,6 +40,9 @@ func (v *VM) Snapshot(ctx context.Context, dir string, bases []string) (workload
 	if err != nil {
 		return workload.SnapshotReport{}, err
 	}
+	if v.suspended.Load() {
+		return workload.SnapshotReport{}, fmt.Errorf("%w: its workload is stopped to be moved, and would be in what is restored", workload.ErrUnsupported)
+	}
 	s := &shot{v: v, g: g, dir: dir, bases: bases, began: time.Now()}
 	err = s.take(ctx)
 	if s.paused {
@@ -182,7 +185,7 @@ func dirtyPages(m *machine.Machine) (all [][]uint64, err error) {
 // describe says what a restored copy needs beside the machine's state.
 func (v *VM) describe() (workload.Description, error) {
 	cfg := *v.cfg
-	cfg.VM.Restore, cfg.VM.Receive = nil, nil
+	cfg.VM.Restore, cfg.VM.Receive, cfg.Rootfs.Layer = nil, nil, ""
 	d := workload.Description{Created: time.Now().UTC(), Config: &cfg}
 	if v.net != nil {
 		d.MAC = v.net.MAC.String()

@@ -12,6 +12,7 @@ import (
 	"github.com/hvctl/hvctl/internal/agent"
 	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/commit"
 )
 
 // Shutdown asks the agent to stop everything, and presses the power button for
@@ -59,7 +60,28 @@ func (v *VM) Pause(ctx context.Context) error {
 	return notRunning(g.machine.Pause(ctx))
 }
 
-// Resume undoes Pause and tells the guest what time it is.
+// Suspend implements workload.Suspender: the agent stops the workload.
+func (v *VM) Suspend(ctx context.Context) error {
+	g, err := v.withAgent()
+	if err != nil {
+		return err
+	}
+	if err := v.arrive(ctx); err != nil {
+		return err
+	}
+	v.suspended.Store(true)
+	err = g.session.Suspend(ctx)
+	if err != nil { // or it is not known
+		v.suspended.Store(false)
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), clockTimeout)
+		defer cancel()
+		_ = g.session.Continue(cctx)
+	}
+	return err
+}
+
+// Resume undoes Pause and Suspend and tells the guest what time it is. It is refused while
+// the instance is being moved, or may run elsewhere.
 func (v *VM) Resume(ctx context.Context) error {
 	g, err := v.running()
 	if err == nil && v.doubt.Load() != nil {
@@ -67,6 +89,9 @@ func (v *VM) Resume(ctx context.Context) error {
 	}
 	if err != nil {
 		return err
+	}
+	if err := commit.MayRun(v.dir); err != nil {
+		return fmt.Errorf("%w: %w", workload.ErrNotRunning, err)
 	}
 	if err := g.machine.Resume(ctx); err != nil {
 		return notRunning(err)
@@ -79,6 +104,13 @@ func (v *VM) Resume(ctx context.Context) error {
 	if err := g.session.SyncClock(ctx, time.Now()); err != nil {
 		v.log.Warn("the guest's clock was not set after a pause", "err", err) // it runs nevertheless
 	}
+	if !v.suspended.Load() {
+		return nil
+	}
+	if err := g.session.Continue(ctx); err != nil {
+		return fmt.Errorf("the guest runs, its workload stands still yet: %w", err)
+	}
+	v.suspended.Store(false)
 	return nil
 }
 

@@ -64,7 +64,9 @@ type VM struct {
 	lost  atomic.Pointer[error]    // why its memory cannot be had any more; nil: it can
 	left  atomic.Bool              // the guest was handed over
 	gap   atomic.Pointer[gap]      // of the latest guest that was offered
-	moved atomic.Pointer[string]   // where the guest was sent; nil: it is here
+	// suspended: the workload's processes are stopped by the agent.
+	suspended atomic.Bool
+	moved     atomic.Pointer[string] // where the guest was sent; nil: it is here
 
 	confine  func(confine.Policy) (confine.Report, error) // nil: this process is not the VM's alone
 	confined atomic.Pointer[Confined]                     // nil before that
@@ -72,6 +74,7 @@ type VM struct {
 	// What Start made so far; only Start and Close use these.
 	console *console
 	image   *os.File     // the root file system, held so that it is not removed
+	layer   *os.File     // what the writable layer is filled from; nil: nothing
 	gdb     net.Listener // nil: none, or served
 	serial  *relay       // nil when nobody is attached to the serial port
 	net     *hostnet.Attachment
@@ -206,6 +209,11 @@ func (v *VM) build(ctx context.Context, io workload.Stdio) error {
 	if err != nil {
 		return err
 	}
+	if name := v.cfg.Rootfs.Layer; name != "" {
+		if v.layer, err = os.Open(name); err != nil {
+			return fmt.Errorf("writable layer: %w", err)
+		}
+	}
 	c.HugePages, c.CPUModel = v.cfg.VM.HugePages, machine.CPUModel(v.cfg.VM.CPU)
 	c.Kernel, c.KernelCache = v.cfg.VM.Kernel, v.cfg.VM.KernelCache
 	c.Initrds, c.Cmdline = initrds(v.cfg.VM.Initrd), v.cfg.VM.Cmdline
@@ -314,6 +322,9 @@ func (v *VM) boot(ctx context.Context, g *guest, io workload.Stdio) (workload.Pr
 	run, err := v.request()
 	if err != nil {
 		return nil, err
+	}
+	if err := v.fill(ctx, g.session, run.Root.Upper); err != nil {
+		return nil, fmt.Errorf("writable layer: %w", err)
 	}
 	p, err := g.session.Run(ctx, run, agent.IO{Stdin: io.In, Stdout: v.times.first("first output", io.Out), Stderr: io.Err})
 	if err != nil {

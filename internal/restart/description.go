@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -21,7 +22,8 @@ const layerVolume = "layer"
 // question of a VM that goes on, so that who asks at the wrong door is told.
 type question struct {
 	Restart bool            `json:"restart"`
-	Image   string          `json:"image"` // the file's name
+	Backend string          `json:"backend,omitempty"` // empty: a container
+	Image   string          `json:"image"`             // the file's name
 	Network string          `json:"network"`
 	Ports   []workload.Port `json:"ports,omitempty"`
 	CPUs    int             `json:"cpus,omitempty"`
@@ -38,6 +40,9 @@ func beyond(c *workload.Config) (names []string) {
 	usual, err := workload.NewProcess(workload.SpecOptions{Args: []string{"/"}})
 	if err != nil { // it never does
 		return []string{err.Error()}
+	}
+	if c.Backend == "vm" { // whose capabilities, settings and filters are the guest's own affair
+		s = guestsAffair(s)
 	}
 	if p := s.Process.Capabilities; p != nil {
 		for _, set := range [][]string{p.Bounding, p.Effective, p.Permitted, p.Inheritable, p.Ambient} {
@@ -68,7 +73,7 @@ func beyond(c *workload.Config) (names []string) {
 		names = append(names, "promised processor time")
 	}
 	slices.Sort(names)
-	if len(names) == 0 && !reflect.DeepEqual(s, ordinary(s)) {
+	if len(names) == 0 && !reflect.DeepEqual(c.Spec, ordinary(c.Spec)) {
 		names = []string{"settings that hvctl run does not make"}
 	}
 	return names
@@ -101,8 +106,8 @@ var tmpfsOptions = []string{"size", "mode", "uid", "gid", "nr_inodes", "ro", "rw
 // programs in them as anybody who runs an image by its name; nothing of the host's is his choice.
 func admit(own *workload.Config, d workload.Description, p plan.Plan, images string) (*workload.Config, error) {
 	c := d.Config
-	if c.Backend != "container" {
-		return nil, fmt.Errorf("%w: a %s; only containers are started afresh", workload.ErrUnsupported, c.Backend)
+	if c.Backend != "container" && c.Backend != "vm" {
+		return nil, fmt.Errorf("%w: a %q; containers and VMs are started afresh", workload.ErrUnsupported, c.Backend)
 	}
 	if more := beyond(c); len(more) > 0 {
 		return nil, fmt.Errorf("%w: it has %q, which nobody from outside is given", workload.ErrUnsupported, more)
@@ -125,6 +130,13 @@ func admit(own *workload.Config, d workload.Description, p plan.Plan, images str
 		return nil, fmt.Errorf("root file system %q is no file's name", c.Rootfs.ImagePath)
 	}
 	n := *own
+	n.Backend = c.Backend
+	if n.Backend == "vm" {
+		var err error
+		if n.VM, err = guest(c.VM); err != nil {
+			return nil, err
+		}
+	}
 	n.Spec = ordinary(c.Spec)
 	if n.Spec.Hostname == short(c.ID) {
 		n.Spec.Hostname = short(own.ID)
@@ -170,6 +182,10 @@ func network(n *workload.Config, came workload.Network, p plan.Plan) error {
 	default:
 		return fmt.Errorf("%w: network %q; only none, bridge and user are received", workload.ErrUnsupported, m)
 	}
+	if n.Backend == "vm" {
+		_, err := os.Stat("/dev/vhost-net") // who serves the queues is this host's affair
+		n.Net.Queues, n.Net.Vhost = came.Queues, came.Vhost && err == nil
+	}
 	for _, port := range came.Publish {
 		if ports == nil && p.Action(plan.Port, portName(port)) != plan.Drop {
 			n.Net.Publish = append(n.Net.Publish, port)
@@ -186,7 +202,7 @@ func network(n *workload.Config, came workload.Network, p plan.Plan) error {
 // offered is what the source says of an instance: nothing that only its host has.
 func offered(c *workload.Config) *workload.Config {
 	o := *c
-	o.DataDir, o.Rootfs.Dir, o.Rootfs.Layer, o.VM = "", "", "", workload.VM{}
+	o.DataDir, o.Rootfs.Dir, o.Rootfs.Layer, o.VM = "", "", "", machine(c)
 	o.Net.MAC, o.Net.IP = "", netip.Addr{}
 	o.Res.BlockIO, o.Res.CgroupParent = nil, ""
 	return &o

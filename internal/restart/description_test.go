@@ -64,9 +64,9 @@ func TestAnOrdinaryContainerIsAdmitted(t *testing.T) {
 // Whatever would give a sender more of this host than a container has is refused by name.
 func TestWhatIsOfTheHostIsRefused(t *testing.T) {
 	for says, change := range map[string]func(c *workload.Config){
-		"only containers":  func(c *workload.Config) { c.Backend = "vm" },
-		"CAP_SYS_ADMIN":    func(c *workload.Config) { c.Spec.Process.Capabilities.Effective = []string{"CAP_SYS_ADMIN"} },
-		"all capabilities": func(c *workload.Config) { c.Spec.Process.Capabilities = nil },
+		"containers and VMs": func(c *workload.Config) { c.Backend = "other" },
+		"CAP_SYS_ADMIN":      func(c *workload.Config) { c.Spec.Process.Capabilities.Effective = []string{"CAP_SYS_ADMIN"} },
+		"all capabilities":   func(c *workload.Config) { c.Spec.Process.Capabilities = nil },
 		"/v is /etc": func(c *workload.Config) {
 			c.Spec.Mounts = []specs.Mount{{Destination: "/v", Type: "bind", Source: "/etc"}}
 		},

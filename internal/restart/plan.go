@@ -36,7 +36,11 @@ func (m *Move) Plan(ctx context.Context) (plan.Plan, error) {
 		binds = append(binds, b)
 	}
 	c := m.H.Config()
-	q, err := json.Marshal(question{Restart: true, Image: filepath.Base(c.Rootfs.ImagePath), Network: c.Net.Mode, Ports: c.Net.Publish})
+	ask := question{Restart: true, Image: filepath.Base(c.Rootfs.ImagePath), Network: c.Net.Mode, Ports: c.Net.Publish}
+	if c.Backend == "vm" {
+		ask.Backend = c.Backend
+	}
+	q, err := json.Marshal(ask)
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -64,6 +68,8 @@ func (m *Move) Plan(ctx context.Context) (plan.Plan, error) {
 			p.Rows[i].Action, p.Rows[i].Reason = plan.Refuse, "a directory of the host cannot go along"
 		case r.Kind == plan.Port && r.Action == plan.Ref, r.Kind == plan.Stream && r.Action == plan.Ref, r.Kind == plan.TCP && r.Action == plan.Move:
 			p.Rows[i].Action, p.Rows[i].Reason = plan.Refuse, fmt.Sprintf("%q is not possible for a workload that is started afresh", r.Action)
+		case r.Kind == plan.RawDisk:
+			p.Rows[i].Action, p.Rows[i].Reason = plan.Refuse, "disks that the guest only reads, or in other formats than raw, are not carried along"
 		case r.Kind == plan.Layer && r.Bytes > f.Memory: // it is in memory there, too
 			p.Rows[i].Action, p.Rows[i].Reason = plan.Refuse, fmt.Sprintf("needs %d MiB of memory, %d are free at the destination", r.Bytes>>20, f.Memory>>20)
 		}
@@ -97,6 +103,14 @@ func (m *Move) resources(ctx context.Context) ([]plan.Resource, error) {
 		for _, d := range l.Devices {
 			all = append(all, plan.Resource{Kind: plan.Device, Name: d.Path})
 		}
+	}
+	if c.Backend == "vm" {
+		more, err := m.machineResources(ctx)
+		if err != nil {
+			return nil, err
+		}
+		all[0].Bytes = c.Res.MemoryBytes
+		all = append(all, more...)
 	}
 	for _, mnt := range c.Spec.Mounts {
 		kind := plan.DirRW

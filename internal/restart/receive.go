@@ -29,9 +29,9 @@ type Arrival struct {
 	// Instance is a new one, locked by us, whose configuration has ID, Name, AutoRemove, DataDir
 	// and the ports that the user wants in place of those that it had.
 	Instance *instance.Instance
-	Backend  workload.Backend // that of containers
-	Images   string           // folder of root file system images in the store
-	Root     bool             // whether we may make bridges
+	Backends map[string]workload.Backend // by name; those that this host has
+	Images   string                      // folder of root file system images in the store
+	Root     bool                        // whether we may make bridges
 	Options  launch.Options
 	Log      *slog.Logger
 }
@@ -115,7 +115,10 @@ func (a *Arrival) facts(own *workload.Config) func(context.Context, json.RawMess
 			return nil, err
 		}
 		if !q.Restart {
-			return nil, errors.New("a container that is started afresh is waited for here (--mode restart), not a VM that goes on: leave --mode restart out there")
+			return nil, errors.New("an instance that is started afresh is waited for here (--mode restart), not a VM that goes on: leave --mode restart out there")
+		}
+		if b := q.Backend; b != "" && a.Backends[b] == nil {
+			return nil, fmt.Errorf("%w: this host runs no %.16ss", workload.ErrUnsupported, b)
 		}
 		if len(q.Ports) > maxAsked {
 			return nil, fmt.Errorf("%d ports; at most %d are answered for", len(q.Ports), maxAsked)
@@ -145,8 +148,9 @@ func (a *Arrival) facts(own *workload.Config) func(context.Context, json.RawMess
 
 // newcomer is an instance that was offered, before it is started.
 type newcomer struct {
-	a     *Arrival
-	layer migrate.Volume
+	a       *Arrival
+	backend workload.Backend
+	volumes []migrate.Volume // the layer, and a VM's disks
 }
 
 var (
@@ -164,45 +168,114 @@ func (a *Arrival) prepare(ctx context.Context, own *workload.Config, o migrate.O
 	if err != nil {
 		return nil, err
 	}
-	if len(o.Regions) != 0 || len(o.Volumes) != 1 || o.Volumes[0].Name != layerVolume {
-		return nil, fmt.Errorf("%w: %d regions of RAM and %d disks, where one layer is waited for", workload.ErrUnsupported, len(o.Regions), len(o.Volumes))
-	}
 	cfg, err := admit(own, d, p, a.Images)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.Backend.Prepare(ctx, cfg); err != nil {
+	if err := fits(o, cfg.VM.Disks); err != nil {
 		return nil, err
 	}
-	disk, err := spare.Disk(own.DataDir)
-	memory, merr := spare.Memory() // where it is unpacked
-	err = errors.Join(err, merr)
-	if free := min(disk, memory); err == nil && o.Volumes[0].Size > free {
-		err = fmt.Errorf("its layer of %d MiB does not fit: %d are free", o.Volumes[0].Size>>20, free>>20)
+	n := &newcomer{a: a}
+	if cfg, n.backend, err = a.outfit(ctx, cfg, d.Config.VM.Cmdline); err != nil {
+		return nil, err
 	}
-	if err == nil {
-		err = os.MkdirAll(own.DataDir, 0o700)
+	if err := a.room(own.DataDir, o.Volumes); err != nil {
+		return nil, err
 	}
-	if err != nil {
+	if err := os.MkdirAll(own.DataDir, 0o700); err != nil {
 		return nil, err
 	}
 	cfg.Rootfs.Layer = filepath.Join(own.DataDir, "layer.tar")
-	f, err := os.OpenFile(cfg.Rootfs.Layer, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, err
+	err = n.add(cfg.Rootfs.Layer, o.Volumes[0])
+	for i, v := range o.Volumes[1:] {
+		cfg.VM.Disks[i].Path = filepath.Join(own.DataDir, diskVolume(i))
+		err = errors.Join(err, n.add(cfg.VM.Disks[i].Path, v))
 	}
-	n := &newcomer{a, migrate.Volume{Name: layerVolume, Size: o.Volumes[0].Size, File: f}}
-	if err := errors.Join(f.Truncate(int64(n.layer.Size)), a.Instance.WriteConfig(cfg)); err != nil {
+	if err == nil {
+		err = a.Instance.WriteConfig(cfg)
+	}
+	if err != nil {
 		n.drop()
 		return nil, err
 	}
 	return n, nil
 }
 
+// fits refuses an offer that has not just what the configuration says: a layer, and its disks.
+func fits(o migrate.Offer, disks []workload.Disk) error {
+	if len(o.Regions) != 0 || len(o.Volumes) != 1+len(disks) || o.Volumes[0].Name != layerVolume {
+		return fmt.Errorf("%w: %d regions of RAM and %d volumes, where one layer and %d disks are waited for", workload.ErrUnsupported, len(o.Regions), len(o.Volumes), len(disks))
+	}
+	for i, v := range o.Volumes[1:] {
+		if v.Name != diskVolume(i) {
+			return fmt.Errorf("%w: volume %q, where %s is waited for", workload.ErrUnsupported, v.Name, diskVolume(i))
+		}
+	}
+	return nil
+}
+
+// outfit gives an instance what its backend needs here: of a VM a kernel, by the name that it
+// had if there is one of that name. cmdline is what the source's guest was told.
+func (a *Arrival) outfit(ctx context.Context, cfg *workload.Config, cmdline string) (*workload.Config, workload.Backend, error) {
+	b := a.Backends[cfg.Backend]
+	if b == nil {
+		return nil, nil, fmt.Errorf("%w: this host runs no %ss", workload.ErrUnsupported, cfg.Backend)
+	}
+	n := *cfg
+	err := b.Prepare(ctx, &n)
+	if err != nil && cfg.VM.KernelRef != "" {
+		n = *cfg
+		n.VM.KernelRef = ""
+		err = b.Prepare(ctx, &n)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if n.Backend == "vm" {
+		n.VM.Cmdline += added(cmdline, n.VM.Cmdline)
+	}
+	return &n, b, nil
+}
+
+// room refuses what there is no place for. The layer is unpacked in memory.
+func (a *Arrival) room(dir string, coming []migrate.Volume) error {
+	disk, err := spare.Disk(dir)
+	memory, merr := spare.Memory()
+	if err := errors.Join(err, merr); err != nil {
+		return err
+	}
+	if size, free := coming[0].Size, min(disk, memory); size > free {
+		return fmt.Errorf("its layer of %d MiB does not fit: %d are free", size>>20, free>>20)
+	}
+	for _, v := range coming {
+		if v.Size > disk {
+			return fmt.Errorf("its disks do not fit: %s has %d MiB, %d are left", v.Name, v.Size>>20, disk>>20)
+		}
+		disk -= v.Size
+	}
+	return nil
+}
+
+// add makes the file that a volume comes to.
+func (n *newcomer) add(path string, v migrate.Volume) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	n.volumes = append(n.volumes, migrate.Volume{Name: v.Name, Size: v.Size, File: f})
+	return f.Truncate(int64(v.Size))
+}
+
 func (n *newcomer) drop() {
-	_ = n.layer.File.Close()
-	if err := os.Remove(n.layer.File.Name()); err != nil {
-		n.a.Log.Warn("a layer that came to nothing is left", "err", err)
+	for _, v := range n.volumes {
+		n.discard(v)
+	}
+}
+
+func (n *newcomer) discard(v migrate.Volume) {
+	_ = v.File.Close()
+	if err := os.Remove(v.File.Name()); err != nil {
+		n.a.Log.Warn("what has come is left, and came to nothing", "volume", v.Name, "err", err)
 	}
 }
 
@@ -210,7 +283,7 @@ func (n *newcomer) drop() {
 func (n *newcomer) Regions() []memory.Region { return nil }
 
 // Volumes implements migrate.VolumeDestination.
-func (n *newcomer) Volumes() []migrate.Volume { return []migrate.Volume{n.layer} }
+func (n *newcomer) Volumes() []migrate.Volume { return n.volumes }
 
 // LoadState implements migrate.Destination: there is none.
 func (n *newcomer) LoadState(s []state.Section) error {
@@ -222,9 +295,12 @@ func (n *newcomer) LoadState(s []state.Section) error {
 
 // Resume implements migrate.Destination: the right to run the instance is ours.
 func (n *newcomer) Resume(ctx context.Context) error {
-	if _, err := launch.Start(ctx, n.a.Backend, n.a.Instance, n.a.Options); err != nil {
+	if _, err := launch.Start(ctx, n.backend, n.a.Instance, n.a.Options); err != nil {
 		return err
 	}
-	n.drop() // it has read it
+	n.discard(n.volumes[0]) // it has read it
+	for _, v := range n.volumes[1:] {
+		_ = v.File.Close()
+	}
 	return nil
 }

@@ -38,6 +38,10 @@ type Move struct {
 // askAgain is the time between two questions to a destination that does not answer.
 const askAgain = 5 * time.Second
 
+// bootTimeout is how long a VM may take to start at its destination before that is asked
+// whether it has.
+const bootTimeout = 3 * time.Minute
+
 // Send moves the instance. When it returns nil, the instance runs at the destination and has
 // ended here. After an error it runs on here, unless the error wraps migrate.ErrInDoubt: then it
 // stands still, and Send called again asks the destination again. Ending ctx calls it off, or, when the
@@ -51,6 +55,9 @@ func (m *Move) Send(ctx context.Context) (*migrate.Report, error) {
 	defer hold.Release()
 	journal := commit.File(filepath.Join(dir, commit.SentFile))
 	src := &source{h: m.H, hold: hold}
+	if err := m.goesOn(ctx); err != nil {
+		return nil, err
+	}
 	if r, err := journal.Load(); err == nil && r.Verdict == commit.IntentRecord {
 		return nil, m.settle(ctx, src, journal, migrate.ErrInDoubt)
 	}
@@ -98,14 +105,24 @@ func (m *Move) send(ctx context.Context, src *source, journal commit.Journal, p 
 		}
 	}
 	still := time.Now()
-	if err := m.H.Client.Pause(ctx); err != nil {
+	stop := m.H.Client.Pause
+	if cfg.Backend == "vm" { // its agent packs
+		stop = m.H.Client.Suspend
+	}
+	if err := stop(ctx); err != nil {
 		return report, err
 	}
+	defer src.close()
 	err = m.pack(ctx, src)
 	if err == nil {
-		defer src.layer.File.Close()
+		err = m.H.Client.Pause(ctx)
+	}
+	if err == nil {
+		err = src.addDisks(m.H.Config().VM.Disks)
+	}
+	if err == nil {
 		report, err = migrate.Send(ctx, src, m.Dial, journal, o)
-		report.Layer = src.layer.Size
+		report.Layer = src.volumes[0].Size
 	}
 	report.Image, report.StoodStill = image, time.Since(still)
 	if errors.Is(err, migrate.ErrInDoubt) {
@@ -122,6 +139,9 @@ func (m *Move) send(ctx context.Context, src *source, journal commit.Journal, p 
 // options are what package migrate is told. path is where the image is here.
 func (m *Move) options(path string, cfg *workload.Config, p plan.Plan) (o migrate.SendOptions, err error) {
 	d := workload.Description{Created: time.Now().UTC(), Config: cfg}
+	for i := range cfg.VM.Disks {
+		d.Disks = append(d.Disks, workload.SnapshotDisk{Name: diskVolume(i)})
+	}
 	if d.Rootfs, err = workload.MarkFile(path); err != nil {
 		return o, err
 	}
@@ -132,6 +152,9 @@ func (m *Move) options(path string, cfg *workload.Config, p plan.Plan) (o migrat
 	}
 	if o.Description, err = d.Describe(); err != nil {
 		return o, err
+	}
+	if cfg.Backend == "vm" {
+		o.Answer = bootTimeout
 	}
 	o.Plan, err = json.Marshal(p)
 	return o, err
@@ -151,7 +174,7 @@ func (m *Move) pack(ctx context.Context, src *source) error {
 	if err = errors.Join(err, serr); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	src.layer = migrate.Volume{Name: layerVolume, Size: uint64(size), File: f}
+	src.volumes = []migrate.Volume{{Name: layerVolume, Size: uint64(size), File: f}}
 	return nil
 }
 
@@ -216,10 +239,37 @@ func (m *Move) Resolve(ctx context.Context, keep workload.Keep) error {
 	return m.end(ctx)
 }
 
+// Doubtful tells whether it is Move that is asked to resolve what is in doubt of h, and not
+// the owner of a VM that was to go on elsewhere.
+func Doubtful(ctx context.Context, h *launch.Handle) (bool, error) {
+	if h.Config().Backend != "vm" {
+		return true, nil
+	}
+	s, err := h.Client.Migration(ctx)
+	if err != nil || s.State == workload.MigrationInDoubt || s.State == workload.MigrationServing {
+		return false, err
+	}
+	r, err := commit.File(filepath.Join(h.Dir(), commit.SentFile)).Load()
+	return err == nil && r.Verdict == commit.IntentRecord, nil
+}
+
+// goesOn refuses a VM that is on its way to go on elsewhere: the record is its owner's.
+func (m *Move) goesOn(ctx context.Context) error {
+	if m.H.Config().Backend != "vm" {
+		return nil
+	}
+	s, err := m.H.Client.Migration(ctx)
+	switch s.State {
+	case workload.MigrationGoing, workload.MigrationServing, workload.MigrationInDoubt:
+		return fmt.Errorf("%w: it is being migrated to %s; see `hvctl migrate status`", workload.ErrUnsupported, s.To)
+	}
+	return err
+}
+
 // movable refuses what cannot be sent so.
 func (m *Move) movable() error {
-	if b := m.H.Config().Backend; b != "container" {
-		return fmt.Errorf("%w: --mode restart is for containers; what a %s has written is in the guest's memory, and goes along with that (--mode precopy)", workload.ErrUnsupported, b)
+	if c := m.H.Config(); c.Backend == "vm" && (c.VM.Raw || c.Rootfs.Dir != "") {
+		return fmt.Errorf("%w: a VM without hvctl's agent, or without an image", workload.ErrUnsupported)
 	}
 	st, err := m.H.Instance.State()
 	switch {

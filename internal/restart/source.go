@@ -3,6 +3,8 @@ package restart
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 
 	"github.com/hvctl/hvctl/internal/state"
 	"github.com/hvctl/hvctl/internal/supervisor/launch"
@@ -14,9 +16,10 @@ import (
 
 // source is an instance that stands still already, as package migrate sees machines.
 type source struct {
-	h     *launch.Handle
-	hold  *commit.Hold
-	layer migrate.Volume
+	h    *launch.Handle
+	hold *commit.Hold
+	// volumes are the packed layer, and a VM's disks.
+	volumes []migrate.Volume
 }
 
 var (
@@ -61,4 +64,28 @@ func (s *source) FetchDirtyVolume(_ int, bitmap []uint64) error {
 func (s *source) SaveState() ([]state.Section, error) { return nil, nil }
 
 // Volumes implements migrate.VolumeSource.
-func (s *source) Volumes() []migrate.Volume { return []migrate.Volume{s.layer} }
+func (s *source) Volumes() []migrate.Volume { return s.volumes }
+
+// addDisks opens the disks of a VM that stands still. Its owner has them open, too, and has
+// nothing of them under way.
+func (s *source) addDisks(disks []workload.Disk) error {
+	for i, d := range disks {
+		f, err := os.Open(d.Path)
+		if err != nil {
+			return err
+		}
+		size, err := f.Seek(0, io.SeekEnd)
+		s.volumes = append(s.volumes, migrate.Volume{Name: diskVolume(i), Size: uint64(size), File: f})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// close closes what is sent.
+func (s *source) close() {
+	for _, v := range s.volumes {
+		_ = v.File.Close()
+	}
+}

@@ -107,7 +107,8 @@ func (o *owner) Kill(ctx context.Context) error {
 	return o.rt.Kill(ctx)
 }
 
-// Pause implements control.Owner. Pausing what is paused does nothing.
+// Pause implements control.Owner. Pausing what is paused does nothing, but that it
+// completes a Suspend.
 func (o *owner) Pause(ctx context.Context) error {
 	return o.freeze(ctx, workload.Running, workload.Paused, control.EventPause, workload.Pauser.Pause)
 }
@@ -115,6 +116,15 @@ func (o *owner) Pause(ctx context.Context) error {
 // Resume implements control.Owner.
 func (o *owner) Resume(ctx context.Context) error {
 	return o.freeze(ctx, workload.Paused, workload.Running, control.EventResume, workload.Pauser.Resume)
+}
+
+// Suspend implements control.Owner.
+func (o *owner) Suspend(ctx context.Context) error {
+	do := workload.Pauser.Pause
+	if s, ok := o.rt.(workload.Suspender); ok {
+		do = func(_ workload.Pauser, ctx context.Context) error { return s.Suspend(ctx) }
+	}
+	return o.freeze(ctx, workload.Running, workload.Paused, control.EventPause, do)
 }
 
 func (o *owner) freeze(ctx context.Context, from, to workload.Status, event string, do func(workload.Pauser, context.Context) error) error {
@@ -133,6 +143,9 @@ func (o *owner) freeze(ctx context.Context, from, to workload.Status, event stri
 	o.mu.Lock()
 	is := o.st.Status
 	o.mu.Unlock()
+	if _, ok := p.(workload.Suspender); ok && is == workload.Paused && to == workload.Paused {
+		return do(p, ctx)
+	}
 	if is != from {
 		return nil
 	}

@@ -63,7 +63,7 @@ type Rootfs struct {
 	Dir       string `json:"dir,omitempty"`
 	ReadOnly  bool   `json:"readOnly,omitempty"` // no writable layer on top
 	// Layer is a file that the writable layer is filled from before the start (package
-	// upper), for containers; empty: it begins empty.
+	// upper); empty: it begins empty.
 	Layer string `json:"layer,omitempty"`
 }
 

@@ -88,6 +88,14 @@ type Pauser interface {
 	Resume(ctx context.Context) error
 }
 
+// Suspender is a Pauser whose writable layer cannot be packed while it is paused. Suspend
+// stops the workload's processes, and nothing else, and writes out what they have
+// written; Pause may follow, and Resume undoes both.
+type Suspender interface {
+	Pauser
+	Suspend(ctx context.Context) error
+}
+
 // Copy moves files between the host and a running instance (hvctl cp).
 type Copy struct {
 	// Path is where to in the instance, or what of it.
