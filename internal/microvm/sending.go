@@ -125,8 +125,9 @@ func (s *sending) finish() {
 	}
 }
 
-// finishTimeout is how long that may take.
-const finishTimeout = 5 * time.Second
+// finishTimeout is how long that may take: a guest that runs elsewhere by now may be asked
+// for its gap, and whoever asked for the migration waits for the report.
+const finishTimeout = 2*gapWait + 2*time.Second
 
 // RecoverMigration implements workload.Migrator.
 func (v *VM) RecoverMigration(ctx context.Context) error {
