@@ -56,7 +56,7 @@ func (g *guest) in(container, id string, args ...string) string {
 
 func TestContainersOfAPod(t *testing.T) {
 	g := startPod(t, "a", "b")
-	a, outA := g.create("a", "sh", "-c", "echo ready; trap 'exit 3' TERM; while :; do sleep 0.05; done")
+	a, outA := g.create("a", "sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")
 	b, outB := g.create("b", "sh", "-c", "echo ready; exec sleep 1000")
 	readLine(t, outA, "ready")
 	readLine(t, outB, "ready")
@@ -178,7 +178,7 @@ func TestAContainerInTheMakingHoldsUpNoOther(t *testing.T) {
 	go server.Serve()
 	t.Cleanup(func() { _ = server.Unmount() })
 	g := startPod(t, "a", "slow="+at)
-	a, out := g.create("a", "sh", "-c", "echo ready; trap 'exit 3' TERM; while :; do sleep 0.05; done")
+	a, out := g.create("a", "sh", "-c", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.05; done")
 	readLine(t, out, "ready")
 	made := make(chan error, 1)
 	go func() {

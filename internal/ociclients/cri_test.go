@@ -40,7 +40,7 @@ func TestKubernetesPod(t *testing.T) {
 		t.Errorf("the handler did not call our runtime: %q, %v", b, err)
 	}
 
-	web := p.Start("web", critest.Message{}.Num(1, 100000).Num(2, 50000).Num(4, 64<<20), "sh", "-c", "echo started; trap 'exit 3' TERM; while :; do sleep 0.1; done")
+	web := p.Start("web", critest.Message{}.Num(1, 100000).Num(2, 50000).Num(4, 64<<20), "sh", "-c", "trap 'exit 3' TERM; echo started; while :; do sleep 0.1; done")
 	once := p.Start("once", nil, "sh", "-c", "echo once; exit 7")
 	eventually(t, "the one that ends has ended", func() bool { state, _ := p.Status(once); return state == critest.Exited })
 	if _, exit := p.Status(once); exit != 7 {

@@ -44,7 +44,7 @@ func TestKubernetesPodInAVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := p.Start("web", critest.Message{}.Num(4, 128<<20), "sh", "-c", "httpd -p 80 -h /www; echo started; trap 'exit 3' TERM; while :; do sleep 0.1; done")
+	web := p.Start("web", critest.Message{}.Num(4, 128<<20), "sh", "-c", "httpd -p 80 -h /www; trap 'exit 3' TERM; echo started; while :; do sleep 0.1; done")
 	eventually(t, "the log has the output", func() bool {
 		b, err := os.ReadFile(filepath.Join(logs, "web.log"))
 		return err == nil && strings.Contains(string(b), "stdout F started")
