@@ -98,6 +98,20 @@ func (c *cgroup) limit(l guestproto.Limits) error {
 	return c.set("cpu.max", fmt.Sprintf("%d %d", l.CPUQuotaUs, l.CPUPeriodUs), "a limit of processor time")
 }
 
+// limit serves Limit.
+func (m *manager) limit(l guestproto.Limit) error {
+	m.mu.Lock()
+	c, there := m.cgroup, m.containers[""] != nil
+	m.mu.Unlock()
+	switch {
+	case !there:
+		return stateErr("no workload runs")
+	case l.PIDs <= 0:
+		return &rpcError{-32602, fmt.Sprintf("a limit of %d processes", l.PIDs)}
+	}
+	return c.limitPIDs(l.PIDs)
+}
+
 // set writes a bound, or says which one this kernel does not know.
 func (c *cgroup) set(file, value, what string) error {
 	if c == nil {

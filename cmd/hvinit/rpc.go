@@ -218,6 +218,8 @@ func (m *manager) call(method string, params json.RawMessage) (any, error) {
 		return nil, do(params, m.identify)
 	case guestproto.MethodPlug:
 		return nil, do(params, m.plug)
+	case guestproto.MethodLimit:
+		return nil, do(params, m.limit)
 	case guestproto.MethodFreeze:
 		return nil, m.freeze(true)
 	case guestproto.MethodThaw:

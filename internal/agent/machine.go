@@ -49,6 +49,12 @@ func (s *Session) Plug(ctx context.Context, p guestproto.Plug) error {
 	return s.call(ctx, guestproto.MethodPlug, p, nil)
 }
 
+// LimitPIDs holds the workload to n tasks from now on, above 0. An agent that knows
+// nothing of it answers with an error.
+func (s *Session) LimitPIDs(ctx context.Context, n int64) error {
+	return s.call(ctx, guestproto.MethodLimit, guestproto.Limit{PIDs: n}, nil)
+}
+
 // Beat has the agent begin to measure for how long the guest does not run, or end
 // that, and returns the longest time of that kind since it began. An agent that
 // knows nothing of it answers with an error.

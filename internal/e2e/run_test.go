@@ -162,9 +162,12 @@ func lifecycle(t *testing.T, h *host) {
 	if out := h.ok("stats", "--no-stream", "--json", "life"); !strings.Contains(out, "cpuNanoseconds") {
 		t.Errorf("stats printed %s", out)
 	}
-	h.ok("update", "--cpus", "0.5", "--cpu-weight", "50", "life")
-	if out := h.ok("inspect", "--format", "{{.State.Limits.CPUs}} {{.State.Limits.PIDs}}", "life"); strings.TrimSpace(out) != "0.5 50" {
+	h.ok("update", "--cpus", "0.5", "--cpu-weight", "50", "--pids-limit", "40", "life")
+	if out := h.ok("inspect", "--format", "{{.State.Limits.CPUs}} {{.State.Limits.PIDs}}", "life"); strings.TrimSpace(out) != "0.5 40" {
 		t.Errorf("limits after an update: %q", out)
+	}
+	if out := h.ok("exec", "life", "cat", "/sys/fs/cgroup/pids.max"); out != "40\n" {
+		t.Errorf("inside, the limit of processes is %q after an update", out)
 	}
 	if h.kind.name == vm.name {
 		confinedWhole(t, h, "life")

@@ -47,6 +47,7 @@ const (
 	MethodReseed     = "reseed"      // Reseed
 	MethodIdentify   = "identify"    // Identity
 	MethodPlug       = "plug"        // Plug
+	MethodLimit      = "limit"       // Limit
 	MethodFreeze     = "freeze"      // flush and block writes to the disks
 	MethodThaw       = "thaw"        // allow writes again
 	MethodShutdown   = "shutdown"    // Shutdown
@@ -246,6 +247,12 @@ type CloseStdin struct {
 type Plug struct {
 	Serial string `json:"serial"`
 	Gone   bool   `json:"gone,omitempty"`
+}
+
+// Limit changes what the workload is held to while it runs.
+type Limit struct {
+	// PIDs bounds its tasks, as Run.PIDs does; above 0. Those that are there stay.
+	PIDs int64 `json:"pids"`
 }
 
 // SyncClock sets the guest's wall clock.

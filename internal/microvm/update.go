@@ -27,13 +27,29 @@ func (v *VM) CheckUpdate(u workload.Update) error {
 	if u.MemoryBytes != nil {
 		errs = append(errs, errors.New("--memory: a VM's memory is fixed when it starts"))
 	}
-	if u.PIDs != nil {
-		errs = append(errs, errors.New("--pids-limit: the guest's kernel was told when the VM started"))
+	if u.PIDs != nil && v.cfg.VM.Raw {
+		errs = append(errs, errors.New("--pids-limit: nobody in a machine that is booted as it is takes it"))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, err)
 	}
 	return nil
+}
+
+// UpdateInside implements workload.OwnerUpdater: processes are counted by the
+// guest's kernel.
+func (v *VM) UpdateInside(ctx context.Context, u workload.Update) error {
+	if u.PIDs == nil {
+		return nil
+	}
+	g, err := v.withAgent()
+	if err == nil && g.machine.Paused() {
+		err = fmt.Errorf("%w: --pids-limit: the VM is paused, and its kernel cannot be told", workload.ErrUnsupported)
+	}
+	if err != nil {
+		return err
+	}
+	return g.session.LimitPIDs(ctx, *u.PIDs)
 }
 
 // UpdateDisk implements workload.DiskUpdater.

@@ -69,11 +69,22 @@ func (o *owner) update(ctx context.Context, u workload.Update) error {
 		if err := rt.CheckUpdate(u); err != nil {
 			return err
 		}
-	default:
-		return fmt.Errorf("%w (%s)", workload.ErrUnsupported, o.cfg.Backend)
+		return o.updateOwner(ctx, rt, u)
 	}
-	if o.group == nil {
+	return fmt.Errorf("%w (%s)", workload.ErrUnsupported, o.cfg.Backend)
+}
+
+// updateOwner changes limits that hold for the owner's group, and those that the
+// instance keeps by itself: these first, for they may fail.
+func (o *owner) updateOwner(ctx context.Context, rt workload.OwnerUpdater, u workload.Update) error {
+	whole := u.CPUs != nil || u.CPUWeight != nil || u.BlockIO != nil
+	if whole && o.group == nil {
 		return fmt.Errorf("%w: the instance has no cgroup: it was started without the permission to make one", workload.ErrUnsupported)
+	}
+	ctx, cancel := patience(ctx, 0)
+	defer cancel()
+	if err := rt.UpdateInside(ctx, u); err != nil || !whole {
+		return err
 	}
 	l := cgroup.Limits{IO: u.BlockIO}
 	if u.CPUs != nil {

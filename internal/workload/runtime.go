@@ -274,10 +274,13 @@ func (d DiskUpdate) check() error {
 }
 
 // OwnerUpdater is a Runtime whose limits are those of its owner's cgroup (see
-// OwnerLimiter), which the supervisor changes. CheckUpdate refuses what the
-// group cannot give.
+// OwnerLimiter), which the supervisor changes.
 type OwnerUpdater interface {
+	// CheckUpdate refuses what neither the group nor the instance can give.
 	CheckUpdate(u Update) error
+	// UpdateInside changes what the instance itself keeps to, if there is any such
+	// thing in u. It is called before the group changes.
+	UpdateInside(ctx context.Context, u Update) error
 }
 
 // Inspector is a Runtime with more to say in `inspect`: addresses, devices,

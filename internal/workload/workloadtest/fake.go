@@ -60,6 +60,17 @@ func (r *Runtime) CheckUpdate(u workload.Update) error {
 	return nil
 }
 
+// UpdateInside implements workload.OwnerUpdater: as a guest may, the fake refuses
+// more than mostPIDs processes.
+func (r *Runtime) UpdateInside(_ context.Context, u workload.Update) error {
+	if u.PIDs != nil && *u.PIDs > mostPIDs {
+		return fmt.Errorf("%d processes: the fake has %d at most", *u.PIDs, mostPIDs)
+	}
+	return nil
+}
+
+const mostPIDs = 1000
+
 // NewRuntime is the function an owner gives to supervisor.Run.
 func NewRuntime(c *workload.Config) (workload.Runtime, error) {
 	dieAt(c, "new")

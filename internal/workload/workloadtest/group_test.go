@@ -102,6 +102,10 @@ func TestUpdateChangesTheGroup(t *testing.T) {
 	if g.Mode() != cgroup.V2 {
 		files = map[string]string{"cpu.shares": fmt.Sprint(cgroup.SharesFromWeight(200)), "cpu.cfs_quota_us": "25000"}
 	}
+	// What is refused inside leaves the group as it is.
+	if err := h.Update(b.ctx, workload.Update{CPUWeight: new(uint64(300)), PIDs: new(int64(mostPIDs + 1))}); err == nil || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("too many processes: %v", err)
+	}
 	dir := g.Paths()["cpu"]
 	if dir == "" {
 		dir = g.Paths()[""]
@@ -112,7 +116,10 @@ func TestUpdateChangesTheGroup(t *testing.T) {
 			t.Errorf("%s: %q, %v; want %q", f, got, err, want)
 		}
 	}
-	if st, err := h.State(b.ctx); err != nil || st.Limits == nil || st.Limits.CPUs != 0.25 || st.Limits.CPUWeight != 200 {
+	if err := h.Update(b.ctx, workload.Update{PIDs: new(int64(20))}); err != nil {
+		t.Error(err)
+	}
+	if st, err := h.State(b.ctx); err != nil || st.Limits == nil || st.Limits.CPUs != 0.25 || st.Limits.CPUWeight != 200 || st.Limits.PIDs != 20 {
 		t.Errorf("limits in the state: %+v, %v", st.Limits, err)
 	}
 	if err := h.Update(b.ctx, workload.Update{MemoryBytes: new(uint64(1 << 30))}); !errors.Is(err, workload.ErrUnsupported) {
