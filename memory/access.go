@@ -8,12 +8,13 @@ import (
 )
 
 // find returns the region that holds all of [a, a+n) and the offset of a in
-// it. n is compared before anything is added, so nothing can wrap.
+// it; of a pluggable one the guest has to have that. n is compared before anything is
+// added, so nothing can wrap.
 func (g *Guest) find(a GPA, n uint64) (*Region, uint64, error) {
 	for i := range g.regions {
 		r := &g.regions[i]
 		if a >= r.GPA && uint64(a-r.GPA) < r.Size {
-			if off := uint64(a - r.GPA); n <= r.Size-off {
+			if off := uint64(a - r.GPA); n <= r.Size-off && (r.plug == nil || r.plug.holds(off, n)) {
 				return r, off, nil
 			}
 			break

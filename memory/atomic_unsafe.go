@@ -110,8 +110,8 @@ func (g *Guest) ReleaseVec(v Vec) error {
 }
 
 // HVA returns the region's address in this process, for the kernel's memory
-// slots. It stays valid until the Guest is closed.
+// slots: that of Slot. It stays valid until the Guest is closed.
 func (r Region) HVA() uintptr {
 	// SAFETY: the mapping is not Go memory; it does not move.
-	return uintptr(unsafe.Pointer(unsafe.SliceData(r.Bytes)))
+	return uintptr(unsafe.Pointer(unsafe.SliceData(r.Slot())))
 }

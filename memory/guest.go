@@ -38,6 +38,11 @@ type Options struct {
 	Size uint64
 	// Regions is an explicit layout instead; the spans may not overlap.
 	Regions []Span
+	// Pluggable, when its Size is set, is a further region above all others of which
+	// the guest has nothing at first; see Guest.Pluggable. Its bounds are multiples of
+	// Block, which is one of HugePageSize. Not with HugePages or From.
+	Pluggable Span
+	Block     uint64 // bytes
 	// HugePages takes 2 MiB pages from the host's hugetlb pool, reserved at
 	// once: New fails when the pool is too small.
 	HugePages bool
@@ -68,6 +73,7 @@ type Region struct {
 	Size   uint64 // bytes
 	Offset uint64 // of its first byte in the file behind FD
 	Bytes  []byte // the host's view; len is Size
+	plug   *Pluggable
 }
 
 // Guest is the RAM of one machine: a memfd mapped once, its pages made when
@@ -78,6 +84,7 @@ type Guest struct {
 	mem     []byte // the whole mapping; regions are slices of it
 	regions []Region
 	dirty   *Bitmap
+	plug    *Pluggable
 	lent    []lent // memory of devices; constant while the guest runs
 	huge    bool
 	late    atomic.Pointer[Bitmap] // pages known to be there, while others may be missing; nil: none is
@@ -118,7 +125,13 @@ func New(o Options) (*Guest, error) {
 		_ = unix.Madvise(mem, unix.MADV_HUGEPAGE) // advice: a kernel without THP refuses it
 	}
 	_ = unix.Madvise(mem, unix.MADV_DONTDUMP) // a core of the VMM need not hold the guest
-	return newGuest(fd, mem, spans, o.HugePages), nil
+	g := newGuest(fd, mem, spans, o.HugePages)
+	if o.Pluggable.Size > 0 {
+		if err := g.mapPluggable(o.Block); err != nil {
+			return nil, errors.Join(err, g.Close())
+		}
+	}
+	return g, nil
 }
 
 // newGuest cuts a mapping into regions.
@@ -215,6 +228,12 @@ func (o Options) layout() (spans []Span, total uint64, err error) {
 		}
 	}
 	slices.SortFunc(spans, func(a, b Span) int { return cmp.Compare(a.GPA, b.GPA) })
+	if p := o.Pluggable; p.Size > 0 {
+		if o.HugePages || o.From != nil || o.Block == 0 || o.Block%HugePageSize != 0 || uint64(p.GPA)%o.Block != 0 || p.Size%o.Block != 0 {
+			return nil, 0, fmt.Errorf("%w: pluggable region %v+%#x in blocks of %d bytes (huge pages: %v)", ErrLayout, p.GPA, p.Size, o.Block, o.HugePages)
+		}
+		spans = append(spans, p) // the check below finds one that is not above the others
+	}
 	var prev GPA
 	for i, s := range spans {
 		end, ok := s.GPA.Add(s.Size)
@@ -235,7 +254,7 @@ func (o Options) layout() (spans []Span, total uint64, err error) {
 // and saving. The caller may not change the slice.
 func (g *Guest) Regions() []Region { return g.regions }
 
-// Size returns the amount of RAM in bytes.
+// Size returns the amount of RAM in bytes, what is pluggable included.
 func (g *Guest) Size() uint64 { return uint64(len(g.mem)) }
 
 // FD returns the memfd behind the RAM, for handing over to another process.
@@ -254,7 +273,10 @@ func (g *Guest) Close() error {
 		return nil
 	}
 	err := unmap(g.mem)
-	g.mem, g.regions = nil, nil
+	if g.plug != nil {
+		err = errors.Join(err, unmap(g.plug.view))
+	}
+	g.mem, g.regions, g.plug = nil, nil, nil
 	if g.fd < 0 {
 		return err
 	}

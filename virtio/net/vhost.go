@@ -182,7 +182,7 @@ func (p *inKernel) stop(env *virtio.Env) error {
 	defer p.mu.Unlock()
 	p.serving = false
 	err := p.connect(-1)
-	vhostring.MarkAll(env.Mem)
+	env.Mem.MarkAllDirty() // the kernel keeps no log of the pages it writes
 	return err
 }
 

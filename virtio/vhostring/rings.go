@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/hvctl/hvctl/internal/vhost"
-	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/virtio"
 )
 
@@ -63,12 +62,4 @@ func TakeBack(k Kernel, q *virtio.Queue, index int) error {
 		q.SetNext(n, n)
 	}
 	return err
-}
-
-// MarkAll marks all of memory as changed: the kernel keeps no log of the pages it
-// writes.
-func MarkAll(mem *memory.Guest) {
-	for _, r := range mem.Regions() {
-		mem.MarkDirty(r.GPA, r.Size)
-	}
 }

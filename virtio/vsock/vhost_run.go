@@ -88,7 +88,7 @@ func (d *Vhost) takeBack(env *virtio.Env) error {
 		}
 		err = vhostring.TakeBack(d.k, env.Queues[i], i)
 	}
-	vhostring.MarkAll(env.Mem)
+	env.Mem.MarkAllDirty() // the kernel keeps no log of the pages it writes
 	if err != nil {
 		d.broken = fmt.Errorf("rings not had back from the kernel: %w", err)
 	}
