@@ -39,6 +39,7 @@ var layers = map[string]string{
 	"virtio/fs":         "virtio virtio/fs/hostdir memory internal/state internal/metrics",
 	"virtio/fs/hostdir": "",
 	"virtio/net":        "virtio virtio/vhostring memory internal/eventfd internal/polling internal/state internal/metrics internal/vhost",
+	"virtio/mem":        "virtio memory internal/state internal/metrics",
 	"virtio/pmem":       "virtio memory internal/state internal/metrics",
 	"virtio/rng":        "virtio memory internal/state internal/metrics",
 	"virtio/vhostring":  "virtio memory internal/vhost",

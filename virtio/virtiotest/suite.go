@@ -24,6 +24,8 @@ type Suite struct {
 	// Idle lists queues that the device pops only when its host side has
 	// something: a malformed chain there need not be noticed.
 	Idle []int
+	// Needs are features of the type's own that a driver must accept.
+	Needs virtio.Features
 	// Taken lists queues that are served elsewhere (virtio.RingTaker): the core
 	// cannot tell when they were.
 	Taken []int
@@ -196,8 +198,8 @@ func features(t testing.TB, s Suite, link func() Link) {
 	if !try(offered) {
 		t.Errorf("refused what it offers, %#x", uint64(offered))
 	}
-	if !try(virtio.FeatureVersion1) {
-		t.Error("refused a driver that takes VERSION_1 alone")
+	if !try(virtio.FeatureVersion1 | s.Needs) {
+		t.Error("refused a driver that takes VERSION_1 and what it needs alone")
 	}
 	d.Link.AcceptFeatures(0) // too late
 	d.SetupQueues()
