@@ -41,6 +41,7 @@ func (p *program) cmdBoot() *cli.Command {
 			&cli.BoolFlag{Name: "gdb-wait", Usage: "hold the guest at its first instruction until gdb lets it go"},
 			&cli.BoolFlag{Name: "hugepages", Usage: "back memory with huge pages"},
 			maxCPUsFlag(""),
+			maxMemoryFlag(""),
 			balloonFlag(""),
 			&cli.StringFlag{Name: "watchdog", Usage: "give the guest a watchdog; when it fires, `ACTION` exit, dump (into guest.core) or pause", DefaultText: "none"},
 			&cli.StringFlag{Name: "on-panic", Usage: "when the guest's kernel crashes, `ACTION` exit, dump (into guest.core) or pause", DefaultText: "exit"},
@@ -110,7 +111,7 @@ func (p *program) bootConfig(c *cli.Context) (*workload.Config, error) {
 		Spec: &specs.Spec{Version: specs.Version, Process: &specs.Process{Terminal: true, Args: []string{"(console)"}, Cwd: "/"}},
 	}
 	var errs []error
-	errs = append(errs, debugger(c, cfg), balloonOf(c, cfg), maxCPUs(c, cfg), atEnds(c, cfg))
+	errs = append(errs, debugger(c, cfg), balloonOf(c, cfg), maxCPUs(c, cfg), maxMemory(c, cfg), atEnds(c, cfg))
 	model, err := cpuModel(c)
 	cfg.VM.CPU, errs = model, append(errs, err)
 	if cfg.Name != "" {

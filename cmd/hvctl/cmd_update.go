@@ -16,7 +16,7 @@ func (p *program) cmdUpdate() *cli.Command {
 			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors' worth of time"},
 			&cli.IntFlag{Name: "vcpus", Usage: "plug processors in or out until a VM that was started with --max-cpus has `NUMBER`, and time for as many"},
 			&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000"},
-			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M (containers)"},
+			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M; of a VM that was started with --max-memory, not less than it booted with"},
 			&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
 			&cli.StringFlag{Name: "balloon", Usage: "take `SIZE` of its memory from a VM that was started with --balloon; 0 gives all back"},
 			&cli.StringFlag{Name: "link", Usage: "plug the network cable in or pull it: `up|down`"},

@@ -70,6 +70,7 @@ func workloadFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "gdb-wait", Usage: "VM: hold the guest at its first instruction until gdb lets it go"},
 		&cli.BoolFlag{Name: "hugepages", Usage: "VM: back memory with huge pages"},
 		maxCPUsFlag("VM: "),
+		maxMemoryFlag("VM: "),
 		&cli.StringFlag{Name: "rootfs", Usage: "VM: give the guest its image `AS` blk, a disk, or pmem, memory that VMs of the image share", DefaultText: workload.RootfsBlk},
 		balloonFlag("VM: "),
 		&cli.StringFlag{Name: "watchdog", Usage: "VM: give the guest a watchdog; when it fires, `ACTION` exit, dump (into guest.core) or pause", DefaultText: "none"},
@@ -156,6 +157,7 @@ func (p *program) fromFlags(c *cli.Context) (*workload.Config, workload.SpecOpti
 	note(balloonOf(c, cfg))
 	note(rootfsOf(c, cfg))
 	note(maxCPUs(c, cfg))
+	note(maxMemory(c, cfg))
 	note(atEnds(c, cfg))
 	note(network(c, cfg))
 	cfg.Labels, err = parsePairs("label", c.StringSlice("label"))
@@ -322,7 +324,7 @@ func checkBackend(c *cli.Context, name string, cfg *workload.Config) error {
 		if cfg.Net.Queues != 0 || cfg.Net.Vhost || cfg.Net.Tap != nil {
 			return fmt.Errorf("container: --network %s: %w; a container's interface is no tap", c.String("network"), workload.ErrUnsupported)
 		}
-		return refuse("kernel", "cmdline", "transport", "disk", "max-cpus", "rootfs", "hugepages", "cpu", "balloon", "watchdog", "on-panic", "timeline", "gdb", "gdb-wait")
+		return refuse("kernel", "cmdline", "transport", "disk", "max-cpus", "max-memory", "rootfs", "hugepages", "cpu", "balloon", "watchdog", "on-panic", "timeline", "gdb", "gdb-wait")
 	}
 	return nil
 }

@@ -23,7 +23,7 @@ var backendFlags = map[string][2]string{
 	"sysctl": {"guest", "spec"}, "tmpfs": {"guest", "spec"}, "volume": {"machine", "spec"},
 	"stop-signal": {"owner", "owner"}, "stop-timeout": {"owner", "owner"}, "pull": {"images", "images"}, "backend": {"here", "here"},
 	"kernel": {"machine", refusedFlag}, "cmdline": {"machine", refusedFlag}, "transport": {"machine", refusedFlag}, "disk": {"machine", refusedFlag},
-	"max-cpus": {"machine", refusedFlag}, "rootfs": {"machine", refusedFlag}, "hugepages": {"machine", refusedFlag}, "cpu": {"machine", refusedFlag}, "balloon": {"machine", refusedFlag}, "watchdog": {"machine", refusedFlag}, "on-panic": {"machine", refusedFlag}, "timeline": {"machine", refusedFlag}, "gdb": {"machine", refusedFlag}, "gdb-wait": {"machine", refusedFlag},
+	"max-cpus": {"machine", refusedFlag}, "max-memory": {"machine", refusedFlag}, "rootfs": {"machine", refusedFlag}, "hugepages": {"machine", refusedFlag}, "cpu": {"machine", refusedFlag}, "balloon": {"machine", refusedFlag}, "watchdog": {"machine", refusedFlag}, "on-panic": {"machine", refusedFlag}, "timeline": {"machine", refusedFlag}, "gdb": {"machine", refusedFlag}, "gdb-wait": {"machine", refusedFlag},
 	"device-read-bps": {"group", "group"}, "device-write-bps": {"group", "group"}, "device-read-iops": {"group", "group"}, "device-write-iops": {"group", "group"},
 	"no-log": {"owner", "owner"}, "log-max-size": {"owner", "owner"}, "log-max-files": {"owner", "owner"},
 }

@@ -14,7 +14,7 @@ import (
 
 // A disk with several queues, served either way, keeps what the guest writes,
 // and grows and is held to limits while the guest runs. With a stock kernel and PCI
-// devices come and go, too.
+// devices and memory come and go, too.
 func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
 	testenv.Require(t, testenv.QEMUImg)
 	for engine, machine := range map[string][]string{"uring": {fast, "mmio"}, "plain": {"cloud", "pci"}} {
@@ -31,7 +31,8 @@ func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
 			}
 			layered := []string{"--disk", "path=" + image + ",format=qcow2,overlay=" + over}
 			if machine[1] == "pci" {
-				layered = nil // the next disk comes later
+				// The next disk comes later, and memory, which is then not zeroed to be given back.
+				layered = []string{"--max-memory", "1G", "--cmdline", "init_on_alloc=0"}
 			}
 			h.ok(append(append([]string{"run", "-d", "--name", "d", "--kernel", machine[0], "--transport", machine[1], "--cpus", "2", "--network", "none",
 				"--disk", "path=" + disk + ",serial=data,queues=2,engine=" + engine}, layered...), "debian:bookworm", "sleep", "1000")...)
@@ -61,6 +62,7 @@ func TestDisksGrowAndAreLimitedWhileTheGuestRuns(t *testing.T) {
 				t.Errorf("a disk that is not there: exit %d, %q", r.code, r.err)
 			}
 			if machine[1] == "pci" {
+				memoryComesAndGoes(t, h, "d")
 				devicesComeAndGo(t, h, sh)
 			} else if r := h.hvctl("device", "add", "--disk", disk, "d"); r.code == 0 || !strings.Contains(r.err, "--transport pci") {
 				t.Errorf("plugged in without PCI: exit %d, %q", r.code, r.err)

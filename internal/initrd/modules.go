@@ -29,6 +29,7 @@ func Wanted() []Want {
 		{"virtio_net", false, "the network"},
 		{"virtio_console", false, "the console hvc0"},
 		{"virtio_balloon", true, "memory given back"},
+		{"virtio_mem", true, "memory plugged in"},
 		{"wdat_wdt", true, "the watchdog"},
 		{"virtio_rng", false, "entropy from the host"},
 	}

@@ -47,7 +47,10 @@ type Config struct {
 	MaxCPUs     int      // CPUs to limits.MaxCPUs: how many SetCPUs may give it; 0 means CPUs
 	CPUModel    CPUModel // what a guest that boots is shown of the processor; empty means cpuid.Host
 	MemoryBytes uint64   // a multiple of 4 KiB; limits.MinMemory to limits.MaxMemory
-	HugePages   bool     // RAM from the host's pool of 2 MiB pages
+	// MaxMemoryBytes is how much SetMemory may give it, MemoryBytes to limits.MaxMemory;
+	// 0 means MemoryBytes. Not with HugePages, or RAM that comes from a file.
+	MaxMemoryBytes uint64
+	HugePages      bool // RAM from the host's pool of 2 MiB pages
 
 	Kernel      string   // file: vmlinux or bzImage
 	KernelCache string   // directory for unpacked kernels; empty: unpack each time
@@ -126,6 +129,15 @@ func (c *Config) check() error {
 		return fmt.Errorf("%w: %d vCPUs at most; a machine that starts with %d can have %d to %d", ErrConfig, c.MaxCPUs, c.CPUs, c.CPUs, limits.MaxCPUs)
 	case c.MemoryBytes < limits.MinMemory || c.MemoryBytes > limits.MaxMemory:
 		return fmt.Errorf("%w: %d MiB of memory; %d to %d MiB are possible", ErrConfig, c.MemoryBytes>>20, limits.MinMemory>>20, limits.MaxMemory>>20)
+	case c.MaxMemoryBytes != 0 && (c.MaxMemoryBytes < c.MemoryBytes || c.MaxMemoryBytes > limits.MaxMemory):
+		return fmt.Errorf("%w: %d MiB of memory at most; a machine that starts with %d MiB can have %d to %d", ErrConfig,
+			c.MaxMemoryBytes>>20, c.MemoryBytes>>20, c.MemoryBytes>>20, limits.MaxMemory>>20)
+	case c.MaxMemoryBytes > c.MemoryBytes && !c.fits():
+		return fmt.Errorf("%w: memory that grows from %d to %d MiB does not fit below %d GiB", ErrConfig, c.MemoryBytes>>20, c.MaxMemoryBytes>>20, pci64Base>>30)
+	case c.MaxMemoryBytes > c.MemoryBytes && c.HugePages:
+		return fmt.Errorf("%w: memory that can grow has no huge pages", ErrConfig)
+	case c.MaxMemoryBytes > c.MemoryBytes && c.Restore != nil && c.Restore.RAM != nil:
+		return fmt.Errorf("%w: memory that can grow cannot be mapped from a file", ErrConfig)
 	case c.MemoryBytes%4096 != 0:
 		return fmt.Errorf("%w: memory of %d bytes is no multiple of the 4096-byte page", ErrConfig, c.MemoryBytes)
 	case c.HugePages && c.MemoryBytes%(2<<20) != 0:

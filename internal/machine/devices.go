@@ -66,7 +66,7 @@ func (m *Machine) attachAll() error {
 			return fmt.Errorf("device %s: %w", d.Args.ID, err)
 		}
 	}
-	return nil
+	return m.attachMem()
 }
 
 // attachLegacy adds the power device, the ways to reset and the serial port.

@@ -31,7 +31,7 @@ func (m *Machine) StartDirtyLog() error {
 		if r.Offset/memory.PageSize%64 != 0 {
 			return fmt.Errorf("%w: region %v begins inside a word of the bitmap", ErrDirtyLog, r.GPA)
 		}
-		if err := m.vm.SetMemorySlot(uint32(i), kvm.MemLogDirtyPages, uint64(r.GPA), r.Bytes); err != nil {
+		if err := m.vm.SetMemorySlot(uint32(i), kvm.MemLogDirtyPages, uint64(r.GPA), r.Slot()); err != nil {
 			return errors.Join(err, m.logOff(), m.serveHere(false))
 		}
 	}
@@ -107,7 +107,7 @@ const returnTimeout = 5 * time.Second
 func (m *Machine) logOff() error {
 	var errs []error
 	for i, r := range m.mem.Regions() {
-		errs = append(errs, m.vm.SetMemorySlot(uint32(i), 0, uint64(r.GPA), r.Bytes))
+		errs = append(errs, m.vm.SetMemorySlot(uint32(i), 0, uint64(r.GPA), r.Slot()))
 	}
 	return errors.Join(errs...)
 }

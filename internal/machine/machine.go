@@ -22,6 +22,7 @@ import (
 	"github.com/hvctl/hvctl/kvm"
 	"github.com/hvctl/hvctl/memory"
 	"github.com/hvctl/hvctl/vcpu"
+	"github.com/hvctl/hvctl/virtio/mem"
 )
 
 // Machine is one virtual machine. Methods may be called from any goroutine,
@@ -38,6 +39,7 @@ type Machine struct {
 	hotplug   *hotplug     // nil without PCI
 	cpus      []*vcpu.VCPU // all that there can be; those that are not plugged in stand still
 	plugCPU   *cpuPlug     // nil where none can come
+	memory    *mem.Device  // nil where no more can come
 	serial    *legacy.Serial
 	power     *power
 	watchdog  *legacy.Watchdog // nil without
@@ -159,6 +161,7 @@ func (m *Machine) createVM() (err error) {
 		return fmt.Errorf("%w: %d vCPUs; KVM on this host allows %d", ErrConfig, m.cfg.MaxCPUs, most)
 	}
 	ram := memory.Options{Size: m.cfg.MemoryBytes, HugePages: m.cfg.HugePages}
+	ram.Pluggable, ram.Block = m.cfg.pluggable()
 	if m.cfg.Restore != nil {
 		ram.From, ram.Adopt = m.cfg.Restore.RAM, m.cfg.Restore.Memory
 	}
@@ -167,7 +170,7 @@ func (m *Machine) createVM() (err error) {
 		return err
 	}
 	for i, r := range m.mem.Regions() {
-		if err := m.vm.SetMemorySlot(uint32(i), 0, uint64(r.GPA), r.Bytes); err != nil {
+		if err := m.vm.SetMemorySlot(uint32(i), 0, uint64(r.GPA), r.Slot()); err != nil {
 			return err
 		}
 	}
@@ -202,7 +205,9 @@ func (m *Machine) load(k *boot.Kernel) (boot.Entry, error) {
 	p := boot.Params{Kernel: k, Cmdline: m.cfg.Cmdline, RSDP: tables.RSDP, RNGSeed: make([]byte, 32)}
 	_, _ = rand.Read(p.RNGSeed) // never fails (crypto/rand)
 	for _, r := range m.mem.Regions() {
-		p.RAM = append(p.RAM, boot.Region{GPA: r.GPA, Size: r.Size})
+		if !r.Pluggable() { // its driver tells the kernel of that
+			p.RAM = append(p.RAM, boot.Region{GPA: r.GPA, Size: r.Size})
+		}
 	}
 	if m.platform.PCI != nil {
 		p.Reserved = []boot.Region{{GPA: ecamBase, Size: ecamBuses << 20}}

@@ -43,7 +43,8 @@ func (m *Machine) place(dev virtio.Device) error {
 	if m.nextMapped == 0 {
 		m.nextMapped = memory.HoleEnd
 		if r := m.mem.Regions(); len(r) > 1 {
-			m.nextMapped += memory.GPA(r[1].Size)
+			last := r[len(r)-1]
+			m.nextMapped = last.GPA + memory.GPA(last.Size)
 		}
 	}
 	at := (m.nextMapped + mappedAlign - 1) &^ (mappedAlign - 1)
@@ -84,5 +85,5 @@ func (m *Machine) explain(err error) error {
 			}
 		}
 	}
-	return err
+	return m.lacked(err)
 }

@@ -23,6 +23,10 @@ func (v *VM) Inspect() map[string]any {
 		return m
 	}
 	m["vcpus"], _ = g.machine.CPUs()
+	if v.cfg.VM.MaxMemoryBytes > 0 {
+		now := g.machine.Memory()
+		m["memory"] = map[string]uint64{"bytes": now.Now, "requestedBytes": now.Requested, "maxBytes": now.Most}
+	}
 	if v.net != nil {
 		v.net.Describe(m)
 	}

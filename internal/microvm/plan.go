@@ -38,6 +38,9 @@ func (v *VM) Plan(ctx context.Context, r workload.MigrateRequest) (json.RawMessa
 		return nil, err
 	}
 	p, err := v.plan(ctx, g, dial, r.Binds)
+	if err == nil {
+		err = v.notLater(r)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("plan: %w", err)
 	}
@@ -88,16 +91,12 @@ func (v *VM) plan(ctx context.Context, g *guest, dial migrate.Dial, words []stri
 
 // resources lists what the VM is bound to.
 func (v *VM) resources(g *guest) []plan.Resource {
-	var ram uint64
-	for _, r := range g.machine.Regions() {
-		ram += r.Size
-	}
 	var image uint64
 	if st, err := os.Stat(v.cfg.Rootfs.ImagePath); err == nil { // else it cannot be carried, which shows then
 		image = uint64(st.Size())
 	}
 	all := []plan.Resource{
-		{Kind: plan.RAM, Name: "ram", Bytes: ram},
+		{Kind: plan.RAM, Name: "ram", Bytes: g.machine.Memory().Now},
 		{Kind: plan.Processor, Name: "cpu"},
 		{Kind: plan.Limits, Name: "cgroup"},
 		{Kind: plan.Env, Name: "environment"},

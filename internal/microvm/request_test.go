@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -44,6 +45,34 @@ func TestRequestNamesTheDisks(t *testing.T) {
 	}
 }
 
+func TestMemoryThatCannotChange(t *testing.T) {
+	v := &VM{cfg: &workload.Config{}}
+	v.live.Store(&guest{machine: &machine.Machine{}})
+	if err := v.UpdateMemory(t.Context(), 1<<30); !errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), "--max-memory") {
+		t.Errorf("without --max-memory: %v", err)
+	}
+	v.cfg.VM.MaxMemoryBytes, v.cfg.Res.MemoryBytes = 1<<30, 1<<20
+	if err := v.UpdateMemory(t.Context(), 1<<19); !errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), "--balloon") {
+		t.Errorf("less than at the start: %v", err)
+	}
+	v.cfg.VM.MaxMemoryBytes = 0
+	later := []workload.MigrateRequest{{AtOnce: true}, {OnTimeout: "postcopy"}}
+	for _, r := range append(later, workload.MigrateRequest{OnTimeout: "force"}) {
+		if err := v.notLater(r); err != nil {
+			t.Error(err)
+		}
+	}
+	v.cfg.VM.MaxMemoryBytes = 1 << 30
+	for _, r := range later {
+		if err := v.notLater(r); !errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), "post-copy") {
+			t.Errorf("%+v: %v", r, err)
+		}
+	}
+	if err := v.notLater(workload.MigrateRequest{OnTimeout: "force"}); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUpdateOfAVM(t *testing.T) {
 	v := &VM{cfg: &workload.Config{Res: workload.Resources{CPUs: 1.5}}} // two processors
 	for _, tc := range []struct {
@@ -55,7 +84,6 @@ func TestUpdateOfAVM(t *testing.T) {
 		{"all", workload.Update{CPUs: new(2.0)}, ""},
 		{"more", workload.Update{CPUs: new(2.5)}, "2 processors"},
 		{"next to nothing", workload.Update{CPUs: new(0.001)}, "0.01"},
-		{"memory", workload.Update{MemoryBytes: new(uint64(1 << 30))}, "--memory"},
 		{"processes", workload.Update{PIDs: new(int64(5))}, "--pids-limit"},
 	} {
 		err := v.CheckUpdate(tc.u)

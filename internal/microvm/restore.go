@@ -58,7 +58,11 @@ func (v *VM) rebuild(ctx context.Context, io workload.Stdio) error {
 	}
 	defer func() { _ = chain.Close() }() // a mapping stays without it
 	s := chain.Top()
-	whole := r.Copy || !chain.Full() // differences cannot be mapped
+	grows := v.cfg.VM.MaxMemoryBytes > 0
+	whole := r.Copy || !chain.Full() || grows // differences cannot be mapped, nor what is mapped twice
+	if r.Lazy && grows {
+		return fmt.Errorf("%w: restore --lazy: %w", workload.ErrUnsupported, errGrows)
+	}
 	if r.Lazy && whole {
 		return fmt.Errorf("%w: snapshot %s holds only what changed since another one, and is not restored lazily; `hvctl snapshot merge` makes it whole", workload.ErrUnsupported, r.File)
 	}

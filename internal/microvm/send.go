@@ -30,7 +30,7 @@ func (v *VM) Migrate(ctx context.Context, r workload.MigrateRequest) (json.RawMe
 	if err != nil {
 		return nil, err
 	}
-	if err := v.mayMove(g); err != nil {
+	if err := errors.Join(v.mayMove(g), v.notLater(r)); err != nil {
 		return nil, fmt.Errorf("migrate: %w", err)
 	}
 	dial, err := dialer(r)

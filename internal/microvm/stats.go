@@ -33,7 +33,7 @@ func (v *VM) Stats(ctx context.Context) (workload.Stats, error) {
 		v.balloon.Refresh(rctx)
 		cancel()
 	}
-	s := workload.Stats{At: time.Now(), MemoryLimitBytes: v.cfg.Res.MemoryBytes, Counters: g.machine.Counters()}
+	s := workload.Stats{At: time.Now(), MemoryLimitBytes: g.machine.Memory().Now, Counters: g.machine.Counters()}
 	for name, n := range g.machine.HostCounters() {
 		s.Counters[name] = n
 	}

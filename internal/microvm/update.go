@@ -12,8 +12,7 @@ import (
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
-// CheckUpdate implements workload.OwnerUpdater. The guest was given its memory when
-// it booted.
+// CheckUpdate implements workload.OwnerUpdater.
 func (v *VM) CheckUpdate(u workload.Update) error {
 	var errs []error
 	have := vcpus(v.cfg.Res.CPUs)
@@ -23,9 +22,6 @@ func (v *VM) CheckUpdate(u workload.Update) error {
 	if n := u.CPUs; n != nil && (*n > float64(have) || *n < cgroup.MinCPUs) {
 		errs = append(errs, fmt.Errorf("--cpus %g: this VM has %d processors; it can be held to less, of %g at least, not to more (--vcpus gives it more)",
 			*n, have, cgroup.MinCPUs))
-	}
-	if u.MemoryBytes != nil {
-		errs = append(errs, errors.New("--memory: a VM's memory is fixed when it starts"))
 	}
 	if u.PIDs != nil && v.cfg.VM.Raw {
 		errs = append(errs, errors.New("--pids-limit: nobody in a machine that is booted as it is takes it"))
@@ -94,8 +90,8 @@ func (v *VM) UpdateBalloon(_ context.Context, bytes uint64) error {
 		return err
 	case v.balloon == nil:
 		return fmt.Errorf("%w: the VM was started without --balloon", workload.ErrUnsupported)
-	case bytes >= g.machine.Size():
-		return fmt.Errorf("%w: --balloon: the VM has %d MiB of memory, which cannot all be taken from it", workload.ErrUnsupported, g.machine.Size()>>20)
+	case bytes >= g.machine.Memory().Now:
+		return fmt.Errorf("%w: --balloon: the VM has %d MiB of memory, which cannot all be taken from it", workload.ErrUnsupported, g.machine.Memory().Now>>20)
 	}
 	v.balloon.SetTarget(bytes)
 	return nil

@@ -62,6 +62,14 @@ func (o *owner) update(ctx context.Context, u workload.Update) error {
 	if u.VCPUs != nil {
 		return o.updateVCPUs(ctx, *u.VCPUs)
 	}
+	if rt, ok := o.rt.(workload.MemoryUpdater); ok && u.MemoryBytes != nil {
+		if u != (workload.Update{MemoryBytes: u.MemoryBytes}) {
+			return fmt.Errorf("%w: memory and other limits of a VM at once: change one after the other", workload.ErrUnsupported)
+		}
+		ctx, cancel := patience(ctx, workload.MaxPlugTimeout)
+		defer cancel()
+		return rt.UpdateMemory(ctx, *u.MemoryBytes)
+	}
 	switch rt := o.rt.(type) {
 	case workload.Updater:
 		return rt.Update(ctx, u)

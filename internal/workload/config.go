@@ -205,6 +205,8 @@ type VM struct {
 	Watchdog string `json:"watchdog,omitempty"`
 	// MaxCPUs is how many processors UpdateVCPUs may give it; 0: as many as it has.
 	MaxCPUs int `json:"maxCPUs,omitempty"`
+	// MaxMemoryBytes is how much memory UpdateMemory may give it; 0: as much as it has.
+	MaxMemoryBytes uint64 `json:"maxMemoryBytes,omitempty"`
 	// Rootfs is how the guest finds its image: RootfsBlk or RootfsPmem; empty: as
 	// RootfsBlk.
 	Rootfs string `json:"rootfs,omitempty"`

@@ -203,6 +203,14 @@ type VCPUUpdater interface {
 	UpdateVCPUs(ctx context.Context, n int) error
 }
 
+// MemoryUpdater is a Runtime whose guest is given memory and gives it back while it
+// runs. Update.MemoryBytes comes alone there.
+type MemoryUpdater interface {
+	// UpdateMemory has the guest have bytes of memory in all, and returns when it does,
+	// or has come no nearer for PlugTimeout; the error says then what it has.
+	UpdateMemory(ctx context.Context, bytes uint64) error
+}
+
 // Apply is r with u's changes.
 func (u Update) Apply(r Resources) Resources {
 	if u.CPUs != nil {

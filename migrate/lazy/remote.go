@@ -56,6 +56,9 @@ func (r *Remote) Probe(ram []memory.Region) error {
 	}
 	defer func() { _ = u.Close() }()
 	for _, g := range ram {
+		if g.Pluggable() {
+			return fmt.Errorf("the RAM at %v is mapped twice, and pages could not be brought to both", g.GPA)
+		}
 		addr, err := uffd.Register(u, g.Bytes)
 		if err != nil {
 			return err

@@ -461,3 +461,14 @@ func TestAnOperatorGivesTheDestinationUp(t *testing.T) {
 	}
 	m.isLost(m.dst.populate(size/page-1), "given it up")
 }
+
+func TestMemoryThatIsMappedTwiceCannotComeLater(t *testing.T) {
+	g, err := memory.New(memory.Options{Size: 1 << 20, Pluggable: memory.Span{GPA: 4 << 30, Size: 2 << 20}, Block: 2 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.Close()
+	if err := (&Remote{}).Probe(g.Regions()); err == nil || !strings.Contains(err.Error(), "mapped twice") && !errors.Is(err, uffd.ErrUnavailable) {
+		t.Errorf("Probe: %v", err)
+	}
+}

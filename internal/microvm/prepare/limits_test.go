@@ -39,6 +39,36 @@ func TestOwnerLimits(t *testing.T) {
 	}
 }
 
+func TestMemoryThatMayGrow(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		vm   workload.VM
+		want string // "": it is fine
+	}{
+		{"not at all", workload.VM{}, ""},
+		{"not by anything", workload.VM{MaxMemoryBytes: 64 << 20}, ""},
+		{"to as much as there can be", workload.VM{MaxMemoryBytes: 255 << 30}, ""},
+		{"to less", workload.VM{MaxMemoryBytes: 63 << 20}, "starts with 64 MiB"},
+		{"to more than there can be", workload.VM{MaxMemoryBytes: 256 << 30}, "to 261120"},
+		{"of the host's pool", workload.VM{MaxMemoryBytes: 1 << 30, HugePages: true}, "--hugepages"},
+	} {
+		tc.vm.Transport = "mmio"
+		err := check(&workload.Config{Res: workload.Resources{MemoryBytes: 64 << 20}, VM: tc.vm, Spec: &specs.Spec{}})
+		if (err == nil) != (tc.want == "") || err != nil && (!errors.Is(err, workload.ErrUnsupported) || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+	for _, grows := range []bool{false, true} {
+		c := &workload.Config{}
+		if grows {
+			c.VM.MaxMemoryBytes = 1
+		}
+		if got := needed("virtio_mem", c); got != grows {
+			t.Errorf("memory grows: %v, the module is needed: %v", grows, got)
+		}
+	}
+}
+
 func TestWhatAVMCannotDoIsRefusedByName(t *testing.T) {
 	tmpfs := func(dest, source string) specs.Spec {
 		return specs.Spec{Mounts: []specs.Mount{{Destination: dest, Type: "tmpfs", Source: source}}}

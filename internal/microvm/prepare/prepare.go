@@ -67,6 +67,10 @@ const DefaultTransport = "mmio"
 // is probed that this machine does not have.
 const baseCmdline = "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on cryptomgr.notests"
 
+// growCmdline has the kernel use memory that it is given, most of it for what it can
+// move away again: three times as much as for what it cannot.
+const growCmdline = "memhp_default_state=online memory_hotplug.online_policy=auto-movable"
+
 // transportCmdline is what the kernel is told of the transport: without a PCI
 // bus it need not look for one.
 var transportCmdline = map[string]string{"mmio": " pci=off", "pci": ""}
@@ -93,6 +97,9 @@ func (b *Backend) Prepare(_ context.Context, c *workload.Config) error {
 	c.VM.KernelRef = strings.TrimSpace(k.Name + " " + k.Version)
 	if c.VM.Raw {
 		return nil // the user's own initramfs and command line
+	}
+	if c.VM.MaxMemoryBytes > 0 {
+		c.VM.Cmdline = strings.TrimSpace(growCmdline + " " + c.VM.Cmdline)
 	}
 	c.VM.Cmdline = strings.TrimSpace(baseCmdline + transportCmdline[c.VM.Transport] + " " + c.VM.Cmdline)
 	c.VM.Initrd, err = b.initrd(k, c)
@@ -123,6 +130,7 @@ func check(c *workload.Config) error {
 	} else if m%4096 != 0 {
 		c.Res.MemoryBytes = m &^ 4095
 	}
+	errs = append(errs, checkGrowth(c))
 	if c.Net.Mode == workload.NetHost {
 		errs = append(errs, errors.New("--network host: a VM cannot share the host's network; use bridge, user or none"))
 	}
@@ -138,6 +146,20 @@ func check(c *workload.Config) error {
 	errs = append(errs, refuse(c.Spec)...)
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", workload.ErrUnsupported, err)
+	}
+	return nil
+}
+
+// checkGrowth judges --max-memory.
+func checkGrowth(c *workload.Config) error {
+	most := c.VM.MaxMemoryBytes
+	switch {
+	case most == 0:
+		return nil
+	case most < c.Res.MemoryBytes || most > limits.MaxMemory:
+		return fmt.Errorf("--max-memory %d MiB: a VM that starts with %d MiB has that many to %d", most>>20, c.Res.MemoryBytes>>20, limits.MaxMemory>>20)
+	case c.VM.HugePages:
+		return errors.New("--max-memory and --hugepages: pages of the host's pool are taken when the VM starts; choose one")
 	}
 	return nil
 }
@@ -175,6 +197,9 @@ func (b *Backend) initrd(k *kernel.Kernel, c *workload.Config) (string, error) {
 			if n == "virtio_pmem" || n == "nd_pmem" {
 				return "", fmt.Errorf("--rootfs pmem: %w; use --rootfs blk, or another kernel", err)
 			}
+			if n == "virtio_mem" {
+				return "", fmt.Errorf("--max-memory: %w; use another kernel", err)
+			}
 			if slices.Contains(required, n) {
 				return "", fmt.Errorf("kernel %s cannot run workloads: %w", k.Name, err)
 			}
@@ -209,6 +234,8 @@ func needed(module string, c *workload.Config) bool {
 		return c.VM.Watchdog != ""
 	case "virtio_balloon":
 		return c.VM.Balloon != nil
+	case "virtio_mem":
+		return c.VM.MaxMemoryBytes > 0
 	case "virtio_net":
 		return c.Net.Mode != workload.NetNone || c.VM.Transport == "pci" // an interface may be plugged in
 	case "virtiofs":
