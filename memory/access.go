@@ -7,14 +7,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// find returns the region that holds all of [a, a+n) and the offset of a in
-// it; of a pluggable one the guest has to have that. n is compared before anything is
-// added, so nothing can wrap.
+// find is locate for who uses the memory: of a pluggable region the guest has to have
+// that.
 func (g *Guest) find(a GPA, n uint64) (*Region, uint64, error) {
+	r, off, err := g.locate(a, n)
+	if err == nil && r.plug != nil && !r.plug.holds(off, n) {
+		return nil, 0, fmt.Errorf("%w: %v+%#x, which the guest lacks", ErrOutOfRange, a, n)
+	}
+	return r, off, err
+}
+
+// locate returns the region that holds all of [a, a+n) and the offset of a in it. n is
+// compared before anything is added, so nothing can wrap.
+func (g *Guest) locate(a GPA, n uint64) (*Region, uint64, error) {
 	for i := range g.regions {
 		r := &g.regions[i]
 		if a >= r.GPA && uint64(a-r.GPA) < r.Size {
-			if off := uint64(a - r.GPA); n <= r.Size-off && (r.plug == nil || r.plug.holds(off, n)) {
+			if off := uint64(a - r.GPA); n <= r.Size-off {
 				return r, off, nil
 			}
 			break
@@ -81,9 +90,10 @@ func (g *Guest) MarkDirty(a GPA, n uint64) {
 
 // Discard gives the host back the pages that lie wholly inside [a, a+n); the
 // guest reads zeroes there afterwards. With huge pages only whole huge pages
-// are given back. Errors wrap ErrOutOfRange or name the system call.
+// are given back. Of a pluggable region the guest need not have them. Errors wrap
+// ErrOutOfRange or name the system call.
 func (g *Guest) Discard(a GPA, n uint64) error {
-	r, off, err := g.find(a, n)
+	r, off, err := g.locate(a, n)
 	if err != nil {
 		return err
 	}

@@ -12,10 +12,10 @@ import (
 // for RAM that is about to be filled, which then costs a quarter of what 512
 // pages cost, and is mapped into the guest by one fault. It asks for the page
 // whatever the host's settings for transparent huge pages are, "deny" for shared
-// memory excepted. Errors wrap ErrOutOfRange, ErrLayout or name the system
+// memory excepted. Of a pluggable region the guest need not have it yet. Errors wrap ErrOutOfRange, ErrLayout or name the system
 // call; the RAM is as usable as before then.
 func (g *Guest) MakeHuge(a GPA) error {
-	r, off, err := g.find(a, HugePageSize)
+	r, off, err := g.locate(a, HugePageSize)
 	if err != nil {
 		return err
 	}

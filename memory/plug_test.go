@@ -66,7 +66,7 @@ func TestWhatTheGuestLacksCannotBeReached(t *testing.T) {
 		_, hva := g.HVA(c.at, c.n)
 		_, slice := g.Slice(c.at, c.n)
 		_, buffer := g.Buffer(c.at, c.n, true)
-		for what, err := range map[string]error{"HVA": hva, "Slice": slice, "Buffer": buffer, "ReadAt": g.ReadAt(b, c.at), "WriteAt": g.WriteAt(b, c.at), "Discard": g.Discard(c.at, c.n)} {
+		for what, err := range map[string]error{"HVA": hva, "Slice": slice, "Buffer": buffer, "ReadAt": g.ReadAt(b, c.at), "WriteAt": g.WriteAt(b, c.at), "Release": g.Release(c.at, c.n)} {
 			if (err == nil) != c.want || err != nil && !errors.Is(err, memory.ErrOutOfRange) {
 				t.Errorf("%s: %s: %v", name, what, err)
 			}
@@ -99,6 +99,26 @@ func TestMemoryThatIsTakenIsGone(t *testing.T) {
 	check(t, p.Plug(0, 1))
 	if b, err := g.Slice(above, 1); err != nil || b[0] != 0 {
 		t.Errorf("what was given back has %v, %v", b, err)
+	}
+}
+
+// Whoever fills memory in before the guest is told what it has may also empty it.
+func TestWhatIsFilledInBeforeItIsPluggedIn(t *testing.T) {
+	g, p := growing(t)
+	before := allocated(t, g)
+	r := g.Regions()[len(g.Regions())-1]
+	clear(r.Bytes[:2*memory.PageSize])
+	r.Bytes[unit] = 7
+	check(t, g.Discard(above, 2*memory.PageSize))
+	if n := allocated(t, g) - before; n != memory.PageSize {
+		t.Errorf("%d bytes in use", n)
+	}
+	check(t, p.SetBlocks([]uint64{2}))
+	if b, err := g.Slice(above+unit, 1); err != nil || b[0] != 7 {
+		t.Errorf("what was filled in is %v, %v", b, err)
+	}
+	if err := g.Discard(above+4*unit-1, 2); !errors.Is(err, memory.ErrOutOfRange) {
+		t.Errorf("behind the region: %v", err)
 	}
 }
 

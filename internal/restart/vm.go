@@ -49,7 +49,7 @@ func machine(c *workload.Config) workload.VM {
 	v := c.VM
 	n := workload.VM{
 		KernelRef: v.KernelRef, Cmdline: v.Cmdline, Transport: v.Transport, HugePages: v.HugePages, OnPanic: v.OnPanic, Watchdog: v.Watchdog,
-		MaxCPUs: v.MaxCPUs, Rootfs: v.Rootfs, Balloon: v.Balloon, CPU: v.CPU, Disks: slices.Clone(v.Disks),
+		MaxCPUs: v.MaxCPUs, MaxMemoryBytes: v.MaxMemoryBytes, Rootfs: v.Rootfs, Balloon: v.Balloon, CPU: v.CPU, Disks: slices.Clone(v.Disks),
 	}
 	for i := range n.Disks {
 		n.Disks[i].Path = ""
