@@ -11,7 +11,7 @@ func (p *program) cmdUpdate() *cli.Command {
 		Name:        "update",
 		Usage:       "change limits, disks and links of running instances",
 		ArgsUsage:   "INSTANCE...",
-		Description: "A VM can be held to less than the processors it booted with, and weighed anew;\na container's limits can all be changed, and what either does with block devices of the host.\nA disk of a VM goes by its serial number, disk0 and so on if it was given none; size=auto\ntakes the size that its file has by now. The link of a VM, or of a container on the bridge,\nis up again in a copy and after a migration or upgrade.",
+		Description: "A VM can be held to less than the processors it booted with, and weighed anew; with --max-memory\nits memory grows and shrinks, and the command waits for the guest to take it or give it back;\na container's limits can all be changed, and what either does with block devices of the host.\nA disk of a VM goes by its serial number, disk0 and so on if it was given none; size=auto\ntakes the size that its file has by now. The link of a VM, or of a container on the bridge,\nis up again in a copy and after a migration or upgrade.",
 		Flags: append([]cli.Flag{
 			&cli.Float64Flag{Name: "cpus", Usage: "`NUMBER` of processors' worth of time"},
 			&cli.IntFlag{Name: "vcpus", Usage: "plug processors in or out until a VM that was started with --max-cpus has `NUMBER`, and time for as many"},
