@@ -231,6 +231,7 @@ func arrivalFlags() []cli.Flag {
 		&cli.StringFlag{Name: "name", Usage: "call the instance `NAME`", DefaultText: "two words"},
 		&cli.BoolFlag{Name: "replace", Usage: "remove an ended instance of the same name first"},
 		&cli.BoolFlag{Name: "rm", Usage: "remove the instance when it ends"},
+		&cli.StringSliceFlag{Name: "share", Usage: "let a VM that comes have `DIR[:ro]` in place of a directory that it shared there (--bind there)"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host, in place of the ports it had"},
 	}
 }
@@ -285,7 +286,11 @@ func (p *program) receiveAt(ctx context.Context, c *cli.Context, at workload.End
 		return err
 	}
 	cfg.AutoRemove = c.Bool("rm")
-	cfg.VM = workload.VM{Receive: &workload.Receive{Endpoint: at, Images: images}}
+	lent, err := shareFlag(c)
+	if err != nil {
+		return err
+	}
+	cfg.VM = workload.VM{Receive: &workload.Receive{Endpoint: at, Images: images, Lent: lent}}
 	h, _, err := p.launchConfig(ctx, c, b, cfg, launch.Options{})
 	if err != nil {
 		return err
@@ -304,6 +309,23 @@ func publishFlag(c *cli.Context) (ports []workload.Port, err error) {
 		ports = append(ports, port)
 	}
 	return ports, nil
+}
+
+// shareFlag reads --share.
+func shareFlag(c *cli.Context) (lent []workload.Lent, err error) {
+	for _, s := range c.StringSlice("share") {
+		path, readOnly := strings.CutSuffix(s, ":ro")
+		if path, err = filepath.Abs(path); err != nil {
+			return nil, err
+		}
+		if st, err := os.Stat(path); err != nil {
+			return nil, usagef(c, "--share %s: %w", s, err)
+		} else if !st.IsDir() {
+			return nil, usagef(c, "--share %s: it is no directory", s)
+		}
+		lent = append(lent, workload.Lent{Path: path, ReadOnly: readOnly})
+	}
+	return lent, nil
 }
 
 func allowFlag() cli.Flag {

@@ -127,6 +127,9 @@ func (p *program) receiveRestart(ctx context.Context, c *cli.Context, at workloa
 	if c.Bool("rm") {
 		return usagef(c, "--rm: not with --mode restart: the record of who runs the instance would go with it, while the source may still ask")
 	}
+	if c.IsSet("share") {
+		return usagef(c, "--share: not with --mode restart: nothing that is started afresh has directories of its hosts")
+	}
 	store, err := p.images(c)
 	if err != nil {
 		return err

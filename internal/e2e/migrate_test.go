@@ -190,6 +190,7 @@ func TestARedisUnderLoadMovesBackAndForth(t *testing.T) {
 // the guest stood still is there.
 func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	h := newHost(t)
+	here, there := t.TempDir(), t.TempDir()
 	disk := filepath.Join(h.root, ".disk")
 	if err := os.WriteFile(disk, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -197,7 +198,9 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	if err := os.Truncate(disk, 16<<20+512); err != nil {
 		t.Fatal(err)
 	}
-	h.ok("run", "-d", "--name", "from", "--kernel", fast, "--network", "none", "--disk", "path="+disk, "debian:bookworm", "sleep", "1000")
+	h.ok("run", "-d", "--name", "from", "--kernel", fast, "--network", "none", "--disk", "path="+disk, "-v", here+":/data", "debian:bookworm", "sleep", "1000")
+	// What it shares is at the destination already, but for what is opened meanwhile.
+	h.ok("exec", "-d", "from", "sh", "-c", "exec 3>>/data/log; while :; do echo line >&3; sleep 0.2; done")
 	h.ok("exec", "from", "sh", "-c", "dd if=/dev/urandom of=/dev/vdb bs=1M seek=8 count=2 conv=fsync 2>/dev/null")
 	// The log: a line per sector, synced before its number is written down in memory.
 	h.ok("exec", "-d", "from", "sh", "-c", "i=0; while :; do printf '%0511d\\n' $i | dd of=/dev/vdb bs=512 seek=$i conv=fsync,notrunc 2>/dev/null; echo $i >/tmp/n; i=$((i+1)); done")
@@ -211,10 +214,27 @@ func TestADiskGoesAlongWithItsGuest(t *testing.T) {
 	}
 	eventually(t, "the guest writes", func() bool { return synced("from") > 2 })
 	at := "unix:" + filepath.Join(h.root, ".sock")
-	done := h.receive("to", at)
+	done := h.receive("to", at, "--share", there)
+	bind := "dir-rw:/data=rebind:" + there
+	for _, tt := range [][2]string{{"dir-rw:/data=refuse", "refuse"}, {"dir-rw:/data=rebind:" + here, "not lent"}, {bind, "lacks"}} {
+		if r := h.hvctl("migrate", "send", "from", "--to", at, "--bind", tt[0]); r.code == 0 || !strings.Contains(r.err, tt[1]) {
+			t.Errorf("--bind %s: exit %d, %s", tt[0], r.code, r.err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(there, "log"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	svg := filepath.Join(h.root, ".timeline.svg")
-	h.ok("migrate", "send", "from", "--to", at, "--on-timeout", "force", "--downtime", "300ms", "--compress", "zstd", "--timeline", svg)
+	h.ok("migrate", "send", "from", "--to", at, "--on-timeout", "force", "--downtime", "300ms", "--compress", "zstd", "--timeline", svg, "--bind", bind)
 	done()
+	eventually(t, "an open file is written on to there", func() bool {
+		b, err := os.ReadFile(filepath.Join(there, "log"))
+		return err == nil && len(b) > 0
+	})
+	h.ok("exec", "to", "sh", "-c", "echo new > /data/new")
+	if b, err := os.ReadFile(filepath.Join(there, "new")); err != nil || string(b) != "new\n" || fileExists(filepath.Join(here, "new")) {
+		t.Errorf("a new file: %q, %v", b, err)
+	}
 	if b, err := os.ReadFile(svg); err != nil || !strings.Contains(string(b), "blackout") {
 		t.Errorf("the timeline: %v, %d bytes", err, len(b))
 	}

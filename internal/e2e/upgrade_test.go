@@ -20,11 +20,13 @@ import (
 // process of exec's. None of the guest may notice.
 func TestARunningVMGetsANewOwner(t *testing.T) {
 	h := newHost(t)
+	share := t.TempDir()
 	disk := filepath.Join(h.root, ".disk")
 	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::6379", "--disk", "path="+disk, "redis")
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::6379", "--disk", "path="+disk, "-v", share+":/data/shared", "redis")
+	h.ok("exec", "-d", "web", "sh", "-c", "exec 3>>/data/shared/log; while :; do echo line >&3; sleep 0.2; done")
 	if got := h.redis("web", "SET k v"); got != "+OK" {
 		t.Fatal(got)
 	}
@@ -91,6 +93,15 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 	if now := h.inspect("web", "{{.Inspect.networkPid}}"); now != keeper {
 		t.Errorf("the keeper of the network was process %s, and is %s", keeper, now)
 	}
+	written := func() int {
+		b, err := os.ReadFile(filepath.Join(share, "log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(b)
+	}
+	so := written()
+	eventually(t, "an open file of a shared directory is written on to", func() bool { return written() > so })
 	before := h.redis("web", "GET ticks")
 	eventually(t, "the client in the guest still counts", func() bool { return h.redis("web", "GET ticks") != before })
 	if got := strings.Fields(h.ok("exec", "web", "sh", "-c", "cat /tmp/f; dd if=/dev/vdb bs=6 count=1 2>/dev/null; cat /tmp/clients 2>/dev/null || true")); strings.Join(got, " ") != "mark before" {

@@ -7,13 +7,15 @@ import (
 	"slices"
 
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/plan"
 	virtionet "github.com/hvctl/hvctl/virtio/net"
 )
 
 // admit judges the configuration of a VM that another owner offers, and puts our
 // own paths into it. Whoever may send VMs here may use this host's processors and
-// memory, and read images of its store; no other file of it may be his choice.
-func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error {
+// memory, read images of its store, and name one of the directories that are lent to what comes; no other
+// file of it may be his choice.
+func admit(cfg *workload.Config, here *workload.Receive, p plan.Plan, rootfs workload.FileMark) error {
 	if cfg.Backend != "vm" {
 		return fmt.Errorf("%w: a %s, where a VM is waited for", workload.ErrUnsupported, cfg.Backend)
 	}
@@ -24,16 +26,19 @@ func admit(cfg *workload.Config, images string, rootfs workload.FileMark) error 
 	if name == "." || name == ".." || name == "/" {
 		return fmt.Errorf("root file system %q is no file's name", cfg.Rootfs.ImagePath)
 	}
-	cfg.Rootfs.ImagePath, cfg.Rootfs.Dir = filepath.Join(images, name), ""
+	cfg.Rootfs.ImagePath, cfg.Rootfs.Dir = filepath.Join(here.Images, name), ""
 	for i, d := range cfg.VM.Disks {
 		if d.ReadOnly || d.Format != "" || d.Overlay != "" {
 			return fmt.Errorf("%w: disk %d (%s) is a file of the source's host", workload.ErrUnsupported, i, d.Path)
 		}
 	}
 	for _, m := range cfg.Spec.Mounts {
-		if m.Type != "tmpfs" && !standardMount(m.Destination) {
+		if m.Type != "tmpfs" && !isShare(m) && !standardMount(m.Destination) {
 			return fmt.Errorf("%w: %s is %s of the source's host", workload.ErrUnsupported, m.Destination, m.Source)
 		}
+	}
+	if err := lend(cfg.Spec.Mounts, p, here.Lent); err != nil { // wherever the guest has it
+		return err
 	}
 	if cfg.Net.Mode == workload.NetCNI || cfg.Net.CNI != nil { // it names programs to run
 		return fmt.Errorf("%w: CNI network of the source's host; only none, bridge and user are received", workload.ErrUnsupported)

@@ -10,6 +10,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/hvctl/hvctl/internal/workload"
+	"github.com/hvctl/hvctl/migrate/plan"
 )
 
 func TestWhatIsInAnOverlayIsNotCarriedAlong(t *testing.T) {
@@ -58,6 +59,9 @@ func TestAnOfferChoosesNoFilesOfThisHost(t *testing.T) {
 		{"a directory", func(c *workload.Config) {
 			c.Spec.Mounts = []specs.Mount{{Destination: "/data", Type: "bind", Source: "/root"}}
 		}, mark, "/data is /root"},
+		{"a directory where the agent mounts something itself", func(c *workload.Config) {
+			c.Spec.Mounts = []specs.Mount{{Destination: "/dev/shm", Type: "bind", Source: "/root"}}
+		}, mark, "/dev/shm is /root"},
 		{"a tmpfs", func(c *workload.Config) {
 			c.Spec.Mounts = []specs.Mount{{Destination: "/data", Type: "tmpfs", Source: "tmpfs"}}
 		}, mark, ""},
@@ -71,7 +75,7 @@ func TestAnOfferChoosesNoFilesOfThisHost(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			c := &workload.Config{Backend: "vm", Spec: &specs.Spec{Process: &specs.Process{}}, Rootfs: workload.Rootfs{ImagePath: "/var/lib/hvctl/derived/x.erofs"}}
 			tc.change(c)
-			err := admit(c, images, tc.mark)
+			err := admit(c, &workload.Receive{Images: images}, plan.Plan{}, tc.mark)
 			if err == nil && c.Net.ReachHost {
 				t.Error("the guest may call what listens on our loopback")
 			}

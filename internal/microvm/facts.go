@@ -32,6 +32,9 @@ func (v *VM) facts(own *workload.Config) func(context.Context, json.RawMessage) 
 		if q.Restart {
 			return nil, errors.New("a VM that goes on is waited for here, not an instance that is started afresh: use `hvctl migrate receive --mode restart` there")
 		}
+		if len(q.Dirs) > maxWanted {
+			return nil, fmt.Errorf("%d directories; at most %d are answered for", len(q.Dirs), maxWanted)
+		}
 		if len(q.Ports) > maxAsked || q.CPUs < 1 || q.CPUs > maxAsked {
 			return nil, fmt.Errorf("%d ports and %d processors; at most %d are answered for", len(q.Ports), q.CPUs, maxAsked)
 		}
@@ -56,6 +59,16 @@ func (v *VM) facts(own *workload.Config) func(context.Context, json.RawMessage) 
 		if name := filepath.Base(q.Image); name == q.Image {
 			if _, err := os.Stat(filepath.Join(own.VM.Receive.Images, name)); err == nil {
 				f.Images = append(f.Images, name)
+			}
+		}
+		for _, d := range q.Dirs {
+			if why := unfit(own.VM.Receive.Lent, d); why == "" {
+				f.Paths = append(f.Paths, d.Path)
+			} else {
+				if f.Unfit == nil {
+					f.Unfit = map[string]string{}
+				}
+				f.Unfit[d.Path] = why
 			}
 		}
 		if own.Net.Publish == nil { // else the user has chosen ports for what comes

@@ -73,8 +73,8 @@ func (v *VM) mayHandOver(g *guest) error {
 		why = "a VM whose memory is mapped from a snapshot; `hvctl restore --copy` and --lazy make one that can be"
 	case v.net != nil && v.cfg.Net.Mode != workload.NetBridge:
 		why = fmt.Sprintf("a VM on the network %s, which ends with the old owner; only the bridge is handed over", v.cfg.Net.Mode)
-	case v.cfg.Rootfs.Dir != "" || len(v.shared) > 0:
-		why = "a VM with directories of the host, whose open files the new owner would not have"
+	case v.cfg.Rootfs.Dir != "":
+		why = "a VM whose root is a directory of the host"
 	default:
 		if err := v.mayMove(g); err != nil {
 			return fmt.Errorf("upgrade: %w", err)

@@ -24,6 +24,7 @@ type question struct {
 	Restart bool            `json:"restart,omitempty"` // it is to be started afresh (package restart), which is not for us
 	Backend string          `json:"backend,omitempty"` // of what is
 	Gap     string          `json:"gap,omitempty"`     // the session by which a VM has come, to learn its gap instead
+	Dirs    []wantedDir     `json:"dirs,omitempty"`
 }
 
 // Plan implements workload.Migrator.
@@ -61,7 +62,7 @@ func (v *VM) plan(ctx context.Context, g *guest, dial migrate.Dial, words []stri
 		}
 		binds = append(binds, b)
 	}
-	q, err := json.Marshal(question{Image: filepath.Base(v.cfg.Rootfs.ImagePath), Network: v.cfg.Net.Mode, Ports: v.cfg.Net.Publish, CPUs: maxVCPUs(v.cfg)})
+	q, err := json.Marshal(question{Image: filepath.Base(v.cfg.Rootfs.ImagePath), Network: v.cfg.Net.Mode, Ports: v.cfg.Net.Publish, CPUs: maxVCPUs(v.cfg), Dirs: v.wantedDirs(binds)})
 	if err != nil {
 		return plan.Plan{}, err
 	}
@@ -81,9 +82,15 @@ func (v *VM) plan(ctx context.Context, g *guest, dial migrate.Dial, words []stri
 	if err != nil {
 		return plan.Plan{}, err
 	}
-	for i := range p.Rows {
-		if why := unable(p.Rows[i]); why != "" {
+	for i, r := range p.Rows {
+		why := unable(r)
+		if dev := v.shares[r.Name]; (r.Kind == plan.DirRO || r.Kind == plan.DirRW) && dev != nil && dev.Only() != "" {
+			why = "a single file of the host that the guest has mounted cannot go along"
+		}
+		if why != "" {
 			p.Rows[i].Action, p.Rows[i].Reason = plan.Refuse, why
+		} else if r.Action == plan.Rebind && (r.Kind == plan.DirRO || r.Kind == plan.DirRW) {
+			p.Rows[i].Reason = "asked for; what the guest holds is there, and you promise the same content"
 		}
 	}
 	return p, nil
@@ -145,8 +152,8 @@ func unable(r plan.Row) string {
 	switch {
 	case r.Action == plan.Refuse:
 		return ""
-	case r.Kind == plan.DirRO || r.Kind == plan.DirRW:
-		return "a directory of the host that the guest has mounted cannot go along"
+	case (r.Kind == plan.DirRO || r.Kind == plan.DirRW) && (r.Action != plan.Rebind || r.Arg == ""):
+		return fmt.Sprintf("a directory of the host that the guest has mounted cannot go along; --bind %s:%s=rebind:PATH says that the destination's PATH has the same content", r.Kind, r.Name)
 	case r.Kind == plan.RawDisk:
 		return "disks that the guest only reads are not carried along yet"
 	case r.Kind == plan.Network && r.Arg != "" && r.Arg != r.Detail:

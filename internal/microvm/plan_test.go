@@ -21,7 +21,8 @@ func TestWhatTheEngineCannotIsRefusedByThePlan(t *testing.T) {
 		want string
 	}{
 		{plan.Row{Resource: plan.Resource{Kind: plan.DirRO}, Action: plan.Copy}, "mounted"},
-		{plan.Row{Resource: plan.Resource{Kind: plan.DirRW}, Action: plan.Rebind}, "mounted"},
+		{plan.Row{Resource: plan.Resource{Kind: plan.DirRW, Name: "/d"}, Action: plan.Rebind}, "dir-rw:/d=rebind:PATH"},
+		{plan.Row{Resource: plan.Resource{Kind: plan.DirRW}, Action: plan.Rebind, Arg: "/there"}, ""},
 		{plan.Row{Resource: plan.Resource{Kind: plan.Layers}, Action: plan.Copy}, ""},
 		{plan.Row{Resource: plan.Resource{Kind: plan.Layers}, Action: plan.Rebind}, ""},
 		{plan.Row{Resource: plan.Resource{Kind: plan.RawDisk}, Action: plan.Move}, "only reads"},

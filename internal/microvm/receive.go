@@ -115,7 +115,7 @@ func (v *VM) prepare(ctx context.Context, own *workload.Config, o migrate.Offer,
 	if own.Net.Publish != nil {
 		cfg.Net.Publish = own.Net.Publish
 	}
-	if err := admit(cfg, own.VM.Receive.Images, d.Rootfs); err != nil {
+	if err := admit(cfg, own.VM.Receive, p, d.Rootfs); err != nil {
 		return nil, err
 	}
 	if err := takeDisks(cfg, own.DataDir, o.Volumes); err != nil {

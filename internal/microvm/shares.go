@@ -23,16 +23,21 @@ func isShare(m specs.Mount) bool { return m.Type == "bind" }
 // notes in v.shared what the agent is to do with it.
 func (v *VM) shareDevices() ([]machine.Device, error) {
 	var devs []machine.Device
+	v.shared, v.shares = nil, map[string]*fs.Device{}
 	for i, m := range v.cfg.Spec.Mounts {
 		if !isShare(m) {
 			continue
 		}
 		tag := fmt.Sprintf(shareTag, i)
-		dev, err := fs.New(fs.Options{Tag: tag, Dir: hostdir.Options{Path: m.Source, ReadOnly: slices.Contains(m.Options, "ro")}})
+		dev, err := fs.New(fs.Options{Tag: tag, Dir: hostdir.Options{
+			Path: m.Source, ReadOnly: slices.Contains(m.Options, "ro"),
+			Complete: v.heir || v.cfg.VM.Receive != nil, // the guest goes on, and its source would take it back
+		}})
 		if err != nil {
 			return nil, err
 		}
 		devs = append(devs, machine.Device{Device: dev, Args: virtio.Args{ID: tag}})
+		v.shares[m.Destination] = dev
 		v.shared = append(v.shared, guestproto.Mount{
 			Destination: m.Destination, Type: "virtiofs", Source: tag, File: dev.Only(), Options: guestOptions(m.Options),
 		})

@@ -80,10 +80,11 @@ type VM struct {
 	net     *hostnet.Attachment
 	removal *hostnet.Removal // of the tap; nil: it is noticed by itself
 	vsock   *vsock.Device
-	balloon *balloon.Device    // nil: none
-	shared  []guestproto.Mount // of the host's directories
-	pod     bool               // see Pod
-	podFS   *fs.Device         // of a pod
+	balloon *balloon.Device       // nil: none
+	shared  []guestproto.Mount    // of the host's directories
+	shares  map[string]*fs.Device // them, by where the guest has mounted them
+	pod     bool                  // see Pod
+	podFS   *fs.Device            // of a pod
 	machine *machine.Machine
 	filler  *lazy.Filler                // of its memory; nil: that was there from the start
 	fills   atomic.Pointer[lazy.Filler] // filler, for everybody

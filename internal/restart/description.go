@@ -1,6 +1,7 @@
 package restart
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -28,6 +29,7 @@ type question struct {
 	Ports   []workload.Port `json:"ports,omitempty"`
 	CPUs    int             `json:"cpus,omitempty"`
 	Gap     string          `json:"gap,omitempty"`
+	Dirs    json.RawMessage `json:"dirs,omitempty"`
 }
 
 // maxAsked bounds the ports that a source can ask for.

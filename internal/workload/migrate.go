@@ -21,6 +21,15 @@ type Receive struct {
 	// Images is the folder that the image of its root file system has to be in: the
 	// sender chooses the name of the file, not its place.
 	Images string `json:"images"`
+	// Lent are the directories that a VM may have here in place of those that it shared
+	// where it was. The sender names one of them.
+	Lent []Lent `json:"lent,omitempty"`
+}
+
+// Lent is a directory of this host for a VM that comes.
+type Lent struct {
+	Path     string `json:"path"`
+	ReadOnly bool   `json:"readOnly,omitempty"`
 }
 
 // MigrateRequest is what hvctl migrate send asks for. Zero values are package

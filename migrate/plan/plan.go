@@ -64,6 +64,7 @@ type Facts struct {
 	Busy     []string          `json:"busy_ports,omitempty"` // "tcp/8080"
 	Secrets  []string          `json:"secrets,omitempty"`    // names only
 	Paths    []string          `json:"paths,omitempty"`      // of those that the source asked for, those that exist
+	Unfit    map[string]string `json:"unfit,omitempty"`      // of those, why one cannot be had
 	Shared   map[string]string `json:"shared,omitempty"`     // path of a shared disk: the marker found in it
 	Running  []string          `json:"running,omitempty"`    // identities of machines that run there
 	CPU      CPU               `json:"cpu"`

@@ -132,8 +132,11 @@ func pathThere(r Row, f Facts) string {
 	if !strings.HasPrefix(path, "/") {
 		return fmt.Sprintf("%q is no absolute path", path)
 	}
+	if why := f.Unfit[path]; why != "" {
+		return fmt.Sprintf("%s at the destination: %.512q", path, why)
+	}
 	if !slices.Contains(f.Paths, path) {
-		return fmt.Sprintf("the destination has no directory %s", path)
+		return fmt.Sprintf("the destination has no directory %s for what comes (hvctl migrate receive --share)", path)
 	}
 	return ""
 }

@@ -34,6 +34,9 @@ func (d *Device) StateVersion() uint32 { return 2 }
 // hostdir.ErrAttached.
 func (d *Device) CanSave() error { return d.dir.CanSave() }
 
+// Names is hostdir.FS.Names.
+func (d *Device) Names(max int) []hostdir.Name { return d.dir.Names(max) }
+
 // SaveState returns what the guest holds of the directory. Errors also wrap
 // hostdir.ErrTooMany.
 func (d *Device) SaveState() (any, error) {

@@ -25,6 +25,9 @@ type Options struct {
 	// MaxNodes bounds how many files the client can hold at a time, each one
 	// open descriptor; 0 is DefaultMaxNodes.
 	MaxNodes int
+	// Complete has Load refuse, with ErrLacks, what it would else make stale: the client is to
+	// go on in a directory of the same content, or not at all.
+	Complete bool
 }
 
 // DefaultCache is a second: what the host changes is seen by then.

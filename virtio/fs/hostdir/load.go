@@ -60,7 +60,11 @@ func (fs *FS) loadNode(t Table, s SavedNode, same bool) error {
 	if err != nil {
 		return err
 	}
-	if fd >= 0 {
+	if fd < 0 {
+		if err := fs.complete(s.Path); err != nil {
+			return err
+		}
+	} else {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
 			unix.Close(fd)
@@ -98,6 +102,9 @@ func (fs *FS) loadHandle(t Table, s SavedHandle, same bool) error {
 		return err
 	}
 	if at < 0 {
+		if err := fs.complete(s.Path); err != nil {
+			return err
+		}
 		h.stale = true
 		fs.handles[s.ID] = h
 		return nil

@@ -312,3 +312,54 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+// A client that is to go on with the same content, or not at all, is told of what is lacking
+// before, and refused then.
+func TestADirectoryOfTheSameContentIsAskedFor(t *testing.T) {
+	fs, dir := share(t, hostdir.Options{}, func(dir string) {
+		for _, name := range []string{"d/known", "open", "gone"} {
+			write(t, filepath.Join(dir, name), name)
+		}
+	})
+	d := lookup(t, fs, root, "d").NodeId
+	lookup(t, fs, d, "known")
+	lookup(t, fs, root, "gone")
+	opened(t, fs, lookup(t, fs, root, "open").NodeId, unix.O_RDONLY)
+	if err := os.Remove(filepath.Join(dir, "gone")); err != nil {
+		t.Fatal(err)
+	}
+	names := func(all []hostdir.Name) (s string) {
+		for _, n := range all {
+			s += string(n.Path) + " "
+		}
+		return s
+	}
+	held := fs.Names(1 << 20)
+	if got := names(held); got != "open d d/known open " {
+		t.Errorf("it holds %s", got)
+	}
+	if got := names(fs.Names(60)); got != "open " {
+		t.Errorf("of 60 bytes: %s", got)
+	}
+	table := save(t, fs)
+	_, other := share(t, hostdir.Options{}, func(dir string) { write(t, filepath.Join(dir, "d/known"), "") })
+	to, err := hostdir.New(hostdir.Options{Path: other, Complete: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	lacking, err := to.Lacks(held)
+	if err != nil || names(lacking) != "open open " {
+		t.Errorf("it lacks %s, %v", names(lacking), err)
+	}
+	if err := to.Load(table); !errors.Is(err, hostdir.ErrLacks) || !strings.Contains(err.Error(), `"open"`) {
+		t.Errorf("loaded: %v", err)
+	}
+	write(t, filepath.Join(other, "open"), "")
+	if err := to.Load(table); err != nil {
+		t.Errorf("with all there: %v", err)
+	}
+	if _, err := to.Lacks([]hostdir.Name{{Path: []byte("../x"), Kind: unix.S_IFREG}}); !errors.Is(err, hostdir.ErrTable) {
+		t.Errorf("a name outside: %v", err)
+	}
+}
