@@ -1,11 +1,11 @@
 package probe
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 func ioProbes() []Probe {
@@ -18,19 +18,32 @@ func ioProbes() []Probe {
 }
 
 // ioFile is a file of size bytes, removed by close.
-func ioFile(dir string, size int64) (f *os.File, end func(), err error) {
-	f, err = os.Create(filepath.Join(dir, "data"))
+func ioFile(dir string, size int64) (fd int, end func(), err error) {
+	f, err := os.Create(filepath.Join(dir, "data"))
 	if err != nil {
-		return nil, nil, err
+		return -1, nil, err
 	}
+	end = func() { _ = f.Close(); _ = os.Remove(f.Name()) }
 	if _, err := f.Write(make([]byte, size)); err != nil {
-		return nil, nil, err
+		end()
+		return -1, nil, err
 	}
-	return f, func() { _ = f.Close(); _ = os.Remove(f.Name()) }, nil
+	return int(f.Fd()), end, nil
+}
+
+// moved is the error of a call that is to move want bytes.
+func moved(call string, n, want int, e syscall.Errno) error {
+	if e != 0 {
+		return os.NewSyscallError(call, e)
+	}
+	if n != want {
+		return fmt.Errorf("%s: %d bytes of %d", call, n, want)
+	}
+	return nil
 }
 
 func openSeqWrite(dir string) (*bench, error) {
-	f, end, err := ioFile(dir, 1<<20)
+	fd, end, err := ioFile(dir, 1<<20)
 	if err != nil {
 		return nil, err
 	}
@@ -38,12 +51,13 @@ func openSeqWrite(dir string) (*bench, error) {
 	return timed(func(n int) error {
 		for range n {
 			for at := int64(0); at < 1<<20; at += int64(len(buf)) {
-				if _, err := f.WriteAt(buf, at); err != nil {
+				k, e := rawPwrite(fd, buf, at)
+				if err := moved("pwrite", k, len(buf), e); err != nil {
 					return err
 				}
 			}
-			if err := f.Sync(); err != nil {
-				return err
+			if e := rawSync(syscall.SYS_FSYNC, fd); e != 0 {
+				return os.NewSyscallError("fsync", e)
 			}
 		}
 		return nil
@@ -51,7 +65,7 @@ func openSeqWrite(dir string) (*bench, error) {
 }
 
 func openSeqRead(dir string) (*bench, error) {
-	f, end, err := ioFile(dir, 1<<20)
+	fd, end, err := ioFile(dir, 1<<20)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +73,8 @@ func openSeqRead(dir string) (*bench, error) {
 	return timed(func(n int) error {
 		for range n {
 			for at := int64(0); at < 1<<20; at += int64(len(buf)) {
-				if _, err := f.ReadAt(buf, at); err != nil {
+				k, e := rawPread(fd, buf, at)
+				if err := moved("pread", k, len(buf), e); err != nil {
 					return err
 				}
 			}
@@ -70,7 +85,7 @@ func openSeqRead(dir string) (*bench, error) {
 
 func openRandWrite(dir string) (*bench, error) {
 	const size, block = 4 << 20, 4096
-	f, end, err := ioFile(dir, size)
+	fd, end, err := ioFile(dir, size)
 	if err != nil {
 		return nil, err
 	}
@@ -78,11 +93,12 @@ func openRandWrite(dir string) (*bench, error) {
 	r := rand.New(rand.NewPCG(3, 4))
 	return timed(func(n int) error {
 		for range n {
-			if _, err := f.WriteAt(buf, r.Int64N(size/block)*block); err != nil {
+			k, e := rawPwrite(fd, buf, r.Int64N(size/block)*block)
+			if err := moved("pwrite", k, block, e); err != nil {
 				return err
 			}
-			if err := unix.Fdatasync(int(f.Fd())); err != nil {
-				return os.NewSyscallError("fdatasync", err)
+			if e := rawSync(syscall.SYS_FDATASYNC, fd); e != 0 {
+				return os.NewSyscallError("fdatasync", e)
 			}
 		}
 		return nil
@@ -90,22 +106,22 @@ func openRandWrite(dir string) (*bench, error) {
 }
 
 func openMeta(dir string) (*bench, error) {
-	a, b := filepath.Join(dir, "a"), filepath.Join(dir, "b")
+	a, b := cString(filepath.Join(dir, "a")+"\x00"), cString(filepath.Join(dir, "b")+"\x00")
 	return timed(func(n int) error {
 		for range n {
-			f, err := os.Create(a)
-			if err != nil {
-				return err
+			fd, e := rawCreate(a)
+			if e != 0 {
+				return os.NewSyscallError("open", e)
 			}
-			_ = f.Close()
-			if _, err := os.Stat(a); err != nil {
-				return err
+			closeRaw(fd)
+			if e := rawStat(a); e != 0 {
+				return os.NewSyscallError("stat", e)
 			}
-			if err := os.Rename(a, b); err != nil {
-				return err
+			if e := rawRename(a, b); e != 0 {
+				return os.NewSyscallError("rename", e)
 			}
-			if err := os.Remove(b); err != nil {
-				return err
+			if e := rawUnlink(b); e != 0 {
+				return os.NewSyscallError("unlink", e)
 			}
 		}
 		return nil

@@ -20,16 +20,17 @@ func lifeProbes() []Probe {
 
 // reap waits for a child that is to end with 0.
 func reap(pid int) error {
-	var st unix.WaitStatus
 	for {
-		_, err := unix.Wait4(pid, &st, 0, nil)
-		if err == unix.EINTR {
-			continue
+		st, e := rawWait(pid)
+		switch {
+		case e == unix.EINTR:
+		case e != 0:
+			return os.NewSyscallError("wait4", e)
+		case st != 0:
+			return fmt.Errorf("child ended with status %#x", st)
+		default:
+			return nil
 		}
-		if err == nil && st != 0 {
-			return fmt.Errorf("child ended with status %#x", int(st))
-		}
-		return os.NewSyscallError("wait4", err)
 	}
 }
 
@@ -124,7 +125,7 @@ func openThread(string) (*bench, error) {
 		}
 		defer restore()
 		for range n {
-			if err := t.start(0, 0); err != nil {
+			if err := t.start(0, nil, 0); err != nil {
 				return err
 			}
 			if err := t.join(0); err != nil {

@@ -1,7 +1,9 @@
 package probe
 
 import (
+	"errors"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -86,60 +88,66 @@ func onOneCPU() (func(), error) {
 	return func() { _ = unix.SchedSetaffinity(0, &old) }, nil
 }
 
-// openSwitchProcess lets 20 processes yield to each other. What counts is not
-// how often they yield but how often the kernel says that it switched.
+// turnsEach is how often each of them yields: so often that what else happens
+// from the first turn to the last, each one's start and rest, is little beside it.
+func turnsEach(n int) int { return max(50, n/runnable) }
+
+// openSwitchProcess lets 20 processes yield to each other: from the moment when
+// all are there and are told, until all have yielded. They end later. What counts
+// is not how often they yield but how often the kernel says that it switched.
 func openSwitchProcess(string) (*bench, error) {
 	undo, err := onOneCPU()
 	if err != nil {
 		return nil, err
 	}
-	return &bench{close: undo, run: func(n int) (int, time.Duration, error) {
-		each := max(1, n/runnable)
+	return &bench{close: undo, run: func(n int) (done int, took time.Duration, err error) {
 		w, err := newSharedWords()
 		if err != nil {
 			return 0, 0, err
 		}
 		defer func() { _ = unix.Munmap(w.mem) }()
 		var pids []int
+		defer func() {
+			tellAll(w.a, 2, runnable)
+			for _, pid := range pids {
+				err = errors.Join(err, reap(pid))
+			}
+		}()
 		for range runnable {
 			pid, e := rawFork()
-			if pid == 0 && e == 0 {
-				yieldChild(w.a, each)
-			}
 			if e != 0 {
-				err = os.NewSyscallError("clone", e)
-				break
+				return 0, 0, os.NewSyscallError("clone", e)
+			}
+			if pid == 0 {
+				yieldChild(w, turnsEach(n))
 			}
 			pids = append(pids, pid)
 		}
 		begin := time.Now()
-		tell(w.a, 1)
-		for range pids { // futexWake woke one of them, which goes on
-			futexWake(w.a)
-		}
-		done := 0
-		for _, pid := range pids {
-			var ru unix.Rusage
-			for {
-				if _, werr := unix.Wait4(pid, nil, 0, &ru); werr != unix.EINTR {
-					break
-				}
-			}
-			done += int(ru.Nvcsw + ru.Nivcsw)
-		}
-		return done, time.Since(begin), err
+		tellAll(w.a, 1, runnable)
+		await(w.b, runnable)
+		return int(loadWord(w.c)), time.Since(begin), nil
 	}}, nil
 }
 
-// yieldChild is a forked child: it waits for the start, yields and ends.
+// yieldChild is a forked child: it waits for the start, yields, adds how often it
+// was switched, and waits for the end.
 //
 //go:nosplit
 //go:norace
-func yieldChild(start *uint32, yields int) {
-	await(start, 1)
+func yieldChild(w *sharedWords, yields int) {
+	for loadWord(w.a) == 0 {
+		_ = futexWait(w.a, 0)
+	}
+	before := rawSwitches()
 	for range yields {
 		_, _, _ = syscall.RawSyscall(syscall.SYS_SCHED_YIELD, 0, 0, 0)
 	}
+	atomic.AddUint32(w.c, rawSwitches()-before)
+	if atomic.AddUint32(w.b, 1) == runnable {
+		futexWake(w.b, 1)
+	}
+	await(w.a, 2)
 	rawExit(0)
 }
 
@@ -154,34 +162,40 @@ func openSwitchThread(string) (*bench, error) {
 		undo()
 		return nil, err
 	}
-	return &bench{close: func() { t.close(); undo() }, run: func(n int) (int, time.Duration, error) {
+	return &bench{close: func() { t.close(); undo() }, run: func(n int) (done int, took time.Duration, err error) {
 		restore, err := blockSignals()
 		if err != nil {
 			return 0, 0, err
 		}
 		defer restore()
+		started := 0
+		defer func() {
+			tellAll(t.gate(), 2, runnable)
+			for i := range started {
+				err = errors.Join(err, t.join(i)) // a thread that runs keeps its stack: the process ends soon
+			}
+		}()
+		t.reset()
+		for i := range runnable {
+			if err := t.start(i, t.gate(), turnsEach(n)); err != nil {
+				return 0, 0, err
+			}
+			started++
+		}
 		before, err := switches()
 		if err != nil {
 			return 0, 0, err
 		}
 		begin := time.Now()
-		for i := range runnable {
-			if err := t.start(i, max(1, n/runnable)); err != nil {
-				return 0, 0, err // a thread that runs keeps its stack: the process ends soon
-			}
-		}
-		for i := range runnable {
-			if err := t.join(i); err != nil {
-				return 0, 0, err
-			}
-		}
-		took := time.Since(begin)
+		tellAll(t.gate(), 1, runnable)
+		await(t.ready(), runnable)
+		took = time.Since(begin)
 		after, err := switches()
 		return after - before, took, err
 	}}, nil
 }
 
-// switches counts those of this process, its ended threads' too.
+// switches counts those of this process, all its threads'.
 func switches() (int, error) {
 	var ru unix.Rusage
 	err := unix.Getrusage(unix.RUSAGE_SELF, &ru)

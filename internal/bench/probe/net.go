@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"math/bits"
 	"os"
 	"syscall"
 
@@ -16,7 +17,7 @@ func netProbes() []Probe {
 }
 
 // listen is a socket on a free loopback port.
-func listen() (fd int, addr *unix.SockaddrInet4, err error) {
+func listen() (fd int, addr *unix.RawSockaddrInet4, err error) {
 	if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 		return -1, nil, os.NewSyscallError("socket", err)
 	}
@@ -35,23 +36,23 @@ func listen() (fd int, addr *unix.SockaddrInet4, err error) {
 	if err != nil {
 		return -1, nil, os.NewSyscallError("getsockname", err)
 	}
-	addr, _ = sa.(*unix.SockaddrInet4)
+	v4, _ := sa.(*unix.SockaddrInet4)
+	addr = &unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: v4.Addr, Port: bits.ReverseBytes16(uint16(v4.Port))} // in the network's order
 	return fd, addr, nil
 }
 
-func connect(addr *unix.SockaddrInet4) (int, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, os.NewSyscallError("socket", err)
+// connect opens a connection, with raw calls.
+func connect(addr *unix.RawSockaddrInet4) (int, error) {
+	fd, e := rawSocket()
+	if e != 0 {
+		return -1, os.NewSyscallError("socket", e)
 	}
-	for {
-		if err = unix.Connect(fd, addr); err != unix.EINTR {
-			break
-		}
+	for e = unix.EINTR; e == unix.EINTR; {
+		e = rawConnect(fd, addr)
 	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return -1, os.NewSyscallError("connect", err)
+	if e != 0 {
+		closeRaw(fd)
+		return -1, os.NewSyscallError("connect", e)
 	}
 	return fd, nil
 }
@@ -169,8 +170,8 @@ func openConnect(string) (*bench, error) {
 				return err
 			}
 			err = exchange(fd, fd, buf)
-			_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}) // no TIME_WAIT: ports are few
-			_ = unix.Close(fd)
+			rawNoLinger(fd) // no TIME_WAIT: ports are few
+			closeRaw(fd)
 			if err != nil {
 				return err
 			}

@@ -97,3 +97,21 @@ func TestNamesAreUnique(t *testing.T) {
 		names = append(names, p.Name)
 	}
 }
+
+// A switch's figure has nothing of the making and ending of those who switch.
+func TestSwitchesAlone(t *testing.T) {
+	figure := func(name string) float64 {
+		for _, p := range All() {
+			if p.Name == name {
+				return (&p).run(Options{Dir: t.TempDir(), Batches: 5, Counts: map[string]int{name: 100}}).PerOpNs
+			}
+		}
+		t.Fatal("no probe", name)
+		return 0
+	}
+	for one, life := range map[string]string{"switch-proc": "fork", "switch-thread": "thread"} {
+		if s, l := figure(one), figure(life); !(s > 0 && s < l/4) {
+			t.Errorf("%s %.0f ns, %s %.0f ns", one, s, life, l)
+		}
+	}
+}

@@ -12,6 +12,11 @@ import (
 // The functions here run in children of raw forks, too: they may not allocate,
 // grow the stack, or call anything but RawSyscall. Go's signals (preemption)
 // are sent to threads by their numbers and so never reach such a child.
+//
+// Probes make all their system calls by them, in the parent, too. Of a call that
+// Go knows of its runtime thinks that it may last: a thread of its own looks every
+// 20 µs whether it does, and gives the processor away when it has, which is many
+// times the work of a call, and more in one instance than in another.
 
 // rawFork is fork(2). In the child, which has this thread alone, it returns 0.
 //
@@ -66,6 +71,137 @@ func rawWrite(fd int, b []byte) (int, syscall.Errno) {
 	return int(n), e
 }
 
+// rawPwrite is pwrite(2) of b.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawPwrite(fd int, b []byte, at int64) (int, syscall.Errno) {
+	// SAFETY: as in rawRead.
+	n, _, e := syscall.RawSyscall6(syscall.SYS_PWRITE64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(at), 0, 0)
+	return int(n), e
+}
+
+// rawPread is pread(2) into b.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawPread(fd int, b []byte, at int64) (int, syscall.Errno) {
+	// SAFETY: as in rawRead.
+	n, _, e := syscall.RawSyscall6(syscall.SYS_PREAD64, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), uintptr(at), 0, 0)
+	return int(n), e
+}
+
+// rawSync is fsync(2), or fdatasync(2).
+//
+//go:nosplit
+//go:norace
+func rawSync(call uintptr, fd int) syscall.Errno {
+	_, _, e := syscall.RawSyscall(call, uintptr(fd), 0, 0)
+	return e
+}
+
+// rawCreate is creat(2) with a descriptor that is read, too.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawCreate(path cString) (int, syscall.Errno) {
+	// SAFETY: path ends with a zero and stays reachable.
+	fd, _, e := syscall.RawSyscall(syscall.SYS_OPEN, uintptr(unsafe.Pointer(&path[0])), syscall.O_RDWR|syscall.O_CREAT|syscall.O_TRUNC|syscall.O_CLOEXEC, 0o666)
+	return int(fd), e
+}
+
+// rawStat is stat(2).
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawStat(path cString) syscall.Errno {
+	var st syscall.Stat_t
+	// SAFETY: as in rawCreate; st has the kernel's size.
+	_, _, e := syscall.RawSyscall(syscall.SYS_STAT, uintptr(unsafe.Pointer(&path[0])), uintptr(unsafe.Pointer(&st)), 0)
+	return e
+}
+
+// rawRename is rename(2).
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawRename(from, to cString) syscall.Errno {
+	// SAFETY: as in rawCreate.
+	_, _, e := syscall.RawSyscall(syscall.SYS_RENAME, uintptr(unsafe.Pointer(&from[0])), uintptr(unsafe.Pointer(&to[0])), 0)
+	return e
+}
+
+// rawUnlink is unlink(2).
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawUnlink(path cString) syscall.Errno {
+	// SAFETY: as in rawCreate.
+	_, _, e := syscall.RawSyscall(syscall.SYS_UNLINK, uintptr(unsafe.Pointer(&path[0])), 0, 0)
+	return e
+}
+
+// rawWait waits for a child's end.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawWait(pid int) (status int32, e syscall.Errno) {
+	// SAFETY: the kernel writes the four bytes of status.
+	_, _, e = syscall.RawSyscall6(syscall.SYS_WAIT4, uintptr(pid), uintptr(unsafe.Pointer(&status)), 0, 0, 0, 0)
+	return status, e
+}
+
+// rawSwitches is how often the kernel took the processor from this thread, or was
+// given it.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawSwitches() uint32 {
+	var ru syscall.Rusage
+	// SAFETY: ru has the kernel's size.
+	_, _, _ = syscall.RawSyscall(syscall.SYS_GETRUSAGE, unix.RUSAGE_THREAD, uintptr(unsafe.Pointer(&ru)), 0)
+	return uint32(ru.Nvcsw + ru.Nivcsw)
+}
+
+// rawSocket is a TCP socket.
+//
+//go:nosplit
+//go:norace
+func rawSocket() (int, syscall.Errno) {
+	fd, _, e := syscall.RawSyscall(syscall.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	return int(fd), e
+}
+
+// rawConnect is connect(2).
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawConnect(fd int, addr *unix.RawSockaddrInet4) syscall.Errno {
+	// SAFETY: addr has the kernel's form and size, and stays reachable.
+	_, _, e := syscall.RawSyscall(syscall.SYS_CONNECT, uintptr(fd), uintptr(unsafe.Pointer(addr)), unsafe.Sizeof(*addr))
+	return e
+}
+
+// rawNoLinger has a connection be reset when it is closed.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func rawNoLinger(fd int) {
+	l := unix.Linger{Onoff: 1}
+	// SAFETY: l has the kernel's form and size.
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_LINGER, uintptr(unsafe.Pointer(&l)), unsafe.Sizeof(l), 0)
+}
+
 // rawEcho sends back what comes, in messages of len(b), until the end.
 //
 //go:nosplit
@@ -103,20 +239,20 @@ func futexWait(w *uint32, v uint32) syscall.Errno {
 	return e
 }
 
-// futexWake wakes one that waits for w.
+// futexWake wakes so many that wait for w.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func futexWake(w *uint32) {
+func futexWake(w *uint32, many int) {
 	// SAFETY: as in futexWait.
-	_, _, _ = syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(w)), 1, 1, 0, 0, 0)
+	_, _, _ = syscall.RawSyscall6(syscall.SYS_FUTEX, uintptr(unsafe.Pointer(w)), 1, uintptr(many), 0, 0, 0)
 }
 
-// sharedWords are two words that a forked child shares with us.
+// sharedWords are words that forked children share with us.
 type sharedWords struct {
-	mem  []byte
-	a, b *uint32
+	mem     []byte
+	a, b, c *uint32
 }
 
 func newSharedWords() (*sharedWords, error) {
@@ -124,8 +260,8 @@ func newSharedWords() (*sharedWords, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("mmap", err)
 	}
-	// SAFETY: both are inside the mapping, aligned, on cache lines of their own.
-	return &sharedWords{mem, (*uint32)(unsafe.Pointer(&mem[0])), (*uint32)(unsafe.Pointer(&mem[64]))}, nil
+	// SAFETY: all are inside the mapping, aligned, on cache lines of their own.
+	return &sharedWords{mem, (*uint32)(unsafe.Pointer(&mem[0])), (*uint32)(unsafe.Pointer(&mem[64])), (*uint32)(unsafe.Pointer(&mem[128]))}, nil
 }
 
 // await waits until the word is v.
@@ -142,13 +278,19 @@ func await(w *uint32, v uint32) {
 	}
 }
 
-// tell sets the word and wakes who waits for it.
+// tell sets the word and wakes the one who waits for it.
 //
 //go:nosplit
 //go:norace
-func tell(w *uint32, v uint32) {
+func tell(w *uint32, v uint32) { tellAll(w, v, 1) }
+
+// tellAll sets the word and wakes so many.
+//
+//go:nosplit
+//go:norace
+func tellAll(w *uint32, v uint32, many int) {
 	atomic.StoreUint32(w, v)
-	futexWake(w)
+	futexWake(w, many)
 }
 
 // defaultAction has the kernel do with a signal what it does to a program that
