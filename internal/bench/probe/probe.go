@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime"
 	"slices"
 	"time"
@@ -140,13 +141,14 @@ func (p *Probe) run(o Options) (l Line) {
 }
 
 // The bounds of a batch: of fewer operations, one that is disturbed would be a
-// large part.
+// large part. Slow operations may be fewer, which are disturbed several times each.
 const (
 	minCount = 20
+	minSlow  = 5
 	maxCount = 1 << 28
 )
 
-// calibrate finds how many operations take about d; minCount are the fewest.
+// calibrate finds how many operations take about d.
 func calibrate(b *bench, d time.Duration) (int, error) {
 	for n := 1; ; {
 		_, took, err := b.run(n)
@@ -154,11 +156,21 @@ func calibrate(b *bench, d time.Duration) (int, error) {
 			return 0, err
 		}
 		if took >= d/2 || n >= maxCount {
-			return max(minCount, int(float64(n)*float64(d)/float64(max(took, 1)))), nil
+			return batchOf(took/time.Duration(n), float64(n)*float64(d)/float64(max(took, 1)), d), nil
 		}
 		grow := float64(d) / float64(max(took, 1))
 		n = min(maxCount, max(2*n, int(float64(n)*min(grow, 10))))
 	}
+}
+
+// batchOf is how many operations a batch has when one takes each, and about want
+// take d: minCount or some times as many, so that 5 per cent are a whole number; or
+// fewer, where minCount would take more than five times d, but at least minSlow.
+func batchOf(each time.Duration, want float64, d time.Duration) int {
+	if n := int(math.Ceil(want/minCount)) * minCount; n > minCount || each*minCount <= 5*d {
+		return max(n, minCount)
+	}
+	return max(minSlow, int(5*d/each))
 }
 
 // median of an even number is between the middle two.

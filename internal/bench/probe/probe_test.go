@@ -33,7 +33,7 @@ func TestEveryProbeMeasures(t *testing.T) {
 				t.Fatal(err)
 			}
 			l := lines(t, out.Bytes())
-			if len(l) != 1 || l[0].Error != "" || len(l[0].BatchNs) != 3 || !(l[0].PerOpNs > 0) || l[0].Done < 4*minCount {
+			if len(l) != 1 || l[0].Error != "" || len(l[0].BatchNs) != 3 || !(l[0].PerOpNs > 0) || l[0].Done < 4*minSlow {
 				t.Fatalf("%s", out.String())
 			}
 			t.Logf("%.1f ns, %d operations a batch", l[0].PerOpNs, l[0].N)
@@ -71,8 +71,21 @@ func TestFirstBatchIsNotCounted(t *testing.T) {
 	if l.PerOpNs != 1e9 || len(l.BatchNs) != 1 || batch != 2 {
 		t.Errorf("%d batches, %+v", batch, l)
 	}
-	if l := p.run(Options{Batches: 1, BatchTime: time.Millisecond}); l.N != minCount {
-		t.Errorf("operations of a second each: %d in a batch of a millisecond, want %d", l.N, minCount)
+}
+
+// Batches have whole twentieths, unless their operations are very slow.
+func TestBatchSizes(t *testing.T) {
+	for _, c := range []struct {
+		each, batch time.Duration
+		want        int
+	}{
+		{time.Second, time.Millisecond, 5}, {10 * time.Millisecond, 20 * time.Millisecond, 10}, {5 * time.Millisecond, 20 * time.Millisecond, 20},
+		{time.Millisecond, 20 * time.Millisecond, 20}, {900 * time.Microsecond, 20 * time.Millisecond, 40}, {100 * time.Nanosecond, 20 * time.Millisecond, 200_000},
+	} {
+		b := &bench{close: nothing, run: func(n int) (int, time.Duration, error) { return n, time.Duration(n) * c.each, nil }}
+		if n, err := calibrate(b, c.batch); n != c.want || err != nil {
+			t.Errorf("%v an operation, %v a batch: %d, %v; want %d", c.each, c.batch, n, err, c.want)
+		}
 	}
 }
 

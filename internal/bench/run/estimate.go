@@ -40,7 +40,7 @@ func estimate(o Options, r *result.Result, lives map[string]time.Duration) (tota
 			twice = 2 // the base and its copy
 		}
 		if has("equiv") {
-			total += time.Duration(len(looks())+1) * life
+			total += time.Duration(len(looks(o.Brief))+1) * life
 		}
 		if n > 0 {
 			total += twice * time.Duration(r.Plan.Blocks+1) * (life + probes)

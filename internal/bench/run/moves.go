@@ -39,11 +39,14 @@ func moves(ctx context.Context, o Options, r *result.Result) error {
 		}
 		all = append(all, mover{result.Restart, w.Name(), func(ctx context.Context, _ string, m *result.Move) error { return restart(ctx, w, m) }})
 	}
-	done := 0
-	for block := range o.Moves + 1 { // the first warms up: CRIU loads modules
+	first, done := 0, 0 // the first warms up: CRIU loads modules
+	if o.Brief {
+		first = 1
+	}
+	for block := first; block <= o.Moves; block++ {
 		before := readPressure()
 		for _, mv := range all {
-			o.Progress(done, (o.Moves+1)*len(all), mv.kind+": "+mv.target, 0)
+			o.Progress(done, (o.Moves+1-first)*len(all), mv.kind+": "+mv.target, 0)
 			m := result.Move{Kind: mv.kind, Target: mv.target, Block: block}
 			err := inDirectory(func(dir string) error { return mv.move(ctx, dir, &m) })
 			if ctx.Err() != nil {

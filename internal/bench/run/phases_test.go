@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ func TestEveryChapterMeasuresEveryTarget(t *testing.T) {
 			if err := Run(t.Context(), o, r); err != nil {
 				t.Fatal(err)
 			}
-			want := map[string]int{"equiv": 2*len(looks()) + 1, "density": 3, "mig": 3, "iso": len(promises(o))}[chapter]
+			want := map[string]int{"equiv": 2*len(looks(false)) + 1, "density": 3, "mig": 3, "iso": len(promises(o))}[chapter]
 			onBridge := len(pick(promises(o), func(p promise) bool { return p.owns }))
 			for _, target := range r.Plan.Targets {
 				want := want
@@ -151,5 +152,34 @@ func TestCheckpointThatFailsSaysWhy(t *testing.T) {
 	var m result.Move
 	if err := c.move(t.Context(), t.TempDir(), &m); err == nil || !strings.Contains(err.Error(), "no working CRIU") {
 		t.Error(err)
+	}
+}
+
+// A brief run has a test of equivalence of each sort, and no move for nothing.
+func TestBrief(t *testing.T) {
+	few, all := looks(true), looks(false)
+	sort := func(l look) string { return strings.Fields(l.name)[0] }
+	has := map[string]int{}
+	for _, l := range few {
+		has[sort(l)]++
+		if !slices.ContainsFunc(all, func(a look) bool { return a.name == l.name }) {
+			t.Errorf("%s is in no other run", l.name)
+		}
+	}
+	for _, l := range all {
+		if s := sort(l); has[s] == 0 && s != "say" { // echo says as much
+			t.Errorf("no test of the sort %q", s)
+		}
+	}
+	if len(few) > len(all)*2/3 {
+		t.Errorf("%d tests of %d", len(few), len(all))
+	}
+	o, r := small("mig", &canned{name: "host", say: sees})
+	r.Plan.Targets, o.Brief, o.Moves = []string{"host"}, true, 1
+	if err := moves(t.Context(), o, r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Moves) != 1 || r.Moves[0].Block != 1 {
+		t.Errorf("%+v", r.Moves)
 	}
 }

@@ -28,8 +28,8 @@ const (
 func rates(o Options) (all []promise) {
 	if o.Disk != nil {
 		all = append(all,
-			promise{name: "disk writes, 4 MiB a second", run: diskLimit(true, false)}, promise{name: "disk reads, 4 MiB a second", run: diskLimit(false, false)},
-			promise{name: "disk writes, 100 a second", run: diskLimit(true, true)}, promise{name: "disk reads, 100 a second", run: diskLimit(false, true)})
+			promise{name: "disk writes 4 MiB a second", run: diskLimit(true, false)}, promise{name: "disk reads 4 MiB a second", run: diskLimit(false, false)},
+			promise{name: "disk writes 100 a second", run: diskLimit(true, true)}, promise{name: "disk reads 100 a second", run: diskLimit(false, true)})
 	}
 	if o.Network {
 		all = append(all, promise{name: "network receives 1 MiB a second", run: received, owns: true}, promise{name: "network sends 1 MiB a second", run: sent, owns: true})

@@ -23,6 +23,7 @@ type Options struct {
 	// For tests of the benchmark: a target to slow down by 5 per cent, and one
 	// whose program sees something wrong.
 	Plant, PlantOutput string
+	Brief              bool          // one test of equivalence of each sort, and no warm-up of moves
 	Starts             int           // lives in the lifecycle chapter, after a warm-up
 	ControlTime        time.Duration // of each test of resource control
 	Controls           []string      // only tests whose name has one of these words; empty: all
