@@ -180,6 +180,7 @@ func TestExecByCommand(t *testing.T) {
 		{"exec ID echo -n -e x", "x", "", 0},
 		{"exec ID sh -c 'exit 5'", "", "", 5},
 		{"exec --env X=1 -e Y=2 ID sh -c 'echo $X$Y'", "12\n", "", 0},
+		{"exec -e PATH=/bin:/nope ID env", "PATH=/bin:/nope\nHOME=/\n", "", 0},
 		{"exec -u 7:8 -g 9 ID id", "uid=7 gid=8 groups=9\n", "", 0},
 		{"exec --cwd /proc ID sh -c pwd", "/proc\n", "", 0},
 		{"exec -p PROCESS ID", "file\n", "", 3},

@@ -113,7 +113,7 @@ func (f *execFlags) process(config *specs.Spec, args []string) (*specs.Process, 
 		*p = *config.Process
 	}
 	p.Args, p.Terminal, p.ConsoleSize = args, f.tty, nil
-	p.Env = append(append([]string{}, p.Env...), f.env...)
+	p.Env = withEnv(p.Env, f.env)
 	p.NoNewPrivileges = p.NoNewPrivileges || f.noPriv
 	for _, o := range []struct {
 		to   *string
@@ -137,6 +137,18 @@ func (f *execFlags) process(config *specs.Spec, args []string) (*specs.Process, 
 	}
 	p.Capabilities = withCaps(p.Capabilities, f.caps)
 	return p, nil
+}
+
+// withEnv is an environment with what add sets instead of what it had: of two
+// of one name, getenv(3) finds the first.
+func withEnv(env, add []string) []string {
+	out := slices.Clone(env)
+	for _, kv := range add {
+		name, _, _ := strings.Cut(kv, "=")
+		out = slices.DeleteFunc(out, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		out = append(out, kv)
+	}
+	return out
 }
 
 // setUser takes numbers only: names are the image's, and whoever wrote that

@@ -51,7 +51,7 @@ func newCLI(t *testing.T) *cli {
 	if err == nil {
 		err = os.WriteFile(bin+"/busybox", b, 0o755)
 	}
-	for name := range strings.FieldsSeq("sh cat echo sleep true tty id kill") {
+	for name := range strings.FieldsSeq("sh cat echo sleep true tty id kill env") {
 		err = errors.Join(err, os.Symlink("busybox", bin+"/"+name))
 	}
 	if err != nil {
