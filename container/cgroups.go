@@ -32,6 +32,9 @@ type Cgroup interface {
 	Settle(warn func(string)) error
 	// Child is a group below it, which has to exist.
 	Child(name string) (Cgroup, error)
+	// Home is the group below it that its process pid is in, where it cannot have
+	// processes itself; else it is the group.
+	Home(pid int) Cgroup
 	Set(res *specs.LinuxResources, warn func(string)) error
 	Procs() ([]int, error)
 	Freeze(ctx context.Context) error
@@ -87,6 +90,8 @@ func (g hostGroup) Child(name string) (Cgroup, error) {
 	}
 	return wrapGroup(c, err)
 }
+
+func (g hostGroup) Home(pid int) Cgroup { return hostGroup{g.Group.Home(pid)} }
 
 // isGone says that there is nothing left of a group that was to be used.
 func isGone(err error) bool {

@@ -82,7 +82,9 @@ func (r *Runtime) Run(ctx context.Context, o CreateOptions) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = c.release(ctx, c.sync, c.run.Next)
+	if err = c.hooks(ctx, "startContainer", Created, c.rec); err == nil {
+		err = c.release(ctx, c.sync, c.run.Next)
+	}
 	c.end()
 	if err != nil {
 		c.pidfd.Close()
@@ -108,6 +110,8 @@ type creation struct {
 	pidfd *os.File
 	files []*os.File // its descriptors
 	own   []*os.File // those of them that are ours to close
+
+	hooked bool // hooks have begun to run
 }
 
 // create makes a container; now means that it is started over the connection
@@ -225,7 +229,11 @@ func (c *creation) setUp(ctx context.Context) error {
 		return err
 	}
 	if c.prog.Notify != plan.None {
-		if _, err := c.sync.Write(c.rec.seccompState(c.spec.Linux.Seccomp, c.rec.PID, specs.StateCreating)); err != nil {
+		state, err := c.rec.seccompState(c.spec.Linux.Seccomp, c.rec.PID, specs.StateCreating)
+		if err != nil {
+			return err
+		}
+		if _, err := c.sync.Write(state); err != nil {
 			return fmt.Errorf("linux.seccomp.listenerPath: %w", err)
 		}
 	}
@@ -281,6 +289,7 @@ func (c *creation) answer() error {
 // "creating", they saw "created".
 func (c *creation) runtimeHooks(ctx context.Context) error {
 	h := c.spec.Hooks
+	c.hooked = true
 	creating := c.rec.hookState(Creating)
 	if err := c.r.runHooks(ctx, "prestart", h.Prestart, c.rec.hookState(Created), nil); err != nil { //nolint:staticcheck // as above
 		return err
@@ -358,10 +367,13 @@ func (c *creation) end() {
 	if c.run != nil {
 		c.run.Close()
 	}
+	closeAll(c.own)
+	c.ns.close()
 	c.dir.close()
 }
 
-// rollback undoes an attempt.
+// rollback undoes an attempt. Once hooks have run, those come too that are to
+// undo what they did (runtime.md, "Lifecycle", steps 3 to 5, 12 and 13).
 func (c *creation) rollback(ctx context.Context) {
 	var errs []error
 	if c.pidfd != nil {
@@ -372,6 +384,9 @@ func (c *creation) rollback(ctx context.Context) {
 	}
 	if c.group != nil {
 		errs = append(errs, c.group.Delete(ctx))
+	}
+	if c.hooked {
+		c.r.poststop(ctx, c.spec.Hooks.Poststop, c.rec)
 	}
 	errs = append(errs, c.dir.remove())
 	c.end()

@@ -227,12 +227,15 @@ func (r *Runtime) filter(p *plan.Process, l *specs.Linux) error {
 
 // seccompState is what the seccomp agent is told with the listener
 // (config-linux.md, "The Container Process State").
-func (rec *record) seccompState(s *specs.LinuxSeccomp, pid int, st specs.ContainerState) []byte {
+func (rec *record) seccompState(s *specs.LinuxSeccomp, pid int, st specs.ContainerState) ([]byte, error) {
 	b, _ := json.Marshal(specs.ContainerProcessState{ // plain data
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Pid: pid, Metadata: s.ListenerMetadata,
 		State: specs.State{Version: specs.Version, ID: rec.ID, Status: st, Pid: rec.PID, Bundle: rec.Bundle, Annotations: rec.Annot},
 	})
-	return b
+	if len(b) > program.MaxState {
+		return nil, fmt.Errorf("linux.seccomp.listenerPath: the state for the agent has %d bytes, at most %d can be sent: shorten linux.seccomp.listenerMetadata or annotations", len(b), program.MaxState)
+	}
+	return b, nil
 }
 
 // spawn starts the process and records it.

@@ -103,14 +103,14 @@ func (e *execution) start(ctx context.Context) (*Proc, error) {
 	if err != nil {
 		return nil, err
 	}
-	pr.SetGroups, pr.KeepFDs, pr.ByFD = !e.groupsDenied(), uint32(len(e.o.ExtraFiles)), e.o.ExecFile
+	pr.SetGroups, pr.KeepFDs, pr.ByFD = !e.rec.groupsDenied(), uint32(len(e.o.ExtraFiles)), e.o.ExecFile
 	pr.Env = withHome(pr.Env, fmt.Sprintf("/proc/%d/root", e.rec.PID), pr.UID)
 	if err := e.r.filter(pr, e.spec.Linux); err != nil {
 		return nil, err
 	}
 	defer func() { closeAll(e.own) }()
 	e.files = append(stdio(e.o.Stdio), e.o.ExtraFiles...)
-	t := &program.Target{Process: pr, OOM: e.o.Process.OOMScoreAdj, Keyring: e.rec.Keyring, NoGroups: !pr.SetGroups}
+	t := &program.Target{Process: pr, OOM: e.o.Process.OOMScoreAdj, Keyring: e.rec.Keyring}
 	conns := *t
 	state, err := e.connect(&conns)
 	if err != nil {
@@ -138,11 +138,11 @@ func (e *execution) start(ctx context.Context) (*Proc, error) {
 
 // groupsDenied says that setgroups(2) is forbidden in the container's user
 // namespace (user_namespaces(7)).
-func (e *execution) groupsDenied() bool {
-	if !e.rec.UserNS {
+func (rec *record) groupsDenied() bool {
+	if !rec.UserNS {
 		return false
 	}
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(e.rec.PID) + "/setgroups")
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(rec.PID) + "/setgroups")
 	return err == nil && string(b) == "deny\n"
 }
 
@@ -229,7 +229,10 @@ func (e *execution) adopt(pid int, state *os.File) (*Proc, error) {
 	}
 	p := &Proc{pid, os.NewFile(uintptr(fd), "pidfd")}
 	if state != nil {
-		_, err = state.Write(e.rec.seccompState(e.spec.Linux.Seccomp, pid, specs.StateRunning))
+		var text []byte
+		if text, err = e.rec.seccompState(e.spec.Linux.Seccomp, pid, specs.StateRunning); err == nil {
+			_, err = state.Write(text)
+		}
 	}
 	return p, err
 }

@@ -36,7 +36,7 @@ func (r *Runtime) target(t *program.Target, rec *record, child string, before in
 		t.Groups = append(t.Groups, before+1+i)
 	}
 	t.Join = foreignNamespaces(rec.PID)
-	t.UserNS = t.Join&unix.CLONE_NEWUSER != 0
+	t.UserNS, t.NoGroups = t.Join&unix.CLONE_NEWUSER != 0, rec.groupsDenied()
 	t.Console, t.Notify, t.State = plan.None, plan.None, plan.None
 	return j, nil
 }
@@ -89,6 +89,8 @@ func (r *Runtime) groupFiles(j *joining, rec *record, child string, paused bool)
 		if g, err = g.Child(child); err != nil {
 			return fmt.Errorf("--cgroup %s: %w", child, err)
 		}
+	} else {
+		g = g.Home(rec.PID)
 	}
 	doors, err := g.Doors(paused)
 	if err != nil {

@@ -114,7 +114,15 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		{"no such program", func(s *specs.Spec) { s.Process.Args = []string{"nope"} }, `exec: "nope": executable file not found in $PATH`},
 		{"no such file", func(s *specs.Spec) { s.Process.Args = []string{"/nope"} }, "no such file or directory"},
 		{"not executable", func(s *specs.Spec) { s.Process.Args = []string{"/etc"} }, "permission denied"},
-		{"no such directory", func(s *specs.Spec) { s.Process.Cwd = "/nope" }, "process.cwd: chdir /nope: no such file or directory"},
+		{"a file as directory", func(s *specs.Spec) { s.Process.Cwd = "/bin/busybox/x" }, "process.cwd: chdir /bin/busybox/x: not a directory"},
+		{"no path to look in", func(s *specs.Spec) { s.Process.Args, s.Process.Cwd, s.Process.Env = []string{"sh"}, "/bin", nil }, `exec: "sh": executable file not found in $PATH`},
+		{"kernel parameter of our own network", func(s *specs.Spec) {
+			s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1"}
+			s.Linux.Namespaces[1].Path = "/proc/self/ns/net"
+		}, "linux.namespaces[1] (network): /proc/self/ns/net is our own, where linux.sysctl.net.ipv4.ip_forward would change the host's"},
+		{"name in our own UTS namespace", func(s *specs.Spec) {
+			s.Hostname, s.Linux.Namespaces[3].Path = "mine", "/proc/self/ns/uts"
+		}, "linux.namespaces[3] (uts): /proc/self/ns/uts is our own, where hostname would change the host's"},
 		{"unknown file system", func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Type: "nofs"}) }, `mount /mnt: file system "nofs"`},
 		{"missing bind source", func(s *specs.Spec) {
 			s.Mounts = append(s.Mounts, specs.Mount{Destination: "/mnt", Source: "/nope", Options: []string{"bind"}})
@@ -198,6 +206,72 @@ func TestHooksRunAtTheirMoments(t *testing.T) {
 	}
 	if got, want := read(log), "prestart created, createRuntime creating, createContainer creating, poststart running, poststop stopped"; got != want {
 		t.Errorf("at the end: %s; want %s", got, want)
+	}
+}
+
+// TestStateWhileStartContainerHooksRun has a hook ask for the state, in effect:
+// the container that waits has to answer.
+func TestStateWhileStartContainerHooksRun(t *testing.T) {
+	h := newHost(t)
+	gate := filepath.Join(h.bundle, "rootfs", "gate")
+	if err := unix.Mkfifo(gate, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := h.spec("sleep 1000")
+	s.Hooks = &specs.Hooks{StartContainer: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "read x < /gate"}, Env: []string{"PATH=/bin"}}}}
+	h.mustCreate(s)
+	started := make(chan error, 1)
+	go func() { started <- h.Start(t.Context(), h.id()) }()
+	var w *os.File
+	until(t, "the hook runs", func() bool {
+		f, err := os.OpenFile(gate, os.O_WRONLY|unix.O_NONBLOCK, 0)
+		w = f
+		return err == nil
+	})
+	h.wantStatus(container.Created)
+	w.Close()
+	if err := <-started; err == nil || !strings.Contains(err.Error(), "exit status 1") { // it read nothing
+		t.Errorf("start: %v", err)
+	}
+}
+
+// TestFailedCreateRunsPoststopHooks follows runtime.md, "Lifecycle", steps 3 to
+// 5: they undo what the hooks of the creation did.
+func TestFailedCreateRunsPoststopHooks(t *testing.T) {
+	h := newHost(t)
+	log := filepath.Join(testDir(t), "log")
+	s := h.spec("true")
+	s.Hooks = &specs.Hooks{
+		CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "echo made >> " + log}}, {Path: "/bin/false"}},
+		Poststop:      []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", "grep -o stopped >> " + log}, Env: []string{"PATH=/bin:/usr/bin"}}},
+	}
+	if _, err := h.create(s); err == nil {
+		t.Fatal("it was made")
+	}
+	if b, err := os.ReadFile(log); err != nil || string(b) != "made\nstopped\n" {
+		t.Errorf("the hooks wrote %q, %v", b, err)
+	}
+	h.nothingLeft()
+}
+
+// TestFailedCreateClosesItsDescriptors fails where some are open already.
+func TestFailedCreateClosesItsDescriptors(t *testing.T) {
+	h := newHost(t)
+	s := h.spec("true")
+	s.Process.Terminal = true
+	open := func() string {
+		out, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(out, " ")
+	}
+	before := open()
+	if _, err := h.create(s, func(o *container.CreateOptions) { o.ConsoleSocket = filepath.Join(h.bundle, "nobody") }); err == nil {
+		t.Fatal("it was made")
+	}
+	if after := open(); after != before {
+		t.Errorf("open are %s, before %s", after, before)
 	}
 }
 

@@ -3,7 +3,9 @@ package container
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -43,6 +45,10 @@ func openNamespaces(s *specs.Spec) (*nsPlan, error) {
 			continue
 		}
 		f, err := openNamespace(ns.Path, flag)
+		if field := namesOf(s, ns.Type); err == nil && field != "" && isOurs(f, flag) {
+			f.Close()
+			err = fmt.Errorf("%s is our own, where %s would change the host's: make a new one", ns.Path, field)
+		}
 		if err != nil {
 			n.close()
 			return nil, fmt.Errorf("linux.namespaces[%d] (%s): %w", i, ns.Type, err)
@@ -58,6 +64,30 @@ func openNamespaces(s *specs.Spec) (*nsPlan, error) {
 		}
 	}
 	return n, nil
+}
+
+// namesOf is a field that changes something in the namespace of that kind; ""
+// without.
+func namesOf(s *specs.Spec, kind specs.LinuxNamespaceType) string {
+	for _, k := range slices.Sorted(maps.Keys(s.Linux.Sysctl)) {
+		if sysctlNamespace(sysctlPath(k)) == kind {
+			return "linux.sysctl." + k
+		}
+	}
+	switch {
+	case kind == specs.UTSNamespace && s.Hostname != "":
+		return "hostname"
+	case kind == specs.UTSNamespace && s.Domainname != "":
+		return "domainname"
+	}
+	return ""
+}
+
+// isOurs says that an open namespace is the one that we are in.
+func isOurs(f *os.File, flag uint32) bool {
+	file := map[uint32]string{unix.CLONE_NEWNET: "net", unix.CLONE_NEWIPC: "ipc", unix.CLONE_NEWUTS: "uts"}[flag]
+	var a, b unix.Stat_t
+	return unix.Fstat(int(f.Fd()), &a) == nil && unix.Stat("/proc/self/ns/"+file, &b) == nil && a.Ino == b.Ino && a.Dev == b.Dev
 }
 
 // openNamespace opens a namespace and verifies that it is one of that kind.
@@ -79,7 +109,11 @@ func openNamespace(path string, flag uint32) (*os.File, error) {
 	return f, nil
 }
 
+// close lets go of what is open; nil has nothing.
 func (n *nsPlan) close() {
+	if n == nil {
+		return
+	}
 	for _, f := range n.join {
 		f.Close()
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,29 @@ func TestSeccompAgentIsTold(t *testing.T) {
 	if code := wait(t, proc); code != 3 {
 		t.Errorf("it ended with %d", code)
 	}
+}
+
+// TestTooMuchForASeccompAgentIsRefused: what did not fit would be taken for the
+// runtime's answers.
+func TestTooMuchForASeccompAgentIsRefused(t *testing.T) {
+	h := newHost(t)
+	path := filepath.Join(t.TempDir(), "agent")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	s := h.spec("true")
+	s.Process.NoNewPrivileges = true
+	s.Annotations = map[string]string{"long": strings.Repeat("x", 100<<10)}
+	s.Linux.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow, ListenerPath: path,
+		Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir"}, Action: specs.ActNotify}},
+	}
+	if _, err := h.create(s); err == nil || !strings.Contains(err.Error(), "linux.seccomp.listenerPath: the state for the agent has ") {
+		t.Errorf("create: %v", err)
+	}
+	h.nothingLeft()
 }
 
 func TestOtherWaysToTheRoot(t *testing.T) {

@@ -1,11 +1,14 @@
 package container_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -45,6 +48,7 @@ func TestProgramSees(t *testing.T) {
 		{"no_new_privs", "grep NoNewPrivs /proc/self/status", "NoNewPrivs:\t1", func(s *specs.Spec) { s.Process.NoNewPrivileges = true }},
 		{"its names", "hostname; cat /proc/sys/kernel/domainname", "inside\ndomain", func(s *specs.Spec) { s.Hostname, s.Domainname = "inside", "domain" }},
 		{"its directory", "pwd", "/etc", func(s *specs.Spec) { s.Process.Cwd = "/etc" }},
+		{"its directory, where the image has none", "pwd; stat -c '%a %u' .", "/srv/of/mine\n755 0", func(s *specs.Spec) { s.Process.Cwd = "/srv/of/mine" }},
 		{"its umask", "umask", "0077", func(s *specs.Spec) { s.Process.User.Umask = new(uint32(0o77)) }},
 		{"its home", "echo $HOME", "/", nil},
 		{"no descriptor of ours", "ls /proc/self/fd", "0\n1\n2\n3", nil}, // 3 is ls's own
@@ -117,6 +121,74 @@ func TestProgramSees(t *testing.T) {
 				t.Errorf("it sees %q, want %q", got, c.want)
 			}
 		})
+	}
+}
+
+// TestIgnoredSignalsWork has a caller as a script's background makes it.
+func TestIgnoredSignalsWork(t *testing.T) {
+	h := newHost(t)
+	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT)
+	defer signal.Reset(unix.SIGHUP, unix.SIGINT, unix.SIGQUIT)
+	s := h.spec("")
+	s.Process.Args = []string{"sleep", "1000"} // a shell would ignore some itself
+	h.mustCreate(s)
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	ask := shell("")
+	ask.Args = []string{"grep", "-h", "SigIgn", "/proc/1/status", "/proc/self/status"}
+	const none = "SigIgn:\t0000000000000000"
+	if out, _, err := h.execute(ask); err != nil || out != none+"\n"+none {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// TestImageDoesNotSayWhoMayUseADevice: files it has are made anew with the
+// configuration's owner and mode.
+func TestImageDoesNotSayWhoMayUseADevice(t *testing.T) {
+	h := newHost(t)
+	for name, minor := range map[string]uint32{"zero": 5, "mine": 7, "null": 5} {
+		if err := unix.Mknod(filepath.Join(h.bundle, "rootfs", "dev", name), unix.S_IFCHR|0o604, int(unix.Mkdev(1, minor))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := h.spec("stat -c '%n %t:%T %a %u %g' /dev/zero /dev/mine /dev/null")
+	s.Mounts = s.Mounts[:1] // no tmpfs on /dev
+	s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/mine", Type: "c", Major: 1, Minor: 7, FileMode: new(os.FileMode(0o600)), GID: new(uint32(7))}}
+	if got, want := first(h.output(s)), "/dev/zero 1:5 666 0 0\n/dev/mine 1:7 600 0 7\n/dev/null 1:3 666 0 0"; got != want {
+		t.Errorf("they are %q, want %q", got, want)
+	}
+}
+
+func first(out string, _ int) string { return out }
+
+// TestExecBesideAnInitSystem: one that makes groups of its own leaves none of
+// its processes in the container's, which then can have none.
+func TestExecBesideAnInitSystem(t *testing.T) {
+	h := newHost(t)
+	s := h.spec("sleep 1000")
+	const controller = "hugetlb" // v1 hosts leave that one to the v2 tree beside
+	s.Linux.Resources = &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1 << 21}}}
+	p := h.mustCreate(s)
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	group, err := h.Cgroups.Open(s.Linux.CgroupsPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := group.Paths()[""]
+	if b, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers")); err != nil || !strings.Contains(string(b), controller) {
+		t.Skipf("needs a v2 tree with the controller %s; %q, %v", controller, b, err)
+	}
+	err = errors.Join(os.Mkdir(filepath.Join(dir, "init"), 0o755),
+		os.WriteFile(filepath.Join(dir, "init", "cgroup.procs"), []byte(strconv.Itoa(p.PID)), 0),
+		os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte("+"+controller), 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, _, err := h.execute(shell("grep -c 0::/init$ /proc/self/cgroup")); err != nil || out != "1" {
+		t.Errorf("%q, %v", out, err)
 	}
 }
 

@@ -32,9 +32,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	}
 	// Nobody else starts it meanwhile: that somebody listens is proof enough.
 	conn, err := d.dial()
-	if err == nil {
-		defer conn.Close()
-	}
+	defer func() { conn.Close() }() // another one, or none, in the end
 	if err != nil || !d.ready() || r.paused(rec) {
 		if err := stepStart.check(id, r.status(d, rec)); err != nil {
 			return err
@@ -49,19 +47,25 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	}
 	c := &creation{r: r, dir: d, rec: rec, spec: spec, pidfd: os.NewFile(uintptr(fd), "pidfd")}
 	defer c.pidfd.Close()
+	if spec.Hooks != nil && len(spec.Hooks.StartContainer) > 0 {
+		conn.Close() // or it could not answer those who ask for the state meanwhile
+		if err := c.hooks(ctx, "startContainer", Created, rec); err != nil {
+			return err
+		}
+		if conn, err = d.dial(); err != nil {
+			return fmt.Errorf("cannot start container %q: %w", id, err)
+		}
+	}
 	defer context.AfterFunc(ctx, func() { _ = unix.Shutdown(int(conn.Fd()), unix.SHUT_RD) })()
 	err = c.release(ctx, conn, func() (steps.Told, error) { return steps.ReadReport(conn) })
 	_ = os.Remove(d.file(startSocket)) // it only saves asking
 	return err
 }
 
-// release runs the startContainer hooks, says go to the waiting process and
+// release says go to the waiting process, after the startContainer hooks, and
 // waits until it has become the program; then it runs the poststart hooks.
 // next reads what it reports.
 func (c *creation) release(ctx context.Context, conn io.Writer, next func() (steps.Told, error)) error {
-	if err := c.hooks(ctx, "startContainer", Created, c.rec); err != nil {
-		return err
-	}
 	if _, err := conn.Write([]byte{program.Go}); err != nil {
 		return fmt.Errorf("start the container's program: %w", err)
 	}

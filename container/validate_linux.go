@@ -154,27 +154,30 @@ func (c *checker) sysctl(s *specs.Spec, key, value string) {
 	field := "linux.sysctl." + key
 	c.noNUL(field, key+value)
 	k := sysctlPath(key)
-	var need specs.LinuxNamespaceType
-	switch {
+	switch need := sysctlNamespace(k); {
 	case k == "" || path.Clean("/"+k) != "/"+k:
 		c.add(field, "is not a parameter's name")
-		return
-	case slices.Contains(ipcSysctls, k), strings.HasPrefix(k, "fs/mqueue/"):
-		need = specs.IPCNamespace
-	case strings.HasPrefix(k, "net/"):
-		need = specs.NetworkNamespace
-	case k == "kernel/domainname":
-		need = specs.UTSNamespace
 	case k == "kernel/hostname":
 		c.add(field, "use hostname for this")
-		return
-	default:
+	case need == "":
 		c.add(field, "is not in any namespace: it would change the host's")
-		return
-	}
-	if namespaceOf(s, need) == nil {
+	case namespaceOf(s, need) == nil:
 		c.add(field, "needs a %s namespace in linux.namespaces, it would change the host's", need)
 	}
+}
+
+// sysctlNamespace is the kind of namespace that the parameter at a path below
+// /proc/sys belongs to; "" for one that is the whole system's.
+func sysctlNamespace(k string) specs.LinuxNamespaceType {
+	switch {
+	case slices.Contains(ipcSysctls, k), strings.HasPrefix(k, "fs/mqueue/"):
+		return specs.IPCNamespace
+	case strings.HasPrefix(k, "net/"):
+		return specs.NetworkNamespace
+	case k == "kernel/domainname", k == "kernel/hostname":
+		return specs.UTSNamespace
+	}
+	return ""
 }
 
 // sysctlPath is a parameter's path below /proc/sys: "net.ipv4.ip_forward" and

@@ -34,7 +34,7 @@ func (b *builder) find(p *plan.Process) {
 	inPath := !strings.Contains(name, "/")
 	if inPath {
 		candidates = nil
-		for dir := range strings.SplitSeq(searchPath(p.Env), ":") {
+		for _, dir := range searchPath(p.Env) {
 			if dir == "" {
 				dir = "."
 			}
@@ -67,14 +67,15 @@ func (b *builder) find(p *plan.Process) {
 	b.Here(&found)
 }
 
-// searchPath is the PATH in force: the last one given.
-func searchPath(env []string) (path string) {
+// searchPath is the PATH in force: the last one given. Without any, there is
+// nowhere to look.
+func searchPath(env []string) (dirs []string) {
 	for _, kv := range env {
 		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
-			path = v
+			dirs = strings.Split(v, ":")
 		}
 	}
-	return path
+	return dirs
 }
 
 // notify is who takes the seccomp listener, and what goes with it.

@@ -11,9 +11,9 @@ import (
 
 // Where the kernel's structures have what is compared (stat(2), statfs(2)).
 const (
-	statSize, statInode, statMode, statDevice = 144, 8, 24, 40
-	statfsSize, statfsType                    = 120, 0
-	procRootInode                             = 1
+	statSize, statInode, statMode, statGroup, statDevice = 144, 8, 24, 32, 40 // the user is behind the mode
+	statfsSize, statfsType                               = 120, 0
+	procRootInode                                        = 1
 )
 
 // all compares all bits of a word.
@@ -122,12 +122,22 @@ const dirPath = unix.O_PATH | unix.O_DIRECTORY
 // exists is followed inside the root; what has to be made is made one component
 // at a time and never through a link.
 func (b *builder) mkdirAll(root steps.Ref, name string, to steps.Ref) {
-	var done, missing, fatal steps.Label
+	var done, fatal steps.Label
+	b.tryMkdirAll(root, name, to, &fatal)
+	b.Go(&done)
+	b.Here(&fatal)
+	b.FailAgain(b.about + "mkdir " + path.Clean("/"+name))
+	b.Here(&done)
+}
+
+// tryMkdirAll is mkdirAll; a failure goes to failed.
+func (b *builder) tryMkdirAll(root steps.Ref, name string, to steps.Ref, failed *steps.Label) {
+	var done, missing steps.Label
 	name = path.Clean("/" + name)
 	b.open(root, name, dirPath, inRoot, to, &missing)
 	b.Go(&done)
 	b.Here(&missing)
-	b.Compare("", steps.LastErrno, all, uint64(unix.ENOENT), 0).Else(&fatal)
+	b.Compare("", steps.LastErrno, all, uint64(unix.ENOENT), 0).Else(failed)
 	parts := strings.Split(name[1:], "/")
 	from := make([]steps.Label, len(parts))
 	for have := len(parts) - 1; have >= 0; have-- { // the longest part that exists
@@ -135,18 +145,17 @@ func (b *builder) mkdirAll(root steps.Ref, name string, to steps.Ref) {
 		b.open(root, "/"+strings.Join(parts[:have], "/"), dirPath, inRoot, to, &shorter)
 		b.Go(&from[have])
 		b.Here(&shorter)
-		b.Compare("", steps.LastErrno, all, uint64(unix.ENOENT), 0).Else(&fatal)
+		b.Compare("", steps.LastErrno, all, uint64(unix.ENOENT), 0).Else(failed)
 	}
-	b.Here(&fatal)
-	b.FailAgain(b.about + "mkdir " + name)
+	b.Go(failed)
 	next := b.Space(8)
 	for i, part := range parts {
 		var made steps.Label
 		b.Here(&from[i])
 		b.CallOn("", unix.SYS_MKDIRAT, to, b.text(part), 0o755).Then(&made).Optional()
-		b.Compare("", steps.LastErrno, all, uint64(unix.EEXIST), 0).Else(&fatal)
+		b.Compare("", steps.LastErrno, all, uint64(unix.EEXIST), 0).Else(failed)
 		b.Here(&made)
-		b.open(to, part, dirPath|unix.O_NOFOLLOW, beneath, next, &fatal)
+		b.open(to, part, dirPath|unix.O_NOFOLLOW, beneath, next, failed)
 		b.close(to)
 		b.Copy(to, next)
 	}

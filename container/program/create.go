@@ -33,7 +33,6 @@ type Container struct {
 
 	// Namespaces to join first, in a process of its own.
 	UserNS, PIDNS int
-	NoGroups      bool   // setgroups(2) is denied in UserNS
 	Flags         uint64 // CLONE_NEW* of namespaces to make once UserNS is joined
 
 	// Start is the listening socket on which it is started; plan.None: that is
@@ -66,6 +65,7 @@ func Create(t *Container) *steps.Program {
 	}
 	c.Call("PR_SET_NAME", unix.SYS_PRCTL, unix.PR_SET_NAME, c.text("hvctl-oci"))
 	c.Call("PR_SET_DUMPABLE", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	c.signals()
 	c.Call("umask", unix.SYS_UMASK, 0)
 	c.enterGroups(t.Groups)
 	c.namespaces()
@@ -106,7 +106,7 @@ func (c *creator) namespaces() {
 	}
 	if c.UserNS != plan.None {
 		c.Call("join the user namespace", unix.SYS_SETNS, uint64(c.UserNS), unix.CLONE_NEWUSER)
-		c.rootIn(c.NoGroups)
+		c.rootIn(false)
 	}
 	if c.PIDNS != plan.None {
 		c.Call("join the pid namespace", unix.SYS_SETNS, uint64(c.PIDNS), unix.CLONE_NEWPID)

@@ -70,20 +70,28 @@ func (c *creator) device(d *plan.Device, dir steps.Ref, base string) {
 	if fifo {
 		dev = 0
 	}
-	var made, refused, other, done steps.Label
+	var made, refused, other, differs, gone, done steps.Label
 	mknod := func() steps.Step {
 		return c.CallOn(c.about+"mknod", unix.SYS_MKNODAT, dir, c.text(base), uint64(d.Mode), dev)
 	}
 	mknod().Then(&made).Optional()
 	c.when(unix.EPERM, &refused)
 	c.Compare(c.about+"mknod", steps.LastErrno, all, uint64(unix.EEXIST), unix.EIO)
-	// The image's, if it is the right one.
+	// The image's, if it is the right one. Whom it lets in is not the image's to
+	// say: that is made anew, where it can be.
 	st := c.Space(statSize)
 	c.on(dir, "fstatat", unix.SYS_NEWFSTATAT, c.text(base), uint64(st), unix.AT_SYMLINK_NOFOLLOW)
 	c.Compare("", st+statMode, unix.S_IFMT, uint64(d.Mode&unix.S_IFMT), 0).Else(&other)
-	c.Compare("", st+statDevice, all, dev, 0).Then(&made).Else(&other)
+	c.Compare("", st+statDevice, all, dev, 0).Else(&other)
+	c.Compare("", st+statMode, all, uint64(d.Mode)|uint64(d.UID)<<32, 0).Else(&differs)
+	c.Compare("", st+statGroup, 1<<32-1, uint64(d.GID), 0).Then(&done).Else(&differs)
+	c.Here(&differs)
+	c.CallOn("", unix.SYS_UNLINKAT, dir, c.text(base), 0).Then(&gone).Optional()
+	c.when(unix.EROFS, &done)
+	c.FailAgain(c.about + "replace it")
 	c.Here(&other)
 	c.on(dir, "replace it", unix.SYS_UNLINKAT, c.text(base), 0)
+	c.Here(&gone)
 	mknod().Then(&made).Optional()
 	c.when(unix.EPERM, &refused)
 	c.FailAgain(c.about + "mknod")

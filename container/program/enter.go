@@ -39,6 +39,7 @@ func Enter(t *Target) *steps.Program {
 	p := t.Process
 	execve := b.execute(p)
 	b.Call("PR_SET_DUMPABLE", unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 0)
+	b.signals()
 	b.join(t)
 	b.Call("setsid", unix.SYS_SETSID)
 	if t.Keyring != "" {
@@ -110,8 +111,27 @@ func (b *builder) rootIn(noGroups bool) {
 	b.Call("setresuid", unix.SYS_SETRESUID, 0, 0, 0)
 }
 
+// keyring joins a session keyring, or makes it: in the caller's, the program
+// would find the caller's keys. Where keyctl(2) is not there, or a filter keeps
+// it from us and so from all who come after, nobody finds any.
 func (b *builder) keyring(name string) {
-	b.Call("session keyring", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, b.text(name)).Optional()
+	var done steps.Label
+	b.Call("", unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, b.text(name)).Then(&done).Optional()
+	b.when(unix.ENOSYS, &done)
+	b.when(unix.EPERM, &done)
+	b.FailAgain("session keyring (--no-new-keyring goes without)")
+	b.Here(&done)
+}
+
+// signals makes the signals work that a caller in the background, or one that
+// is to outlive its terminal, has ignored: execve(2) keeps that, and a shell
+// could not even catch them. Go leaves no others so.
+func (b *builder) signals() {
+	const sigsetSize, actionSize = 8, 32
+	byDefault := uint64(b.Space(actionSize)) // SIG_DFL
+	for _, sig := range [...]unix.Signal{unix.SIGHUP, unix.SIGINT, unix.SIGQUIT} {
+		b.Call("signals", unix.SYS_RT_SIGACTION, uint64(sig), byDefault, 0, sigsetSize)
+	}
 }
 
 func (b *builder) umask(p *plan.Process) {
@@ -122,8 +142,9 @@ func (b *builder) umask(p *plan.Process) {
 	b.Call("umask", unix.SYS_UMASK, uint64(mask))
 }
 
-// maxState bounds what the seccomp agent is told.
-const maxState = 64 << 10
+// MaxState bounds what the seccomp agent is told, in bytes: a single read(2) has
+// all of it, be it from a socket or from a pipe.
+const MaxState = 32 << 10
 
 // notify reads what goes with the seccomp listener, which is known when the
 // process ID is; nil: there is no agent.
@@ -131,7 +152,7 @@ func (b *builder) notify(socket, state int) *notify {
 	if socket == plan.None {
 		return nil
 	}
-	n := &notify{socket, b.Space(maxState), b.Space(8)}
-	b.Call("what the seccomp agent is told", unix.SYS_READ, uint64(state), uint64(n.text), maxState).Store(n.size)
+	n := &notify{socket, b.Space(MaxState), b.Space(8)}
+	b.Call("what the seccomp agent is told", unix.SYS_READ, uint64(state), uint64(n.text), MaxState).Store(n.size)
 	return n
 }

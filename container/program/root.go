@@ -1,6 +1,8 @@
 package program
 
 import (
+	"path"
+
 	"github.com/hvctl/hvctl/container/plan"
 	"github.com/hvctl/hvctl/container/steps"
 	"golang.org/x/sys/unix"
@@ -23,6 +25,7 @@ func (c *creator) newRoot() {
 		c.bindConsole(c.root, peer)
 	}
 	c.hooks()
+	c.makeCwd()
 	c.sysctl()
 	c.restrictPaths()
 	for _, f := range c.later {
@@ -91,6 +94,19 @@ func (c *creator) hooks() {
 		c.Tell(Hooks)
 		c.await("hooks")
 	}
+}
+
+// makeCwd makes the working directory where the image has none, as engines
+// expect it of a runtime. That it cannot be made shows when it is entered.
+func (c *creator) makeCwd() {
+	if c.Plan.Process == nil || path.Clean(c.Plan.Process.Cwd) == "/" {
+		return
+	}
+	var next steps.Label
+	at := c.Space(8)
+	c.tryMkdirAll(c.root, c.Plan.Process.Cwd, at, &next)
+	c.close(at)
+	c.Here(&next)
 }
 
 // sysctl writes the kernel parameters of our namespaces.

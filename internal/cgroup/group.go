@@ -273,6 +273,33 @@ func (g *Group) Child(name string) (*Group, error) {
 	return c, nil
 }
 
+// Home is the group that a process of this one is in, where this one passes
+// controllers of the v2 tree on to groups below it and so can have no processes
+// itself (cgroup-v2.rst, "No Internal Process Constraint"), as where an init
+// system runs in a container; else it is the group itself.
+func (g *Group) Home(pid int) *Group {
+	dir := g.v2()
+	if dir == "" {
+		return g
+	}
+	if passed, err := read(dir, "cgroup.subtree_control"); err != nil || strings.TrimSpace(passed) == "" {
+		return g
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/cgroup")
+	if err != nil {
+		return g
+	}
+	for line := range strings.Lines(string(b)) {
+		p, ok := strings.CutPrefix(strings.TrimRight(line, "\n"), "0::")
+		if at := path.Join(g.sys.trees[0].dir, p); ok && Within(dir, at) {
+			home := &Group{sys: g.sys, dirs: slices.Clone(g.dirs), made: make([]bool, len(g.dirs))}
+			home.dirs[0] = at
+			return home
+		}
+	}
+	return g
+}
+
 // Exists tells whether the group is there.
 func (g *Group) Exists() bool {
 	return slices.ContainsFunc(g.dirs, func(d string) bool { return d != "" && exists(d, "cgroup.procs") })
