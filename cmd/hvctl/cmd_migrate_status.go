@@ -2,9 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/hvctl/hvctl/internal/restart"
 	"github.com/hvctl/hvctl/internal/supervisor/launch"
 	"github.com/hvctl/hvctl/internal/workload"
 	"github.com/hvctl/hvctl/migrate"
@@ -19,7 +21,10 @@ func (p *program) cmdMigrateStatus() *cli.Command {
 		Flags:        []cli.Flag{jsonFlag()},
 		BashComplete: p.completeInstances(workload.Running),
 		Action: p.one(func(c *cli.Context, h *launch.Handle) error {
-			m, err := h.Client.Migration(c.Context)
+			m, ours, err := restart.Status(c.Context, h)
+			if err == nil && !ours {
+				m, err = h.Client.Migration(c.Context)
+			}
 			if err != nil {
 				return named(h, err)
 			}
@@ -92,7 +97,13 @@ func (p *program) cmdMigrateCancel() *cli.Command {
 			"says so.",
 		BashComplete: p.completeInstances(workload.Running),
 		Action: p.one(func(c *cli.Context, h *launch.Handle) error {
-			if err := h.Client.CancelMigration(c.Context); err != nil {
+			called, err := restart.Cancel(c.Context, h)
+			if err == nil && !called && h.Config().Backend == "container" {
+				err = errors.New("there is no migration to cancel")
+			} else if err == nil && !called {
+				err = h.Client.CancelMigration(c.Context)
+			}
+			if err != nil {
 				return named(h, err)
 			}
 			return nil

@@ -46,11 +46,28 @@ func TestAContainerIsStartedAfreshElsewhere(t *testing.T) {
 		t.Errorf("there is now\n%s", out)
 	}
 
+	// Over TLS: one that takes long is looked at, and called off.
+	h.ok("exec", "to", "sh", "-c", "head -c 3000000 /dev/urandom > /big; rm /bin/sh")
+	if r := h.hvctl("migrate", "cancel", "to"); r.code == 0 || !strings.Contains(r.err, "no migration") {
+		t.Errorf("nothing to cancel: exit %d, %s", r.code, r.err)
+	}
+	tls := []string{"127.0.0.1:7443", "--mode", "restart", "--allow", strings.TrimSpace(h.ok("migrate", "identity"))}
+	c := h.start(append([]string{"migrate", "receive", "--name", "third", "--listen"}, tls...)...)
+	eventually(t, "somebody listens", func() bool { return h.hvctl(append([]string{"migrate", "plan", "to", "--to"}, tls...)...).code == 0 })
+	slow := h.start(append([]string{"migrate", "send", "to", "--rate", "100K", "--to"}, tls...)...)
+	eventually(t, "it is being moved", func() bool {
+		return strings.HasPrefix(h.ok("migrate", "status", "to"), "to 127.0.0.1:7443, for") && h.inspect("to", "{{.State.Status}}") == "paused"
+	})
+	h.ok("migrate", "cancel", "to")
+	if code := slow.wait(); code == 0 || !strings.Contains(slow.text(), "goes on here") {
+		t.Errorf("cancelled: exit %d, %s", code, slow.text())
+	}
+	if out := h.ok("migrate", "status", "to"); !strings.Contains(out, "over:") {
+		t.Errorf("cancelled, the status is %s", out)
+	}
+
 	// A start that fails there, with a command that is gone, leaves it here.
-	h.ok("exec", "to", "rm", "/bin/sh")
-	c := h.start("migrate", "receive", "--listen", at, "--name", "third", "--mode", "restart")
-	eventually(t, "somebody listens", func() bool { return fileExists(strings.TrimPrefix(at, "unix:")) })
-	if r := send("to"); r.code == 0 || !strings.Contains(r.err, "promised never to run") || !strings.Contains(r.err, "goes on here") {
+	if r := h.hvctl(append([]string{"migrate", "send", "to", "--to"}, tls...)...); r.code == 0 || !strings.Contains(r.err, "promised never to run") || !strings.Contains(r.err, "goes on here") {
 		t.Errorf("a start that fails: exit %d, %s", r.code, r.err)
 	}
 	h.ok("exec", "to", "true")

@@ -33,6 +33,8 @@ type Move struct {
 	Log      *slog.Logger
 	// Doubt is called once when the destination does not answer: it is asked on. nil is fine.
 	Doubt func()
+
+	progress func(migrate.Report)
 }
 
 // askAgain is the time between two questions to a destination that does not answer.
@@ -69,15 +71,26 @@ func (m *Move) Send(ctx context.Context) (*migrate.Report, error) {
 		return nil, err
 	}
 	account := moves.Attempt{To: m.To, Began: time.Now().UTC(), Plan: p}
+	m.account(account)
+	m.progress = func(r migrate.Report) {
+		a := account
+		a.Report = r
+		m.account(a)
+	}
 	report, err := m.send(ctx, src, journal, p)
 	account.Ended, account.Report = time.Now().UTC(), *report
 	if err != nil {
 		account.Error = err.Error()
 	}
-	if kerr := account.Keep(dir); kerr != nil && !errors.Is(kerr, os.ErrNotExist) { // it goes with --rm
-		m.Log.Warn("the account of the migration is not written", "err", kerr)
-	}
+	m.account(account)
 	return report, err
+}
+
+// account writes down what is known of the attempt, for Status.
+func (m *Move) account(a moves.Attempt) {
+	if err := a.Keep(m.H.Dir()); err != nil && !errors.Is(err, os.ErrNotExist) { // it goes with --rm
+		m.Log.Warn("the account of the migration is not written", "err", err)
+	}
 }
 
 // send carries the plan out.
@@ -146,7 +159,7 @@ func (m *Move) options(path string, cfg *workload.Config, p plan.Plan) (o migrat
 		return o, err
 	}
 	o = migrate.SendOptions{
-		VM: m.H.Name(), Peer: m.To, Streams: m.Streams, Rate: m.Rate, Compress: m.Compress, Log: m.Log, Done: true,
+		VM: m.H.Name(), Peer: m.To, Streams: m.Streams, Rate: m.Rate, Compress: m.Compress, Log: m.Log, Done: true, Progress: m.progress,
 		// It stands still from before the first round.
 		OnTimeout: migrate.Force, Downtime: time.Minute,
 	}

@@ -25,6 +25,19 @@ type Hold struct{ f *os.File }
 // TakeHold takes the hold on the instance whose directory is dir. An error wraps ErrHeld
 // when another process has it.
 func TakeHold(dir string) (*Hold, error) {
+	h, err := hold(dir)
+	if err != nil {
+		return nil, err
+	}
+	// It says who holds (Holder); what keeps others out is hold's.
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(h.f.Fd(), unix.F_SETLK, &l); err != nil {
+		return nil, errors.Join(os.NewSyscallError("fcntl", err), h.f.Close())
+	}
+	return h, nil
+}
+
+func hold(dir string) (*Hold, error) {
 	f, err := os.OpenFile(filepath.Join(dir, holdFile), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
@@ -33,6 +46,54 @@ func TakeHold(dir string) (*Hold, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return &Hold{f}, nil
+}
+
+// Holder opens the process that has the hold on the instance whose directory is dir, and
+// returns its pidfd, which is the caller's; -1: nobody has. The caller must not have the hold itself.
+func Holder(dir string) (pidfd int, err error) {
+	f, err := os.OpenFile(filepath.Join(dir, holdFile), os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return -1, nil
+	}
+	if err != nil {
+		return -1, err
+	}
+	defer f.Close()
+	for {
+		pid, err := lockedBy(f)
+		if pid == 0 || err != nil {
+			return -1, err
+		}
+		if pidfd, err = unix.PidfdOpen(pid, 0); errors.Is(err, unix.ESRCH) {
+			continue // it has ended, and its lock with it
+		}
+		if err != nil {
+			return -1, os.NewSyscallError("pidfd_open", err)
+		}
+		again, err := lockedBy(f) // else the number may be another process's by now
+		if err == nil && again == pid {
+			return pidfd, nil
+		}
+		unix.Close(pidfd)
+		if err != nil {
+			return -1, err
+		}
+	}
+}
+
+// lockedBy is the process that has f locked; 0: none has.
+func lockedBy(f *os.File) (int, error) {
+	l := unix.Flock_t{Type: unix.F_WRLCK}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &l); err != nil {
+		return 0, os.NewSyscallError("fcntl", err)
+	}
+	switch {
+	case l.Type == unix.F_UNLCK:
+		return 0, nil
+	case l.Pid <= 0:
+		return 0, fmt.Errorf("%w, by a process of another PID namespace", ErrHeld)
+	}
+	return int(l.Pid), nil
 }
 
 // Release gives it up.
@@ -49,7 +110,7 @@ func flock(f *os.File) error {
 // MayRun returns nil when the instance whose directory is dir may run on here. An owner
 // asks before it lets one go on that stands still.
 func MayRun(dir string) error {
-	h, err := TakeHold(dir)
+	h, err := hold(dir)
 	if err != nil {
 		return err
 	}
