@@ -21,7 +21,7 @@ func cameVM(t *testing.T) (workload.Description, string) {
 	c.Spec.Process.Capabilities.Effective = []string{"CAP_SYS_ADMIN"}
 	c.Spec.Linux = &specs.Linux{Sysctl: map[string]string{"kernel.x": "1"}}
 	c.VM = workload.VM{
-		Kernel: "/theirs/kernel", KernelRef: "minimal 6.12", Initrd: "/theirs/initrd", Cmdline: "base mine=1", Transport: "pci", Watchdog: workload.AtEndDump,
+		Kernel: "/theirs/kernel", KernelRef: "minimal 6.12", Initrd: "/theirs/initrd", Cmdline: "base mine=1", Transport: "pci", Watchdog: workload.AtEndDump, MaxCPUs: 2, MaxMemoryBytes: 1 << 31,
 		GDB: "unix:/etc/x", Restore: &workload.Restore{File: "/etc/shadow"}, Receive: &workload.Receive{Images: "/etc"},
 		Vsock: &workload.Vsock{Path: "/etc/y"}, Pmem: []workload.Pmem{{Path: "/etc/z"}},
 		Disks: []workload.Disk{{Path: "/theirs/disk", Serial: "data", DiskLimits: workload.DiskLimits{IOPS: 5}}},
@@ -38,7 +38,7 @@ func TestAVMIsAdmittedWithoutItsHost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := workload.VM{KernelRef: "minimal", Transport: "pci", Watchdog: workload.AtEndDump, Disks: []workload.Disk{{Serial: "data", DiskLimits: workload.DiskLimits{IOPS: 5}}}}
+		want := workload.VM{KernelRef: "minimal", Transport: "pci", Watchdog: workload.AtEndDump, MaxCPUs: 2, MaxMemoryBytes: 1 << 31, Disks: []workload.Disk{{Serial: "data", DiskLimits: workload.DiskLimits{IOPS: 5}}}}
 		if a, b := text(t, got.VM), text(t, want); a != b {
 			t.Errorf("%s, want %s", a, b)
 		}
