@@ -16,8 +16,8 @@ import (
 )
 
 // TestARunningVMGetsANewOwner upgrades a redis with a client inside that never
-// reconnects, one outside over a published port, an attached one, a disk and a
-// process of exec's. None of the guest may notice.
+// reconnects, one outside over a published port, an attached one, a disk, memory that
+// it was given later and a process of exec's. None of the guest may notice.
 func TestARunningVMGetsANewOwner(t *testing.T) {
 	h := newHost(t)
 	share := t.TempDir()
@@ -25,8 +25,9 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.ok("run", "-d", "--name", "web", "--kernel", fast, "-p", "127.0.0.1::6379", "--disk", "path="+disk, "-v", share+":/data/shared", "redis")
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--max-memory", "1G", "-p", "127.0.0.1::6379", "--disk", "path="+disk, "-v", share+":/data/shared", "redis")
 	h.ok("exec", "-d", "web", "sh", "-c", "exec 3>>/data/shared/log; while :; do echo line >&3; sleep 0.2; done")
+	h.ok("update", "--memory", "600M", "web")
 	if got := h.redis("web", "SET k v"); got != "+OK" {
 		t.Fatal(got)
 	}
@@ -102,6 +103,11 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 	}
 	so := written()
 	eventually(t, "an open file of a shared directory is written on to", func() bool { return written() > so })
+	if n := h.counter("web", "mem.plugged_bytes"); n != 88<<20 {
+		t.Errorf("it has %d MiB of memory more than at the start, was given 88", n>>20)
+	}
+	h.ok("update", "--memory", "700M", "web")
+	h.ok("update", "--memory", "512M", "web")
 	before := h.redis("web", "GET ticks")
 	eventually(t, "the client in the guest still counts", func() bool { return h.redis("web", "GET ticks") != before })
 	if got := strings.Fields(h.ok("exec", "web", "sh", "-c", "cat /tmp/f; dd if=/dev/vdb bs=6 count=1 2>/dev/null; cat /tmp/clients 2>/dev/null || true")); strings.Join(got, " ") != "mark before" {
