@@ -356,6 +356,16 @@ func TestPlainUsersLimits(t *testing.T) {
 		h.ok("pause", "x")
 		h.ok("resume", "x")
 		h.ok("rm", "-f", "x")
+		if h.kind.name == ctr.name { // what can be frozen can be started afresh elsewhere
+			h.ok(h.run("-d", "--name", "y", "--cgroup-parent", "/delegated/hv", "--network", "none", "busybox", "sh", "-c", "echo said >> /began; sleep 1000")...)
+			h.ok("exec", "y", "sh", "-c", "mkdir /new; echo kept > /new/f; touch /new/.g")
+			at := "unix:" + filepath.Join(h.home, "run", "sock")
+			done := h.receive("z", at, "--mode", "restart")
+			h.ok("migrate", "send", "y", "--to", at, "--mode", "restart")
+			done()
+			eventually(t, "it has begun again", func() bool { return h.hvctl("exec", "z", "cat", "/began", "/new/f").out == "said\nsaid\nkept\n" })
+			h.ok("rm", "-f", "y", "z")
+		}
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the group is left: %v", err)
 		}
