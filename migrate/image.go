@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strings"
 
@@ -119,8 +120,13 @@ func SendImageFile(ctx context.Context, dial Dial, path string, o SendOptions) (
 		return "", 0, err
 	}
 	defer f.Close()
+	return SendOpenImage(ctx, dial, f, o)
+}
+
+// SendOpenImage is SendImageFile for an open file, whose offset stays.
+func SendOpenImage(ctx context.Context, dial Dial, f *os.File, o SendOptions) (name string, sent uint64, err error) {
 	h := sha256.New()
-	size, err := io.Copy(h, until{ctx, f})
+	size, err := io.Copy(h, until{ctx, io.NewSectionReader(f, 0, math.MaxInt64)})
 	if err != nil {
 		return "", 0, err
 	}

@@ -73,6 +73,9 @@ func (p *program) clone(c *cli.Context, h *launch.Handle) error {
 		return err
 	}
 	defer pending.Abort() // who maps the file keeps it
+	if err := h.Lend(pending.Dir()); err != nil {
+		return err
+	}
 	ctx, stop := interruptible(c)
 	defer stop()
 	if _, err := h.Client.Snapshot(ctx, pending.Dir(), nil); err != nil {

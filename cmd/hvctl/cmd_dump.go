@@ -63,9 +63,15 @@ func dump(ctx context.Context, h *launch.Handle, file string) (r workload.DumpRe
 		return r, err
 	}
 	defer os.RemoveAll(dir)
+	if err := h.Lend(dir); err != nil {
+		return r, err
+	}
 	from := filepath.Join(dir, "core")
 	if r, err = h.Client.Dump(ctx, from); err != nil {
 		return r, err
 	}
-	return r, moveFile(ctx, file, from)
+	if err := moveFile(ctx, file, from); err != nil {
+		return r, err
+	}
+	return r, h.TakeBack(file)
 }

@@ -63,6 +63,9 @@ func (p *program) snapshotCreate(c *cli.Context, h *launch.Handle) error {
 		return err
 	}
 	defer made.Abort()
+	if err := h.Lend(made.Dir()); err != nil {
+		return err
+	}
 	ctx, stop := interruptible(c)
 	defer stop()
 	bases, err := diffBases(c, s, h)
@@ -72,16 +75,28 @@ func (p *program) snapshotCreate(c *cli.Context, h *launch.Handle) error {
 	if slices.Contains(bases, name) {
 		return usagef(c, "the new snapshot cannot replace %q, which it needs: choose another --tag", name)
 	}
-	files, done, err := within(h, s.Files(bases))
+	files := s.Files(bases)
+	open, done, err := openAll(h, files)
 	if err != nil {
 		return err
 	}
 	defer done()
-	report, err := h.Client.Snapshot(ctx, made.Dir(), files)
+	if h.Apart() {
+		files = nil
+	}
+	inside, done, err := within(h, files)
+	if err != nil {
+		return err
+	}
+	defer done()
+	report, err := h.Client.Snapshot(ctx, made.Dir(), inside, open...)
 	if err != nil {
 		return named(h, err)
 	}
 	if err := made.Commit(); err != nil {
+		return err
+	}
+	if err := h.TakeBack(filepath.Dir(s.File(name))); err != nil {
 		return err
 	}
 	if c.Bool("json") {

@@ -43,6 +43,28 @@ func outDir(h *launch.Handle) (string, error) {
 	return dir, os.MkdirAll(dir, 0o700)
 }
 
+// openAll opens files for the owner of h, if it has a user of its own, who may not open
+// them. done closes them.
+func openAll(h *launch.Handle, names []string) (open []*os.File, done func(), err error) {
+	done = func() {
+		for _, f := range open {
+			_ = f.Close()
+		}
+	}
+	if !h.Apart() {
+		return nil, done, nil
+	}
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			done()
+			return nil, nil, err
+		}
+		open = append(open, f)
+	}
+	return open, done, nil
+}
+
 // within makes files readable to the owner of h, which are on the file system of
 // its data directory. done takes that back.
 func within(h *launch.Handle, files []string) (inside []string, done func(), err error) {
@@ -85,7 +107,7 @@ func lendIdentity(h *launch.Handle, e *workload.Endpoint) (done func(), err erro
 		return nil, err
 	}
 	done = func() { _ = os.RemoveAll(dir) }
-	if err := os.CopyFS(dir, os.DirFS(e.Identity)); err != nil {
+	if err := errors.Join(os.CopyFS(dir, os.DirFS(e.Identity)), h.Lend(dir)); err != nil {
 		done()
 		return nil, err
 	}

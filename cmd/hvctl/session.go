@@ -110,7 +110,9 @@ func (p *program) ended(ctx context.Context, h *launch.Handle, exit workload.Exi
 		return p.lost(ctx, h)
 	case err != nil && exit.At.IsZero():
 		return err
-	case err != nil:
+	}
+	h.Bury(ctx)
+	if err != nil {
 		fmt.Fprintf(p.stderr, "hvctl: %s: output: %v\n", h.Name(), err)
 	}
 	return p.status(h.Name(), exit)

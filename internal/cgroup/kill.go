@@ -85,6 +85,21 @@ func (g *Group) thawV1() error {
 	return err
 }
 
+// AwaitEmpty returns when no process is left in the group and those below it, or it is
+// gone. ctx bounds the wait; without deadline it is 10 seconds.
+func (g *Group) AwaitEmpty(ctx context.Context) error {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
+	err := again(ctx, func() (bool, error) {
+		pids, err := g.Procs()
+		return len(pids) == 0, err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
 // Signal sends sig to every process of the group once. Those that fork
 // meanwhile may be missed; Kill misses none.
 func (g *Group) Signal(sig unix.Signal) error {

@@ -2,6 +2,7 @@ package confine
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 
@@ -24,6 +25,14 @@ type Policy struct {
 	// Sockets are the address families that it may make sockets of. What it has
 	// open, it may use, and accept connections on.
 	Sockets []int
+	// User is the user and group ID that it goes on as, with Groups beside, if it gets a
+	// root directory of its own: on the way to its files there are others' directories,
+	// which are none of its root. It keeps no capabilities then. 0: it stays who it is.
+	User   int
+	Groups []int
+	// Gives are files and directories that become that user's, with what is in them, and
+	// GivesDirs such of whose content it is only the directories.
+	Gives, GivesDirs []string
 	// Capabilities are those it keeps, by number.
 	Capabilities []uint
 	// Owners lets it change owners, modes and attributes of files, and make links
@@ -39,6 +48,8 @@ type Report struct {
 	Landlock int `json:"landlock"`
 	// Root tells whether it has a root directory of its own.
 	Root bool `json:"root"`
+	// User is the user ID that it took; 0: it stays who it was.
+	User int `json:"user,omitempty"`
 	// Seccomp tells whether system calls are filtered.
 	Seccomp bool `json:"seccomp"`
 	// Capabilities are those that were kept and that there were.
@@ -65,17 +76,12 @@ func Apply(p Policy) (Report, error) {
 		return r, err
 	}
 	if p.Files != nil && have&(1<<unix.CAP_SYS_ADMIN) != 0 && p.aloneInMounts() {
-		switch err := enterRoot(p.Files); {
-		case errors.Is(err, errNoRoot):
-			r.Missing = append(r.Missing, err.Error())
-		case err != nil:
+		if err := p.enter(&r); err != nil {
 			return r, err
-		default:
-			r.Root = true
 		}
 	}
 	if p.Files != nil {
-		abi, err := restrictFiles(p.Files)
+		abi, err := restrictFiles(p.filesOf(r.User))
 		switch {
 		case errors.Is(err, errNoLandlock):
 			r.Missing = append(r.Missing, err.Error())
@@ -83,6 +89,12 @@ func Apply(p Policy) (Report, error) {
 			return r, err
 		}
 		r.Landlock = abi
+	}
+	if r.User != 0 {
+		if err := becomeUser(r.User, p.Groups); err != nil {
+			return r, err
+		}
+		p.Capabilities = nil
 	}
 	kept, err := dropCapabilities(p.Capabilities)
 	if err != nil {
@@ -105,6 +117,30 @@ func Apply(p Policy) (Report, error) {
 	return r, nil
 }
 
+// enter gives the process a root directory of its own, where one can be made, and its
+// files to the user that it goes on as.
+func (p *Policy) enter(r *Report) error {
+	if p.User != 0 {
+		if err := p.give(p.User, p.User); err != nil {
+			r.Missing = append(r.Missing, fmt.Sprintf("the user ID stays root's: %v", err))
+		} else {
+			r.User = p.User
+		}
+	}
+	err := enterRoot(p.filesOf(r.User))
+	if r.Root = err == nil; !r.Root && r.User != 0 {
+		r.User = 0
+		if err := p.give(os.Geteuid(), os.Getegid()); err != nil {
+			return err
+		}
+	}
+	if errors.Is(err, errNoRoot) {
+		r.Missing = append(r.Missing, err.Error())
+		return nil
+	}
+	return err
+}
+
 // MountNamespace names the one that this process is in.
 func MountNamespace() (string, error) { return os.Readlink("/proc/self/ns/mnt") }
 
@@ -121,7 +157,7 @@ func (p *Policy) aloneInMounts() bool {
 // thread takes 2 ms.
 func dropCapabilities(keep []uint) (kept uint64, err error) {
 	have, err := capabilities()
-	if err != nil {
+	if err != nil || have == 0 && os.Geteuid() != 0 { // they went with root's user ID
 		return 0, err
 	}
 	for n := range uint(64) {

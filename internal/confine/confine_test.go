@@ -179,6 +179,12 @@ func attackChild(t *testing.T, p *confine.Policy) answer {
 		t.Fatal(err)
 	}
 	defer sock.Close()
+	o.Target.Name = filepath.Base(dir)
+	named, err := net.Listen("unix", "@"+o.Target.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer named.Close()
 	other := exec.Command("sleep", "600")
 	if err := other.Start(); err != nil {
 		t.Fatal(err)
@@ -187,6 +193,7 @@ func attackChild(t *testing.T, p *confine.Policy) answer {
 	o.Target.Process = other.Process.Pid
 	if p != nil {
 		o.Confine, o.Policy = true, *p
+		o.Policy.Gives = []string{o.Own}
 		o.Policy.Files = append([]confine.Rule{
 			{Path: o.Own, Access: confine.Read | confine.Write | confine.Create},
 			{Path: "/proc/self", Access: confine.Read}, // of this process: the child's is another
@@ -243,13 +250,16 @@ func program(t *testing.T) string {
 var shown = []string{
 	"read another VM's disk", "write another VM's disk", "truncate another VM's disk", "list its folder", "leave a file beside it",
 	"rename another VM's disk", "connect to a port of the host", "listen on a port of the host", "connect to another program's socket",
+	"connect to another program's socket by its name",
 	"change the host's network", "signal a process", "signal a process through a pipe", "change a process's limits", "execute a program",
 	"unshare", "make memory executable", "see another VM's disk", "see the host's files", "see other processes",
 	"see another VM's disk from the working directory",
 }
 
-// seen are attacks that only a root directory of its own keeps a process from.
+// seen are attacks that only a root directory of its own, and the user that goes with
+// it, keep a process from.
 var seen = []string{
+	"be root",
 	"see another VM's disk", "see the host's files", "see other processes", "see another VM's disk from the working directory", "see the host's files through what is open",
 }
 
@@ -276,9 +286,12 @@ func TestHostileCodeReachesNothing(t *testing.T) {
 	}
 	p := &confine.Policy{}
 	if os.Geteuid() == 0 {
-		p.Starter = here(t)
+		p.Starter, p.User = here(t), 0x70001234
 	}
 	a := attackChild(t, p)
+	if a.Report.User != p.User {
+		t.Errorf("it is user %d", a.Report.User)
+	}
 	if a.Report.Root != (p.Starter != "") {
 		t.Errorf("a root directory of its own: %v", a.Report.Root)
 	}

@@ -7,7 +7,8 @@
 // All of it holds for every thread of the process, those to come included. A process
 // that was started in a mount namespace of its own gets a root directory with nothing
 // but the files that are left in it (Policy.Starter); the paths of these stay what they
-// were. It does not change the process's user.
+// were. With that it can go on as another user (Policy.User), who owns what is to be
+// changed of them; what else it needs, it has opened before.
 //
 // What the process had open stays usable; files, sockets and KVM descriptors are
 // the capabilities that are left. An io_uring would be a way around the filter:

@@ -42,6 +42,9 @@ const ofFiles = Access(unix.LANDLOCK_ACCESS_FS_EXECUTE | unix.LANDLOCK_ACCESS_FS
 type Rule struct {
 	Path   string
 	Access Access
+	// Stays makes a rule of one that is of use only to a process that stays who it is:
+	// it is left out when that becomes Policy.User.
+	Stays bool
 }
 
 // errNoLandlock says that this kernel cannot confine files.

@@ -50,6 +50,10 @@ type SnapshotRequest struct {
 	// Bases are the files of the snapshot to store the differences from, and of
 	// those below it.
 	Bases []string `json:"bases,omitempty"`
+	// Open is how many of those come as open files with the request, in place of Bases:
+	// an owner with a user of its own may open nobody else's.
+	Open  int        `json:"open,omitempty"`
+	Files []*os.File `json:"-"`
 }
 
 // DumpRequest is the body of POST /v1/dump. The answer is a

@@ -73,10 +73,11 @@ func (c *Client) Update(ctx context.Context, u workload.Update) error {
 	return c.do(ctx, "POST", "/v1/update", u, nil)
 }
 
-// Snapshot writes the instance into dir; with bases, what differs from them.
-func (c *Client) Snapshot(ctx context.Context, dir string, bases []string) (workload.SnapshotReport, error) {
+// Snapshot writes the instance into dir; with bases, by their names or open, what differs
+// from them. Open files stay the caller's.
+func (c *Client) Snapshot(ctx context.Context, dir string, bases []string, open ...*os.File) (workload.SnapshotReport, error) {
 	var v workload.SnapshotReport
-	return v, c.do(ctx, "POST", "/v1/snapshot", SnapshotRequest{Dir: dir, Bases: bases}, &v)
+	return v, c.do(ctx, "POST", "/v1/snapshot", SnapshotRequest{Dir: dir, Bases: bases, Open: len(open)}, &v, open...)
 }
 
 // Dump writes the instance's memory and registers into file.

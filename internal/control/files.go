@@ -17,7 +17,7 @@ import (
 // is confined cannot open what its client can. A connection carries one request.
 
 // maxFiles is how many files a request may bring.
-const maxFiles = 4
+const maxFiles = 64
 
 // files are those that came with a connection and nobody has taken yet.
 type files struct {

@@ -249,6 +249,12 @@ func (s *Server) snapshot(w http.ResponseWriter, r *http.Request) error {
 	if !filepath.IsAbs(q.Dir) {
 		return fmt.Errorf("%w: snapshot: the directory %q is no absolute path", ErrBadRequest, q.Dir)
 	}
+	if q.Open != 0 {
+		var err error
+		if q.Files, err = take(r, q.Open); err != nil {
+			return err
+		}
+	}
 	v, err := s.owner.Snapshot(r.Context(), q)
 	return answer(w, v, err)
 }

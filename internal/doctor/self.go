@@ -19,6 +19,7 @@ import (
 type Confinement struct {
 	Landlock     int      `json:"landlock"`
 	Root         bool     `json:"root"`
+	User         int      `json:"user"`
 	Seccomp      bool     `json:"seccomp"`
 	Capabilities []string `json:"capabilities"`
 	Sockets      bool     `json:"sockets"`
@@ -46,7 +47,7 @@ func Self(sys string, pid int, said *Confinement) ([]Check, error) {
 		selfRoot(said),
 		selfDoor("sockets", said.Sockets, "it can make none", "it can make sockets", "the host's network and other programs' sockets are out of reach without", said),
 		selfDoor("programs", said.Programs, "it can start none", "it can start programs, confined as it is", "what it cannot do itself, others could do for it", said),
-		selfUser(threads),
+		selfUser(threads, said),
 	}, nil
 }
 
@@ -140,7 +141,7 @@ func selfDoor(name string, open bool, closed, detail, why string, said *Confinem
 	return bad(c, Warn, detail, reasons(said))
 }
 
-func selfUser(threads []map[string]string) Check {
+func selfUser(threads []map[string]string, said *Confinement) Check {
 	c := Check{Name: "user", Why: "files and processes of that user are its own"}
 	var ids []string
 	for _, t := range threads {
@@ -151,7 +152,10 @@ func selfUser(threads []map[string]string) Check {
 		}
 	}
 	if slices.Contains(ids, "0") {
-		return bad(c, Warn, "root, with what the lines above leave of that", "run hvctl as a member of the group kvm")
+		return bad(c, Warn, "root, with what the lines above leave of that", reasons(said)+"; or run hvctl as a member of the group kvm")
+	}
+	if said.User != 0 && slices.Equal(ids, []string{strconv.Itoa(said.User)}) {
+		return good(c, "user ID "+ids[0]+", this VM's own")
 	}
 	return good(c, "user ID "+strings.Join(ids, ", "))
 }

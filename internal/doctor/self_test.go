@@ -43,6 +43,7 @@ func TestSelfTellsWhatHoldsAProcess(t *testing.T) {
 			"privileges": "1 of 2", "system calls": "1 of 2", "capabilities": "CAP_NET_ADMIN", "user": "root",
 		}},
 		{"one that says nothing", held, nil, map[string]string{"files": "all that its user", "root": "the host's root directory", "sockets": "it can", "programs": "it can"}},
+		{"one with a user of its own", strings.ReplaceAll(held, "\t1000", "\t1900000000"), &doctor.Confinement{Landlock: 7, Seccomp: true, Root: true, User: 1900000000}, nil},
 		{"one with a reason", held, &doctor.Confinement{Landlock: 7, Seccomp: true, Root: true, Sockets: true, Allows: []string{"because"}}, map[string]string{"sockets": "it can"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -88,6 +88,7 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 			t.Errorf("the old connection answers %q", got)
 		}
 	}
+	confinedWhole(t, h, "web")
 	if now := h.inspect("web", "{{.State.Started}}"); now != started {
 		t.Errorf("it was started at %s, and now at %s", started, now)
 	}

@@ -251,7 +251,10 @@ func (u *userProcess) close() {
 	case <-u.ended:
 	case <-time.After(closeGrace):
 		u.log.Warn("hvctl-net did not end in time; it is killed")
-		_ = u.proc.Kill()
+		if err := u.proc.Kill(); err != nil { // it is another user's: it goes with the cgroup
+			u.log.Warn("hvctl-net cannot be killed", "err", err)
+			return
+		}
 		<-u.ended
 	}
 }

@@ -30,7 +30,7 @@ func (i *Instance) AppendEvent(line []byte) error {
 	}
 	defer f.Close()
 	if st, err := f.Stat(); err == nil && st.Size() > maxEventsBytes {
-		err := i.store.rotateEvents(path)
+		err := i.store.rotateEvents()
 		// An owner that is confined cannot: the next instance's creation does.
 		confined := errors.Is(err, fs.ErrPermission) || errors.Is(err, unix.EROFS)
 		if err != nil && (!confined || st.Size() > 4*maxEventsBytes) {
@@ -65,15 +65,15 @@ func endsWithNewline(path string) bool {
 	return err == nil && last[0] == '\n'
 }
 
-// rotateEvents starts a new file. A writer that has the old one open may
+// rotateEvents starts a new file, if that is due. A writer that has the old one open may
 // still add a line to it; readers miss it then.
-func (s *Store) rotateEvents(path string) error {
+func (s *Store) rotateEvents() error {
 	unlock, err := s.lock()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return trimEvents(path)
+	return s.readyEvents()
 }
 
 // trimEvents is rotateEvents under the root's lock, where that is due.
@@ -85,8 +85,8 @@ func trimEvents(path string) error {
 	return os.Rename(path, path+".1")
 }
 
-// readyEvents leaves a file that owners can write to, who can do nothing else here.
-// The root is locked.
+// readyEvents leaves a file that owners can write to, who can do nothing else here: also
+// those that have a user of their own. The root is locked.
 func (s *Store) readyEvents() error {
 	path := filepath.Join(s.root, eventsFile)
 	if err := trimEvents(path); err != nil {
@@ -96,7 +96,22 @@ func (s *Store) readyEvents() error {
 	if err != nil {
 		return err
 	}
-	return f.Close()
+	defer f.Close()
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	// They may look the file up and add to it, and not read what is there.
+	return errors.Join(share(filepath.Dir(path), 0o710), share(path, 0o620))
+}
+
+// share gives a file of the record to the group of owners. Where that is not a number
+// here (a user namespace that has fewer), no owner has a user of its own.
+func share(path string, mode fs.FileMode) error {
+	err := os.Chown(path, 0, OwnersGroup)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	return errors.Join(err, os.Chmod(path, mode))
 }
 
 // ReadEvents calls fn with every recorded line, oldest first. With follow it

@@ -56,7 +56,7 @@ func (i *Instance) judge(held bool) (workload.State, error) {
 	err := readJSON(filepath.Join(i.dir, stateFile), &st)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(i.dir); err != nil {
+		if _, err := os.Stat(filepath.Join(i.dir, configFile)); err != nil { // one that has removed itself leaves a directory
 			return st, fmt.Errorf("%w: %q", ErrNotFound, i.Name())
 		}
 		st = workload.State{Status: workload.Created}
@@ -190,8 +190,12 @@ func (i *Instance) Unlock() {
 }
 
 // Remove deletes the instance. The caller holds its lock (TryLock, or it is
-// the owner); it is let go.
+// the owner); it is let go. An owner with a user of its own leaves empty directories
+// to whoever comes next (SweepRemoved), and the lock to its end.
 func (i *Instance) Remove() error {
+	if euid := os.Geteuid(); euid != 0 && euid == UserOf(i.ID()) {
+		return i.removeContent()
+	}
 	unlock, err := i.store.lock()
 	if err != nil {
 		return err
@@ -213,12 +217,15 @@ func (i *Instance) Remove() error {
 // dropData deletes the directory that only this instance uses. That it bears the
 // instance's ID keeps a damaged configuration from naming another one.
 func (i *Instance) dropData() error {
-	d := i.config.DataDir
-	if d == "" {
-		return nil
+	if err := i.checkData(); err != nil || i.config.DataDir == "" {
+		return err
 	}
-	if !filepath.IsAbs(d) || filepath.Base(d) != i.ID() {
+	return removeTree(i.config.DataDir)
+}
+
+func (i *Instance) checkData() error {
+	if d := i.config.DataDir; d != "" && (!filepath.IsAbs(d) || filepath.Base(d) != i.ID()) {
 		return fmt.Errorf("%w: %s: data directory %q is not this instance's", ErrCorrupt, i.dir, d)
 	}
-	return removeTree(d)
+	return nil
 }

@@ -15,7 +15,7 @@ func (v *VM) carry(ctx context.Context, dial migrate.Dial, p plan.Plan, cfg *wor
 	if p.Action(plan.Layers, filepath.Base(cfg.Rootfs.ImagePath)) != plan.Copy {
 		return 0, nil
 	}
-	name, sent, err := migrate.SendImageFile(ctx, dial, cfg.Rootfs.ImagePath, o)
+	name, sent, err := migrate.SendOpenImage(ctx, dial, v.image, o)
 	if err != nil {
 		return 0, err
 	}

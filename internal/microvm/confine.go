@@ -53,11 +53,9 @@ func (v *VM) makeDirs() error {
 	if v.cfg.DataDir == "" {
 		return nil
 	}
-	var errs []error
-	for _, d := range []string{workload.OutDir, workload.InDir} {
-		errs = append(errs, os.MkdirAll(filepath.Join(v.cfg.DataDir, d), 0o700))
-	}
-	return errors.Join(errs...)
+	out, in := filepath.Join(v.cfg.DataDir, workload.OutDir), filepath.Join(v.cfg.DataDir, workload.InDir)
+	// What is put into the one is given to this process, whoever it is, and not the rest.
+	return errors.Join(os.MkdirAll(out, 0o700), os.MkdirAll(in, 0o700), os.Chmod(in, 0o711))
 }
 
 // mustEnter is enter for a guest that is ours already: it runs in any case.
@@ -81,6 +79,13 @@ func (v *VM) policy() (p confine.Policy, allows []string) {
 	if v.cfg.OwnRoot() && !v.fetches() {
 		p.Starter = os.Getenv(instance.MountsEnv)
 	}
+	if p.Starter != "" && os.Geteuid() == 0 {
+		if why := v.staysRoot(); why != "" {
+			allows = append(allows, why)
+		} else {
+			v.becomes(&p)
+		}
+	}
 	if v.cfg.Rootfs.Dir != "" || len(v.shared) > 0 {
 		p.Owners = true
 		p.Capabilities = append(p.Capabilities, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE, unix.CAP_DAC_READ_SEARCH, unix.CAP_FOWNER, unix.CAP_FSETID,
@@ -92,6 +97,32 @@ func (v *VM) policy() (p confine.Policy, allows []string) {
 		allows = append(allows, "starting a program, this one: memory that comes later has a fault handler, which is replaced when it ends")
 	}
 	return p, allows
+}
+
+// staysRoot is why root's user ID is kept; empty: it need not be.
+func (v *VM) staysRoot() string {
+	switch {
+	case v.cfg.DataDir == "":
+		return "" // said already
+	case strings.HasPrefix(v.cfg.VM.GDB, "unix:"):
+		return "root's user ID: the debugger's socket is removed at the end, in a directory of somebody's"
+	case v.cfg.VM.Vsock != nil && v.cfg.VM.Vsock.Path != "":
+		return "root's user ID: sockets of programs are for root to connect to"
+	}
+	return ""
+}
+
+// becomes has the process go on as a user of its own, who has the instance's directory
+// and what is written for clients. What it needs of other files is open.
+func (v *VM) becomes(p *confine.Policy) {
+	if v.cfg.DataDir == "" {
+		return
+	}
+	p.User, p.Groups = instance.UserOf(v.cfg.ID), []int{instance.OwnersGroup}
+	p.Gives = []string{v.dir, filepath.Join(v.cfg.DataDir, workload.OutDir)}
+	if v.cfg.AutoRemove {
+		p.GivesDirs = []string{v.cfg.DataDir}
+	}
 }
 
 // fetches tells whether memory may come later, through another process.
@@ -107,13 +138,6 @@ func (v *VM) files() []confine.Rule {
 		{Path: at.Events, Access: confine.Read | confine.Write}, // and the file that takes its place
 		{Path: "/proc/self", Access: confine.Read},
 		{Path: "/proc/meminfo", Access: confine.Read},
-		{Path: v.cfg.Rootfs.ImagePath, Access: confine.Read},
-	}
-	for _, d := range v.cfg.VM.Disks {
-		if d.Format != "" {
-			continue // opened once and for all
-		}
-		rules = append(rules, confine.Rule{Path: d.Path, Access: confine.Read | confine.Write})
 	}
 	if dir := v.cfg.DataDir; dir != "" {
 		rules = append(rules,
@@ -123,10 +147,10 @@ func (v *VM) files() []confine.Rule {
 	if v.cfg.AutoRemove { // by another name first, and all of it
 		rules = append(rules,
 			confine.Rule{Path: v.cfg.DataDir, Access: confine.Read | confine.Unlink | confine.Rmdir},
-			confine.Rule{Path: filepath.Dir(v.cfg.DataDir), Access: confine.Rmdir},
-			confine.Rule{Path: v.root(), Access: confine.Rmdir | confine.Mkdir},
-			confine.Rule{Path: at.Lock, Access: confine.Read | confine.Write},
-			confine.Rule{Path: at.Names, Access: confine.Unlink})
+			confine.Rule{Path: filepath.Dir(v.cfg.DataDir), Access: confine.Rmdir, Stays: true},
+			confine.Rule{Path: v.root(), Access: confine.Rmdir | confine.Mkdir, Stays: true},
+			confine.Rule{Path: at.Lock, Access: confine.Read | confine.Write, Stays: true},
+			confine.Rule{Path: at.Names, Access: confine.Unlink, Stays: true})
 	}
 	for _, m := range v.cfg.Spec.Mounts {
 		if isShare(m) {
@@ -170,19 +194,20 @@ func share(path string, readOnly bool) confine.Rule {
 // groupFiles are those of this process's cgroup, and what it takes to leave and
 // remove that.
 func (v *VM) groupFiles() []confine.Rule {
-	rules := []confine.Rule{{Path: instance.PlacesOf(v.root()).Groups, Access: confine.Read | confine.Unlink}}
+	rules := []confine.Rule{{Path: instance.PlacesOf(v.root()).Groups, Access: confine.Read | confine.Unlink, Stays: true}}
 	g, err := cgroup.Open(v.cfg.GroupPath())
 	if err != nil {
 		return rules // none, or none of ours
 	}
 	for _, dir := range g.Paths() {
 		rules = append(rules,
-			confine.Rule{Path: dir, Access: confine.Read | confine.Write},
+			confine.Rule{Path: dir, Access: confine.Read},
+			confine.Rule{Path: dir, Access: confine.Read | confine.Write, Stays: true},
 			confine.Rule{Path: filepath.Join(filepath.Dir(dir), "cgroup.subtree_control"), Access: confine.Read})
 		if root, ok := strings.CutSuffix(dir, g.String()); ok {
 			rules = append(rules,
-				confine.Rule{Path: root, Access: confine.Rmdir},
-				confine.Rule{Path: filepath.Join(root, "cgroup.procs"), Access: confine.Write})
+				confine.Rule{Path: root, Access: confine.Rmdir, Stays: true},
+				confine.Rule{Path: filepath.Join(root, "cgroup.procs"), Access: confine.Write, Stays: true})
 		}
 	}
 	return rules

@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/hvctl/hvctl/internal/machine"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -35,13 +37,18 @@ func overlaid(disks []workload.Disk) error {
 
 // copyDisks puts copies of the disks that the guest can write into dir. They
 // share their blocks with the originals where the file system can do that.
-func copyDisks(ctx context.Context, disks []workload.Disk, dir string) (bytes uint64, err error) {
+func copyDisks(ctx context.Context, m *machine.Machine, disks []workload.Disk, dir string) (bytes uint64, err error) {
+	images := m.Images()
 	for i, d := range disks {
 		name := diskCopy(i, d)
 		if name == "" {
 			continue
 		}
-		n, err := copyFile(ctx, filepath.Join(dir, name), d.Path)
+		at := slices.IndexFunc(images, func(o machine.Disk) bool { return o.ID == serialOf(i, d) })
+		if at < 0 {
+			return bytes, fmt.Errorf("copy of disk %s: the VM does not have it any more", d.Path)
+		}
+		n, err := copyOpen(ctx, filepath.Join(dir, name), images[at].File) // its path may be out of reach
 		if err != nil {
 			return bytes, fmt.Errorf("copy of disk %s: %w", d.Path, err)
 		}
@@ -57,6 +64,11 @@ func copyFile(ctx context.Context, to, from string) (size int64, err error) {
 		return 0, err
 	}
 	defer src.Close()
+	return copyOpen(ctx, to, src)
+}
+
+// copyOpen is copyFile from an open file that others may use meanwhile.
+func copyOpen(ctx context.Context, to string, src *os.File) (size int64, err error) {
 	st, err := src.Stat()
 	if err != nil {
 		return 0, err
@@ -107,17 +119,34 @@ func copyData(ctx context.Context, dst, src *os.File, size int64) error {
 				return err
 			}
 			n := min(end-at, copyStep)
-			if _, err := src.Seek(at, io.SeekStart); err != nil {
-				return err
-			}
-			if _, err := dst.Seek(at, io.SeekStart); err != nil {
-				return err
-			}
-			if _, err := io.CopyN(dst, src, n); err != nil { // copy_file_range
+			n, err := copyRange(dst, src, at, n)
+			if err != nil {
 				return err
 			}
 			at += n
 		}
 	}
 	return nil
+}
+
+// copyRange copies at most n bytes from where they are to the same place, and says how
+// many. The files' offsets stay.
+func copyRange(dst, src *os.File, at, n int64) (int64, error) {
+	from, to := at, at
+	fast, err := unix.CopyFileRange(int(src.Fd()), &from, int(dst.Fd()), &to, int(n), 0)
+	done := int64(fast)
+	switch {
+	case err == nil:
+	case errors.Is(err, unix.EXDEV), errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EPERM):
+		// two file systems, on an old kernel
+		if done, err = io.Copy(io.NewOffsetWriter(dst, at), io.NewSectionReader(src, at, n)); err != nil {
+			return 0, err
+		}
+	default:
+		return 0, os.NewSyscallError("copy_file_range", err)
+	}
+	if done == 0 { // it has become shorter
+		return 0, io.ErrUnexpectedEOF
+	}
+	return done, nil
 }

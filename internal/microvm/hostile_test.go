@@ -45,11 +45,13 @@ type ownedOrder struct {
 }
 
 type ownedAnswer struct {
+	ID       string
 	Results  []hostile.Result
 	Own      []string // of its own that it cannot reach
 	NewVMs   []string // descriptors by which it made another VM
 	Taps     int      // that it has
 	Stay     []string // taps that it made stay
+	User     int      // that it is
 	Confined *Confined
 }
 
@@ -92,6 +94,10 @@ func owned(order string) (a ownedAnswer, err error) {
 	if err := json.Unmarshal([]byte(order), &o); err != nil {
 		return a, err
 	}
+	var disk unix.Stat_t
+	if err := unix.Stat(o.Disk, &disk); err != nil {
+		return a, err
+	}
 	v := New(o.config(), o.Dir, slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if o.Confine {
 		v.Confine(confine.Apply)
@@ -99,14 +105,14 @@ func owned(order string) (a ownedAnswer, err error) {
 	if _, err := v.Start(context.Background(), workload.Stdio{}); err != nil {
 		return a, err
 	}
-	a.Confined = v.confined.Load()
+	a.Confined, a.User = v.confined.Load(), os.Geteuid()
 	if o.Rm {
 		i, err := instance.OpenDir(o.Dir)
 		return a, errors.Join(err, i.Remove(), v.Close())
 	}
-	a.Results = hostile.Run(o.Target)
+	a.ID, a.Results = filepath.Base(o.Dir), hostile.Run(o.Target)
 	for name, try := range map[string]func() error{
-		"its disk":      func() error { _, err := os.ReadFile(o.Disk); return err },
+		"its disk":      func() error { return readOpen(disk) },
 		"its directory": func() error { return os.WriteFile(filepath.Join(o.Dir, "x"), nil, 0o600) },
 		"its console":   func() error { _, err := os.ReadFile(filepath.Join(o.Dir, "console.log")); return err },
 		"the host's record of events": func() error {
@@ -141,6 +147,18 @@ func owned(order string) (a ownedAnswer, err error) {
 	return a, v.Close()
 }
 
+// readOpen reads a file that is open.
+func readOpen(want unix.Stat_t) error {
+	for fd := range 200 {
+		var st unix.Stat_t
+		if unix.Fstat(fd, &st) == nil && st.Dev == want.Dev && st.Ino == want.Ino {
+			_, err := unix.Pread(fd, make([]byte, 512), 0)
+			return err
+		}
+	}
+	return os.ErrNotExist
+}
+
 // withoutCgo is this test as hvctl-vmm is built: the race detector needs cgo, with
 // which Go cannot make a system call on every thread.
 func withoutCgo(t *testing.T) string {
@@ -170,6 +188,14 @@ func writeInstance(t *testing.T, o ownedOrder) {
 		os.WriteFile(filepath.Join(events, "events.jsonl"), make([]byte, 1<<20+1), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	for name, mode := range map[string]os.FileMode{events: 0o710, filepath.Join(events, "events.jsonl"): 0o620} { // as Store.Create leaves it
+		if err := errors.Join(os.Chown(name, 0, instance.OwnersGroup), os.Chmod(name, mode)); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // takeOver runs hostile code in the place of a VM's process, beside another VM.
@@ -198,6 +224,12 @@ func takeOver(t *testing.T, program, network string, confined bool) ownedAnswer 
 		t.Fatal(err)
 	}
 	defer tcp.Close()
+	o.Target.Name = filepath.Base(o.Dir)
+	named, err := net.Listen("unix", "@"+o.Target.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer named.Close()
 	o.Target.TCP, o.Target.Unix = tcp.Addr().String(), filepath.Join(o.Target.Folder, "s")
 	sock, err := net.Listen("unix", o.Target.Unix)
 	if err != nil {
@@ -243,7 +275,7 @@ func runOwned(t *testing.T, program string, o ownedOrder) ownedAnswer {
 	return a
 }
 
-// With --rm nothing is left of an instance, though its process is confined.
+// With --rm nothing is left of an instance, though its process is confined; empty directories, where it has a user of its own.
 func TestAConfinedVMMRemovesItsInstance(t *testing.T) {
 	testenv.Require(t, testenv.KVM)
 	dir := t.TempDir()
@@ -263,6 +295,16 @@ func TestAConfinedVMMRemovesItsInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	runOwned(t, withoutCgo(t), o)
+	s, err := instance.OpenStore(filepath.Dir(o.Dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Open(filepath.Base(o.Dir)); !errors.Is(err, instance.ErrNotFound) {
+		t.Errorf("it is there: %v", err)
+	}
+	if err := s.SweepRemoved(); err != nil { // as root, that is for the next command
+		t.Error(err)
+	}
 	for _, pattern := range []string{o.Dir, filepath.Join(dir, "root", ".old-*"), data} {
 		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
 			t.Errorf("left: %v (%v)", left, err)
@@ -309,7 +351,7 @@ func reachesOnlyItsOwn(t *testing.T, network string) {
 		free[r.Name] = r.Err == ""
 	}
 	for _, name := range []string{
-		"read another VM's disk", "write another VM's disk", "connect to a port of the host", "connect to another program's socket", "open /dev/kvm",
+		"read another VM's disk", "write another VM's disk", "connect to a port of the host", "connect to another program's socket", "connect to another program's socket by its name", "open /dev/kvm",
 		"change the host's network", "signal a process", "execute a program", "make an io_uring",
 	} {
 		if !free[name] {
@@ -331,6 +373,9 @@ func reachesOnlyItsOwn(t *testing.T, network string) {
 	}
 	if a.Confined.Root != (os.Geteuid() == 0) {
 		t.Errorf("a root directory of its own: %v", a.Confined.Root)
+	}
+	if own := instance.UserOf(a.ID); os.Geteuid() == 0 && (a.Confined.User != own || a.User != own) {
+		t.Errorf("it is user %d and says that it is %d, not %d", a.User, a.Confined.User, own)
 	}
 	for _, r := range a.Results {
 		if r.Err == "" && (a.Confined.Root || !strings.HasPrefix(r.Name, "see ")) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -99,7 +98,7 @@ func (v *VM) plan(ctx context.Context, g *guest, dial migrate.Dial, words []stri
 // resources lists what the VM is bound to.
 func (v *VM) resources(g *guest) []plan.Resource {
 	var image uint64
-	if st, err := os.Stat(v.cfg.Rootfs.ImagePath); err == nil { // else it cannot be carried, which shows then
+	if st, err := v.image.Stat(); err == nil { // else it cannot be carried, which shows then
 		image = uint64(st.Size())
 	}
 	all := []plan.Resource{

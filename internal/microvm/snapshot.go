@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -25,7 +26,7 @@ type shot struct {
 	v      *VM
 	g      *guest
 	dir    string
-	bases  []string
+	bases  []*os.File
 	report workload.SnapshotReport
 	began  time.Time
 	at     time.Time // of the pause
@@ -35,7 +36,13 @@ type shot struct {
 // Snapshot implements workload.Snapshotter. Memory and disks are those of one
 // moment, so the guest's file systems need not be frozen. Most of the memory is
 // copied while the guest runs; what it changes meanwhile, while it stands still.
-func (v *VM) Snapshot(ctx context.Context, dir string, bases []string) (workload.SnapshotReport, error) {
+func (v *VM) Snapshot(ctx context.Context, dir string, bases []*os.File) (workload.SnapshotReport, error) {
+	s := &shot{v: v, dir: dir, bases: bases, began: time.Now()}
+	defer func() {
+		for _, f := range s.bases { // that it did not come to
+			_ = f.Close()
+		}
+	}()
 	g, err := v.withAgent() // it would be missed after a restore
 	if err != nil {
 		return workload.SnapshotReport{}, err
@@ -43,7 +50,7 @@ func (v *VM) Snapshot(ctx context.Context, dir string, bases []string) (workload
 	if v.suspended.Load() {
 		return workload.SnapshotReport{}, fmt.Errorf("%w: its workload is stopped to be moved, and would be in what is restored", workload.ErrUnsupported)
 	}
-	s := &shot{v: v, g: g, dir: dir, bases: bases, began: time.Now()}
+	s.g = g
 	err = s.take(ctx)
 	if s.paused {
 		err = errors.Join(err, s.resume(ctx))
@@ -110,7 +117,8 @@ func (s *shot) take(ctx context.Context) error {
 
 // differ makes c what differs from the bases.
 func (s *shot) differ(ctx context.Context, c *snapshot.Content) (err error) {
-	below, err := openChain(s.bases)
+	below, err := snapshot.OpenFiles(s.bases)
+	s.bases = nil
 	if err != nil {
 		return err
 	}
@@ -155,7 +163,7 @@ func (s *shot) stop(ctx context.Context) ([]state.Section, error) {
 	for _, sec := range sections {
 		s.report.StateBytes += uint64(len(sec.Payload))
 	}
-	s.report.DiskBytes, err = copyDisks(ctx, s.v.cfg.VM.Disks, s.dir)
+	s.report.DiskBytes, err = copyDisks(ctx, m, s.v.cfg.VM.Disks, s.dir)
 	return sections, err
 }
 
@@ -197,6 +205,6 @@ func (v *VM) describe() (workload.Description, error) {
 		d.Disks = append(d.Disks, workload.SnapshotDisk{Name: diskCopy(i, disk)})
 	}
 	var err error
-	d.Rootfs, err = workload.MarkFile(cfg.Rootfs.ImagePath)
+	d.Rootfs, err = workload.MarkOpen(v.image)
 	return d, err
 }

@@ -3,9 +3,11 @@ package supervisor
 import (
 	"context"
 	"errors"
+	"os"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/cgroup"
+	"github.com/hvctl/hvctl/internal/instance"
 	"github.com/hvctl/hvctl/internal/workload"
 )
 
@@ -30,11 +32,21 @@ func (o *owner) openGroup() *cgroup.Group {
 	return g
 }
 
+// apart tells whether this process has a user of its own by now, who may change nothing
+// about the group.
+func (o *owner) apart() bool {
+	euid := os.Geteuid()
+	return euid != 0 && euid == instance.UserOf(o.inst.ID())
+}
+
 // leaveGroup ends the group that this process lives in: by moving out of it
 // first. Where that is not allowed (a delegated tree), the next command removes
 // the group when we are gone.
 func (o *owner) leaveGroup() {
 	g := o.group
+	if o.apart() {
+		return // that is for whoever waits for the end, or the next command
+	}
 	if g == nil {
 		o.forgetGroup()
 		return

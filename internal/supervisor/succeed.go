@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/hvctl/hvctl/internal/control"
@@ -27,16 +28,23 @@ func succeed(ctx context.Context, dir string, h instance.Handover, newRuntime fu
 	unix.CloseOnExec(h.Link)
 	link := os.NewFile(uintptr(h.Link), "link")
 	defer link.Close()
+	inst, err := instance.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	if inst.Apart() && os.Geteuid() == 0 {
+		// The old owner has to be able to kill us until the guest is ours. It may kill
+		// what has its own real user ID; that alone gives us no rights and takes none.
+		if err := syscall.Setreuid(instance.UserOf(inst.ID()), 0); err != nil {
+			return os.NewSyscallError("setreuid", err)
+		}
+	}
 	lent, err := handoff.Borrow(link, 2, lendGrace)
 	if err != nil {
 		return fmt.Errorf("upgrade: the old owner: %w", err)
 	}
 	lock, listener := lent[0], lent[1]
 	defer listener.Close()
-	inst, err := instance.OpenDir(dir)
-	if err != nil {
-		return err
-	}
 	st, err := inst.State()
 	if err != nil {
 		return err

@@ -19,6 +19,9 @@ func (o *owner) Update(ctx context.Context, u workload.Update) error {
 	if err := o.update(ctx, u); err != nil {
 		return fmt.Errorf("update: %w", err)
 	}
+	if u.Step == workload.UpdateAsk {
+		return nil
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.st.Status != workload.Running && o.st.Status != workload.Paused {
@@ -89,10 +92,16 @@ func (o *owner) updateOwner(ctx context.Context, rt workload.OwnerUpdater, u wor
 	if whole && o.group == nil {
 		return fmt.Errorf("%w: the instance has no cgroup: it was started without the permission to make one", workload.ErrUnsupported)
 	}
+	if u.Step == workload.UpdateDone {
+		return nil
+	}
 	ctx, cancel := patience(ctx, 0)
 	defer cancel()
 	if err := rt.UpdateInside(ctx, u); err != nil || !whole {
 		return err
+	}
+	if u.Step == workload.UpdateAsk { // the rest is the caller's
+		return nil
 	}
 	l := cgroup.Limits{IO: u.BlockIO}
 	if u.CPUs != nil {
@@ -113,8 +122,8 @@ func (o *owner) updateVCPUs(ctx context.Context, n int) error {
 	}
 	ctx, cancel := patience(ctx, 0)
 	defer cancel()
-	if err := rt.UpdateVCPUs(ctx, n); err != nil || o.group == nil || o.cfg.VM.Raw {
-		return err
+	if err := rt.UpdateVCPUs(ctx, n); err != nil || o.group == nil || o.cfg.VM.Raw || o.apart() {
+		return err // the caller does what we may not
 	}
 	return o.group.Set(cgroup.Limits{CPUs: float64(n)}.Resources(), func(msg string) { o.log.Warn("update", "note", msg) })
 }

@@ -158,7 +158,19 @@ type Update struct {
 	VCPUs *int `json:"vcpus,omitempty"`
 	// Link plugs the instance's network cable in or pulls it, and comes alone.
 	Link *LinkState `json:"link,omitempty"`
+	// Step is for limits of a cgroup that the owner may not change itself, since it has
+	// a user of its own: then whoever asks does, and asks twice.
+	Step UpdateStep `json:"step,omitempty"`
 }
+
+// UpdateStep is a part of an update.
+type UpdateStep string
+
+// The steps of an update whose cgroup is the caller's to change; "" is all of it.
+const (
+	UpdateAsk  UpdateStep = "ask"  // whether it may be; what is not the cgroup's changes
+	UpdateDone UpdateStep = "done" // the cgroup was changed: that is recorded
+)
 
 // LinkState is that of an instance's network interface.
 type LinkState string
@@ -237,7 +249,7 @@ func (u Update) Apply(r Resources) Resources {
 // Check refuses values that no backend has.
 func (u Update) Check() error {
 	switch {
-	case u == Update{}:
+	case u == Update{Step: u.Step}:
 		return errors.New("no limit given")
 	case u.Disk != nil && u != Update{Disk: u.Disk}:
 		return errors.New("a disk and other limits at once: change one after the other")
@@ -253,6 +265,8 @@ func (u Update) Check() error {
 		return errors.New("a link and limits at once: change one after the other")
 	case u.Link != nil && *u.Link != LinkUp && *u.Link != LinkDown:
 		return fmt.Errorf("a link that is %q: want up or down", *u.Link)
+	case u.Step != "" && u.Step != UpdateAsk && u.Step != UpdateDone:
+		return fmt.Errorf("step %q: want %s or %s", u.Step, UpdateAsk, UpdateDone)
 	case u.CPUs != nil && !(*u.CPUs > 0 && *u.CPUs <= 4096):
 		return fmt.Errorf("%v processors: want a number above 0", *u.CPUs)
 	case u.CPUWeight != nil && (*u.CPUWeight < 1 || *u.CPUWeight > 10000):

@@ -41,8 +41,8 @@ type Snapshotter interface {
 	// Snapshot fills dir, which is empty, and goes on as before. What the
 	// instance does stands still meanwhile. With bases, which are the files of a
 	// snapshot and of those below it, in that order, only what differs from them
-	// is stored.
-	Snapshot(ctx context.Context, dir string, bases []string) (SnapshotReport, error)
+	// is stored; they are the Runtime's to close.
+	Snapshot(ctx context.Context, dir string, bases []*os.File) (SnapshotReport, error)
 }
 
 // SnapshotReport says what a snapshot took.
@@ -87,12 +87,17 @@ func MarkFile(path string) (FileMark, error) {
 		return FileMark{}, err
 	}
 	defer f.Close()
+	return MarkOpen(f)
+}
+
+// MarkOpen is MarkFile of an open file, whose offset stays.
+func MarkOpen(f *os.File) (FileMark, error) {
 	st, err := f.Stat()
 	if err != nil {
 		return FileMark{}, err
 	}
 	h := sha256.New()
-	if _, err := io.Copy(h, io.LimitReader(f, markedHead)); err != nil {
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, markedHead)); err != nil {
 		return FileMark{}, err
 	}
 	return FileMark{Size: st.Size(), Digest: hex.EncodeToString(h.Sum(nil))}, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"github.com/hvctl/hvctl/memory"
@@ -20,37 +21,66 @@ type Chain struct {
 // OpenChain opens the snapshot at path and, as long as it is a diff, its bases
 // at the paths that find gives for their identities. Errors wrap ErrChain or
 // are those of Open and find.
-func OpenChain(path string, find func(Ref) (path string, err error)) (c *Chain, err error) {
-	c = &Chain{}
+func OpenChain(path string, find func(Ref) (path string, err error)) (*Chain, error) {
+	top, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	return chainOf(top, func(r Ref) (*Snapshot, error) {
+		p, err := find(r)
+		if err != nil {
+			return nil, fmt.Errorf("%w: base %v: %w", ErrChain, r, err)
+		}
+		return Open(p)
+	})
+}
+
+// OpenFiles is OpenChain for files that are open already, in the order in which each
+// is the next one's. They are the chain's, and those that it does not need are closed.
+func OpenFiles(files []*os.File) (*Chain, error) {
+	defer func() {
+		for _, f := range files {
+			_ = f.Close()
+		}
+	}()
+	next := func(Ref) (*Snapshot, error) {
+		if len(files) == 0 {
+			return nil, fmt.Errorf("%w: a base was not given", ErrChain)
+		}
+		f := files[0]
+		files = files[1:]
+		return OpenFile(f)
+	}
+	top, err := next(Ref{})
+	if err != nil {
+		return nil, err
+	}
+	return chainOf(top, next)
+}
+
+// chainOf is the chain whose top is there.
+func chainOf(top *Snapshot, base func(Ref) (*Snapshot, error)) (c *Chain, err error) {
+	c = &Chain{layers: []*Snapshot{top}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())
 			c = nil
 		}
 	}()
-	top, err := Open(path)
-	if err != nil {
-		return c, err
-	}
-	c.layers = []*Snapshot{top}
 	for lowest := top; lowest.h.diff; {
 		if len(c.layers) == maxChain {
-			return c, fmt.Errorf("%w: %s has more than %d bases; merge some", ErrChain, path, maxChain-1)
+			return c, fmt.Errorf("%w: %s has more than %d bases; merge some", ErrChain, top.f.Name(), maxChain-1)
 		}
-		p, err := find(lowest.h.base)
-		if err != nil {
-			return c, fmt.Errorf("%w: base %v of %s: %w", ErrChain, lowest.h.base, lowest.f.Name(), err)
-		}
-		below, err := Open(p)
+		below, err := base(lowest.h.base)
 		if err != nil {
 			return c, fmt.Errorf("base of %s: %w", lowest.f.Name(), err)
 		}
 		c.layers = slices.Insert(c.layers, 0, below)
 		if below.h.id != lowest.h.base {
-			return c, fmt.Errorf("%w: %s needs the base %v, %s is %v", ErrChain, lowest.f.Name(), lowest.h.base, p, below.h.id)
+			return c, fmt.Errorf("%w: %s needs the base %v, %s is %v", ErrChain, lowest.f.Name(), lowest.h.base, below.f.Name(), below.h.id)
 		}
 		if !slices.Equal(below.x.regions, lowest.x.regions) {
-			return c, fmt.Errorf("%w: %s and its base %s have different RAM", ErrChain, lowest.f.Name(), p)
+			return c, fmt.Errorf("%w: %s and its base %s have different RAM", ErrChain, lowest.f.Name(), below.f.Name())
 		}
 		lowest = below
 	}

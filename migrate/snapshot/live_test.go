@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -110,6 +111,29 @@ func TestDiffsOfARunningMachineRestoreWhatItWas(t *testing.T) {
 			}
 			if err := chain.Verify(t.Context(), snapshot.Options{}); err != nil {
 				t.Error(err)
+			}
+			var open []*os.File // the same of open files, one more than are needed
+			for at := n; at >= -1; at-- {
+				f, err := os.Open(file(max(at, 0)))
+				if err != nil {
+					t.Fatal(err)
+				}
+				open = append(open, f)
+			}
+			again, err := snapshot.OpenFiles(slices.Clone(open))
+			if err != nil || again.Top().ID() != chain.Top().ID() {
+				t.Fatalf("of open files: %v", err)
+			}
+			if err := again.Close(); err != nil {
+				t.Error(err)
+			}
+			for _, f := range open {
+				if _, err := f.Stat(); err == nil {
+					t.Errorf("%s stays open", f.Name())
+				}
+			}
+			if c, err := snapshot.OpenFiles(nil); !errors.Is(err, snapshot.ErrChain) {
+				t.Errorf("of no file: %v, %v", c, err)
 			}
 			to := newGuest(t)
 			if err := chain.ReadInto(t.Context(), to.Regions(), snapshot.Options{}); err != nil {

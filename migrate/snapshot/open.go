@@ -28,10 +28,16 @@ func Open(path string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	return OpenFile(f)
+}
+
+// OpenFile is Open for a file that is open already. It is the snapshot's, and closed after
+// an error.
+func OpenFile(f *os.File) (*Snapshot, error) {
 	s, err := read(f)
 	if err != nil {
 		_ = f.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	return s, nil
 }

@@ -16,6 +16,7 @@ type Target struct {
 	Folder  string // the folder that it lies in
 	TCP     string // "127.0.0.1:port" that somebody listens on
 	Unix    string // path of a socket that somebody listens on
+	Name    string // of another, in no directory but the network namespace
 	Process int    // another process of the same user
 }
 
@@ -79,6 +80,7 @@ var attacks = []attack{
 	{"send packets", func(Target) error { return socket(unix.AF_PACKET, unix.SOCK_RAW) }},
 	{"change the host's network", func(Target) error { return socket(unix.AF_NETLINK, unix.SOCK_RAW) }},
 	{"connect to another program's socket", connectUnix},
+	{"connect to another program's socket by its name", func(t Target) error { return connect(unix.AF_UNIX, &unix.SockaddrUnix{Name: "@" + t.Name}) }},
 	{"connect to other guests", func(Target) error { return socket(unix.AF_VSOCK, unix.SOCK_STREAM) }},
 	{"use the kernel's ciphers", func(Target) error { return socket(unix.AF_ALG, unix.SOCK_SEQPACKET) }},
 	// Other processes.
@@ -99,6 +101,7 @@ var attacks = []attack{
 		return unix.SchedSetaffinity(t.Process, &set)
 	}},
 	{"execute a program", execute},
+	{"be root", beRoot},
 	{"become somebody else", func(Target) error { return call(unix.SYS_SETRESUID, ^uintptr(0), ^uintptr(0), ^uintptr(0)) }},
 	// The kernel.
 	{"mount", func(t Target) error { return unix.Mount("", t.Folder, "", unix.MS_PRIVATE, "") }},

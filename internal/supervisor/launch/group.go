@@ -172,6 +172,7 @@ func Sweep(ctx context.Context, s *instance.Store) error {
 	}
 	var errs []error
 	for id, path := range stray {
+		awaitEmpty(ctx, path) // its owner may have ended by itself, and be about to say so
 		if err := removeGroup(ctx, path); err != nil {
 			errs = append(errs, err)
 			continue
@@ -179,7 +180,39 @@ func Sweep(ctx context.Context, s *instance.Store) error {
 		errs = append(errs, s.ForgetGroup(id))
 	}
 	pruneParent()
-	return errors.Join(errs...)
+	return errors.Join(append(errs, s.SweepRemoved())...)
+}
+
+// lastGrace is how long an owner that has let go of its instance may take to end.
+const lastGrace = 3 * time.Second
+
+// awaitEmpty returns when nothing is left in a group, or lastGrace is over.
+func awaitEmpty(ctx context.Context, path string) {
+	g, err := cgroup.Open(path)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, lastGrace)
+	defer cancel()
+	_ = g.AwaitEmpty(ctx) // then it is emptied
+}
+
+// Bury takes away what an owner with a user of its own may not, when it has ended: its
+// cgroup, and what is left of an instance that has removed itself. Others may do the
+// same meanwhile, and it does nothing while the instance lives. What fails here, the next
+// command does.
+func (h *Handle) Bury(ctx context.Context) {
+	if !h.Apart() || h.Living() {
+		return
+	}
+	if path := h.Group(); path != "" {
+		awaitEmpty(ctx, path)
+		if dropGroup(ctx, h.Instance) != nil { // an instance that has ended does not start again
+			return
+		}
+		pruneParent()
+	}
+	_ = h.SweepRemoved()
 }
 
 // pruneParent removes the group that owners' groups lie in when there are none:

@@ -82,6 +82,9 @@ func (h *Handle) Stats(ctx context.Context) (workload.Stats, error) {
 func (h *Handle) Wait(ctx context.Context) (workload.Exit, error) {
 	for {
 		e, err := h.Client.Wait(ctx)
+		if err == nil {
+			h.Bury(ctx)
+		}
 		if err == nil || ctx.Err() != nil {
 			return e, err
 		}
@@ -101,6 +104,15 @@ func (h *Handle) Wait(ctx context.Context) (workload.Exit, error) {
 			return workload.Exit{Code: 137, Err: "its owner process was killed", At: time.Now()}, nil
 		}
 	}
+}
+
+// Stop is Client.Stop, and takes away what the owner may not.
+func (h *Handle) Stop(ctx context.Context, r control.StopRequest) (workload.Exit, error) {
+	e, err := h.Client.Stop(ctx, r)
+	if err == nil {
+		h.Bury(ctx)
+	}
+	return e, err
 }
 
 // settled returns when Wait's next attempt may end differently: a created

@@ -69,7 +69,10 @@ func Start(ctx context.Context, b workload.Backend, i *instance.Instance, o Opti
 		if i.TryLock() != nil {
 			return nil, err
 		}
-		defer i.Unlock()
+		defer func() {
+			i.Unlock()
+			_ = i.SweepRemoved() // or the next command does
+		}()
 	}
 	if derr := dropGroup(context.WithoutCancel(ctx), i); derr != nil {
 		err = fmt.Errorf("%w (and %w)", err, derr)
@@ -127,7 +130,8 @@ func spawn(at place, argv []string, dir, level string, h instance.Handover, file
 		return nil, err
 	}
 	defer null.Close()
-	log, err := os.OpenFile(filepath.Join(dir, instance.OwnerLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	// The directory may be another user's by now: an earlier owner's.
+	log, err := os.OpenFile(filepath.Join(dir, instance.OwnerLog), os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}
