@@ -289,7 +289,7 @@ func (p *program) specOptions(c *cli.Context, cfg *workload.Config) (workload.Sp
 func parseVolume(s string) (specs.Mount, error) {
 	host, rest, ok := strings.Cut(s, ":")
 	path, opt, _ := strings.Cut(rest, ":")
-	if !ok || !filepath.IsAbs(path) || opt != "" && opt != "ro" && opt != "rw" {
+	if !ok || host == "" || !filepath.IsAbs(path) || opt != "" && opt != "ro" && opt != "rw" {
 		return specs.Mount{}, fmt.Errorf("volume %q: want HOST:PATH[:ro], PATH absolute", s)
 	}
 	abs, err := filepath.Abs(host)
