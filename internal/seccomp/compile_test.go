@@ -217,6 +217,7 @@ func TestBadProfilesAreRefusedByField(t *testing.T) {
 		{"argument", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":6,"value":0,"op":"SCMP_CMP_EQ"}]}]}`, "syscalls[0].args[0]"},
 		{"operator", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":0,"value":0,"op":"X"}]}]}`, "syscalls[0].args[0]"},
 		{"notify without listener", `{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_NOTIFY"}]}`, "listenerPath"},
+		{"notify for sendmsg", `{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x","syscalls":[{"names":["mount","sendmsg"],"action":"SCMP_ACT_NOTIFY"}]}`, "syscalls[0]"},
 		{"notify for write", `{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/x","syscalls":[{"names":["write"],"action":"SCMP_ACT_NOTIFY"}]}`, "syscalls[0]"},
 		{"metadata alone", `{"defaultAction":"SCMP_ACT_ALLOW","listenerMetadata":"x"}`, "listenerMetadata"},
 	} {

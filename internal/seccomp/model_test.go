@@ -198,7 +198,7 @@ func randomProfile(r *rand.Rand) *specs.LinuxSeccomp {
 		e.ErrnoRet = withErrno(e.Action)
 		for range 1 + r.IntN(20) {
 			n := syscalls[(some+int(r.ExpFloat64()*20))%len(syscalls)].name
-			if n == "write" {
+			if n == "write" || n == "sendmsg" {
 				n = "socket"
 			}
 			e.Names = append(e.Names, n)
