@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -17,7 +19,7 @@ func (g *Group) Set(r *specs.LinuxResources, warn func(msg string)) error {
 	if err := g.checkUsage(r.Memory); err != nil {
 		return err
 	}
-	p, err := planFor(g.sys, r, g.memoryLimit(r.Memory))
+	p, err := planFor(g.sys, g.withCPUMax(r), g.memoryLimit(r.Memory))
 	if err != nil {
 		return err
 	}
@@ -144,6 +146,33 @@ func (g *Group) memoryLimit(m *specs.LinuxMemory) *int64 {
 		limit = int64(n)
 	}
 	return &limit
+}
+
+// withCPUMax is r with quota or period from the limit in force, where r changes
+// the other alone: v2 has both in one line.
+func (g *Group) withCPUMax(r *specs.LinuxResources) *specs.LinuxResources {
+	if r.CPU == nil {
+		return r
+	}
+	quota, period := r.CPU.Quota != nil && *r.CPU.Quota != 0, r.CPU.Period != nil && *r.CPU.Period != 0
+	dir, v2 := g.of("cpu")
+	if quota == period || dir == "" || !v2 {
+		return r
+	}
+	line, err := read(dir, "cpu.max")
+	f := strings.Fields(line)
+	if err != nil || len(f) != 2 {
+		return r // not enabled yet: there is none in force
+	}
+	both, c := *r, *r.CPU
+	both.CPU = &c
+	if n, err := strconv.ParseInt(f[0], 10, 64); err == nil && !quota { // else "max"
+		c.Quota = &n
+	}
+	if n, err := strconv.ParseUint(f[1], 10, 64); err == nil && !period {
+		c.Period = &n
+	}
+	return &both
 }
 
 // checkUsage is OCI's checkBeforeUpdate: a limit below what is used now would

@@ -17,7 +17,7 @@ func (s *System) Files(r *specs.LinuxResources) ([]File, error) { return s.files
 
 // Files is System's for a change of limits that are in force.
 func (g *Group) Files(r *specs.LinuxResources) ([]File, error) {
-	return g.sys.files(r, g.memoryLimit(r.Memory))
+	return g.sys.files(g.withCPUMax(r), g.memoryLimit(r.Memory))
 }
 
 func (s *System) files(r *specs.LinuxResources, memory *int64) ([]File, error) {
