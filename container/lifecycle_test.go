@@ -294,6 +294,47 @@ func TestFailingPoststartKills(t *testing.T) {
 	}
 }
 
+// mainThreadEnds makes this binary a program whose first thread ends, and the
+// others do not.
+const mainThreadEnds = "HVCTL_TEST_MAIN_THREAD_ENDS"
+
+func init() {
+	if os.Getenv(mainThreadEnds) != "" { // here, the goroutine is locked to that thread
+		go func() { select {} }()
+		go func() { _, _ = os.Stdin.Read(make([]byte, 1)) }() // nobody writes
+		_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
+	}
+}
+
+func TestFirstThreadIsNotTheProcess(t *testing.T) {
+	h := newHost(t)
+	copyFile(t, os.Args[0], filepath.Join(h.bundle, "rootfs", "bin", "threads"))
+	s := h.spec("")
+	s.Process.Args, s.Process.Env = []string{"/bin/threads"}, []string{mainThreadEnds + "=1"}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	p := h.mustCreate(s, func(o *container.CreateOptions) { o.Stdio[0] = r })
+	if err := h.Start(t.Context(), h.id()); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "its first thread has ended", func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID))
+		return err == nil && strings.Contains(string(b), ") Z ")
+	})
+	h.wantStatus(container.Running)
+	if err := h.Kill(t.Context(), h.id(), unix.SIGKILL, false); err != nil {
+		t.Error(err)
+	}
+	if code := wait(t, p); code != 128+9 {
+		t.Errorf("it ended with %d", code)
+	}
+	h.wantStatus(container.Stopped)
+}
+
 func TestRunStartsAtOnce(t *testing.T) {
 	h := newHost(t)
 	p, err := h.Run(t.Context(), container.CreateOptions{ID: h.id(), Bundle: h.bundle, Spec: h.spec("exit 7")})

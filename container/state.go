@@ -132,13 +132,28 @@ func (d *dir) save(rec *record, first bool) error {
 	return d.replace(stateFile, b)
 }
 
-// alive says whether the recorded process is still the one it was.
+// alive says whether the recorded process is still the one it was, and runs.
 func (rec *record) alive() bool {
 	if rec.PID <= 0 {
 		return false
 	}
 	st, err := readStat(rec.PID)
-	return err == nil && st.start == rec.PIDStart && st.state != 'Z' && st.state != 'X'
+	if err != nil || st.start != rec.PIDStart || st.state == 'X' {
+		return false
+	}
+	return st.state != 'Z' || threadsLeft(rec.PID)
+}
+
+// threadsLeft says of a process that looks like a zombie whether only its first
+// thread has ended.
+func threadsLeft(pid int) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) // readable when all have
+	return err == nil && n == 0
 }
 
 // procStat is what we need of /proc/PID/stat.
