@@ -42,10 +42,23 @@ func hold(dir string) (*Hold, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := flock(f); err != nil {
+	if err := errors.Join(giveAsFolder(f), flock(f)); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return &Hold{f}, nil
+}
+
+// giveAsFolder gives a file that root has made to the user whose folder it lies in: the
+// owner of a VM has a user of its own and reads what a command has left there.
+func giveAsFolder(f *os.File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	var folder unix.Stat_t
+	if err := unix.Stat(filepath.Dir(f.Name()), &folder); err != nil || folder.Uid == 0 {
+		return err
+	}
+	return f.Chown(int(folder.Uid), int(folder.Gid))
 }
 
 // Holder opens the process that has the hold on the instance whose directory is dir, and

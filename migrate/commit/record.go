@@ -142,7 +142,7 @@ func (f File) Stage(r Record) (Staged, error) {
 	}
 	s := &stagedFile{tmp: tmp.Name(), path: string(f)}
 	_, err = tmp.Write(append(b, '\n'))
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
+	if err = errors.Join(err, giveAsFolder(tmp), tmp.Sync(), tmp.Close()); err != nil {
 		s.Discard()
 		return nil, err
 	}
