@@ -64,6 +64,9 @@ func (p *program) remove(c *cli.Context, ref string, force bool) error {
 	} else {
 		err = h.Delete(c.Context)
 	}
+	if errors.Is(err, instance.ErrLocked) && force {
+		return fmt.Errorf("%s: another command is starting or removing it: try again when that has ended", h.Name())
+	}
 	if errors.Is(err, instance.ErrLocked) {
 		return runningError(h)
 	}

@@ -79,7 +79,7 @@ func (p *program) sampling(c *cli.Context, show func([]sampled) (end bool, err e
 // sample asks every instance at once. before has the last samples by ID, and
 // gets these.
 func (p *program) sample(ctx context.Context, c *cli.Context, before map[string]workload.Stats) ([]sampled, error) {
-	hs, err := p.selected(c)
+	hs, err := p.selected(c, len(before) > 0)
 	if err != nil {
 		return nil, err
 	}
@@ -110,13 +110,14 @@ func (p *program) sample(ctx context.Context, c *cli.Context, before map[string]
 	return out, nil
 }
 
-// selected is the instances named, or all that run.
-func (p *program) selected(c *cli.Context) ([]*launch.Handle, error) {
+// selected is the instances named, or all that run. Later on, those that have gone are
+// left out.
+func (p *program) selected(c *cli.Context, later bool) ([]*launch.Handle, error) {
 	var out []*launch.Handle
 	if c.NArg() > 0 {
 		for _, ref := range c.Args().Slice() {
 			h, err := p.handle(c, ref)
-			if errors.Is(err, instance.ErrNotFound) && len(out) > 0 {
+			if errors.Is(err, instance.ErrNotFound) && later {
 				continue
 			}
 			if err != nil {

@@ -469,6 +469,10 @@ func TestStatsAndInspect(t *testing.T) {
 	if got := w.must("stats", "--no-stream", "--interval", "10ms", "web"); !strings.Contains(got, "64.0 MiB") {
 		t.Errorf("table: %s", got)
 	}
+	// One that is not there is told, wherever it stands.
+	for _, refs := range [][]string{{"web", "nosuch"}, {"nosuch", "web"}} {
+		w.fails(125, []string{"nosuch"}, append([]string{"stats", "--no-stream", "--interval", "10ms"}, refs...)...)
+	}
 	var u []usage
 	if err := json.Unmarshal([]byte(w.must("top", "--once", "--interval", "10ms", "--json")), &u); err != nil || len(u) != 1 || u[0].LimitBytes != 64<<20 {
 		t.Errorf("%+v, %v", u, err)

@@ -217,6 +217,21 @@ func TestModesAreHonouredAsAsked(t *testing.T) {
 	}
 }
 
+// A stream that breaks off leaves what has come as it is to be.
+func TestModesOfABrokenStream(t *testing.T) {
+	dir := tree(t)
+	whole, err := io.ReadAll(stream(t, tar.Header{Name: "d", Typeflag: tar.TypeDir, Mode: 0o755}, tar.Header{Name: "d/f", Typeflag: tar.TypeReg, Mode: 0o644}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := archive.Unpack(bytes.NewReader(whole[:600]), root(t, dir), "/", archive.Options{}); err == nil {
+		t.Error("half a stream was one")
+	}
+	if st, err := os.Stat(filepath.Join(dir, "d")); err != nil || st.Mode().Perm() != 0o755 {
+		t.Errorf("mode %v, %v", st, err)
+	}
+}
+
 // TestSpecialFilesAreNamed: a pipe in the tree is left out and said so; one
 // that is asked for is refused, and not waited for.
 func TestSpecialFilesAreNamed(t *testing.T) {

@@ -28,9 +28,11 @@ type Options struct {
 // directory gets the stream's top in it; another, or one that does not exist in
 // a directory that does, is what the top is called there. It reads r to its
 // end. Nothing of the stream lands outside of that directory.
-func Unpack(r io.Reader, root *Root, dest string, o Options) error {
+func Unpack(r io.Reader, root *Root, dest string, o Options) (err error) {
 	u := &unpacker{o: o}
 	defer u.close()
+	// What has come of a stream that breaks off has its modes, too.
+	defer func() { err = errors.Join(err, u.finish()) }()
 	t := tar.NewReader(r)
 	for {
 		h, err := t.Next()
@@ -62,7 +64,7 @@ func Unpack(r io.Reader, root *Root, dest string, o Options) error {
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return err
 	}
-	return u.finish()
+	return nil
 }
 
 // cleanName refuses names that are not below the stream's top.

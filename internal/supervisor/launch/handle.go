@@ -154,11 +154,19 @@ func (h *Handle) remove(ctx context.Context) error {
 // answer.
 func (h *Handle) ForceDelete(ctx context.Context) error {
 	err := h.TryLock()
-	if errors.Is(err, instance.ErrLocked) {
+	for deadline := time.Now().Add(forceGrace); errors.Is(err, instance.ErrLocked); err = h.TryLock() {
 		if err := h.kill(ctx); err != nil {
 			return err
 		}
-		err = h.TryLock()
+		// Whoever holds it may be no owner yet, or remove it, too.
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(forceLook):
+		}
+		if time.Now().After(deadline) {
+			break
+		}
 	}
 	if err != nil {
 		if _, serr := h.Instance.State(); errors.Is(serr, workload.ErrNotFound) {
@@ -168,6 +176,13 @@ func (h *Handle) ForceDelete(ctx context.Context) error {
 	}
 	return h.remove(ctx)
 }
+
+// forceGrace is how long another command may take to start or remove an instance that
+// is to be removed, and forceLook how often it is looked whether it has.
+const (
+	forceGrace = 15 * time.Second
+	forceLook  = 10 * time.Millisecond
+)
 
 // killGrace is how long an owner may take to end its instance.
 const killGrace = 5 * time.Second

@@ -183,6 +183,37 @@ func TestGroupOfAKilledOwnerIsSwept(t *testing.T) {
 	}
 }
 
+// Who removes an instance by force waits for another command that starts or removes it,
+// and has no owner to kill yet.
+func TestForceWaitsForAnotherCommand(t *testing.T) {
+	s, err := instance.OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := s.Create(&workload.Config{Name: "held", Spec: &specs.Spec{}}, instance.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := s.Open("held")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- launch.NewHandle(i, nil).ForceDelete(t.Context()) }()
+	select {
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	held.Unlock()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if _, err := s.Open("held"); !errors.Is(err, instance.ErrNotFound) {
+		t.Errorf("after that: %v", err)
+	}
+}
+
 func TestStartThatFailsLeavesNoGroup(t *testing.T) {
 	testenv.Require(t, testenv.Root, testenv.Cgroup)
 	for _, step := range []string{"new", "start", "error"} {
