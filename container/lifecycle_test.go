@@ -311,6 +311,9 @@ func TestFirstThreadIsNotTheProcess(t *testing.T) {
 	copyFile(t, os.Args[0], filepath.Join(h.bundle, "rootfs", "bin", "threads"))
 	s := h.spec("")
 	s.Process.Args, s.Process.Env = []string{"/bin/threads"}, []string{mainThreadEnds + "=1"}
+	for _, dir := range []string{"/lib", "/lib64"} { // with the race detector, it has a dynamic linker
+		s.Mounts = append(s.Mounts, specs.Mount{Destination: dir, Type: "bind", Source: dir, Options: []string{"bind", "ro"}})
+	}
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -327,7 +330,7 @@ func TestFirstThreadIsNotTheProcess(t *testing.T) {
 	})
 	h.wantStatus(container.Running)
 	if err := h.Kill(t.Context(), h.id(), unix.SIGKILL, false); err != nil {
-		t.Error(err)
+		t.Fatal(err)
 	}
 	if code := wait(t, p); code != 128+9 {
 		t.Errorf("it ended with %d", code)

@@ -39,7 +39,7 @@ func workloadFlags() []cli.Flag {
 		&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "memory: `SIZE` such as 512M", DefaultText: "512M for a VM, no limit for a container"},
 		&cli.Uint64Flag{Name: "cpu-weight", Usage: "share of processor time against others, `WEIGHT` 1 to 10000", DefaultText: "100"},
 		&cli.StringFlag{Name: "cpu-deadline", Usage: "promise processor time: `RUNTIME,DEADLINE,PERIOD` such as 5ms,20ms,20ms"},
-		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes"},
+		&cli.Int64Flag{Name: "pids-limit", Usage: "at most `NUMBER` of processes; -1: no limit"},
 		&cli.StringFlag{Name: "cgroup-parent", Usage: "make the instance's cgroup below `PATH`", DefaultText: "/hvctl"},
 		&cli.StringSliceFlag{Name: "publish", Aliases: []string{"p"}, Usage: "publish `[IP:]HOSTPORT:PORT[/PROTO]` on the host"},
 		&cli.StringFlag{Name: "network", Aliases: []string{"net"}, Usage: networkUsage, DefaultText: "bridge for root, else user"},
@@ -184,10 +184,10 @@ func resources(c *cli.Context, cfg *workload.Config) error {
 	if n := cfg.Res.CPUs; n < 0 || n > 4096 || math.IsNaN(n) || c.IsSet("cpus") && n == 0 {
 		errs = append(errs, fmt.Errorf("--cpus %v: want a number above 0", n))
 	}
-	if n := c.Int64("pids-limit"); n < 0 {
-		errs = append(errs, fmt.Errorf("--pids-limit %d: want a number above 0", n))
+	if n := c.Int64("pids-limit"); n < -1 {
+		errs = append(errs, fmt.Errorf("--pids-limit %d: want a number above 0, or -1 for no limit", n))
 	} else {
-		cfg.Res.PIDs = n
+		cfg.Res.PIDs = max(n, 0)
 	}
 	if n := c.Uint64("cpu-weight"); c.IsSet("cpu-weight") && (n < 1 || n > 10000) {
 		errs = append(errs, fmt.Errorf("--cpu-weight %d: want 1 to 10000", n))
