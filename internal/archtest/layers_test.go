@@ -150,7 +150,7 @@ var layers = map[string]string{
 	"internal/bench/stats":        "",
 	"internal/bench/result":       "",
 	"internal/bench/equiv":        "internal/bench/result",
-	"internal/bench/run":          "images internal/bench/equiv internal/bench/probe internal/bench/result internal/bench/stats internal/cgroup internal/instance internal/supervisor/launch internal/workload",
+	"internal/bench/run":          "images internal/bench/equiv internal/bench/probe internal/bench/result internal/bench/stats internal/cgroup internal/instance internal/supervisor/launch internal/workload migrate migrate/handoff migrate/transport",
 	"internal/bench/report":       "internal/bench/equiv internal/bench/plot internal/bench/result internal/bench/stats",
 	"internal/bench/plot":         "",
 

@@ -87,6 +87,9 @@ func take(r *http.Request, n int) ([]*os.File, error) {
 func send(c *net.UnixConn, b []byte, files []*os.File) error {
 	var fds []int
 	for _, f := range files {
+		if f == nil {
+			return errors.New("a file that was to go along is not there")
+		}
 		fds = append(fds, int(f.Fd()))
 	}
 	if len(fds) > 0 {

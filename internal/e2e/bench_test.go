@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,10 @@ type benchResult struct {
 	Samples []struct {
 		Probe, Target, Error string
 		Value                float64
+	}
+	Moves []struct {
+		Kind, Error string
+		Kept        bool
 	}
 }
 
@@ -124,5 +129,27 @@ func TestApplicationsRunInContainerAndVM(t *testing.T) {
 				t.Errorf("%s has no %s: %v", target, probe, seen)
 			}
 		}
+	}
+}
+
+// The chapter of moves moves a VM while it runs, restores it, and starts it again.
+func TestBenchMovesAVM(t *testing.T) {
+	h := newHost(t)
+	out := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	c := h.command(ctx, "bench", "run", "--targets", "vm", "--suite", "mig", "--quick", "--kernel", fast, "--out", out)
+	if said, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, said)
+	}
+	seen := map[string]bool{}
+	for _, m := range readBench(t, out).Moves {
+		if m.Error != "" {
+			t.Errorf("%s failed: %s", m.Kind, m.Error)
+		}
+		seen[m.Kind] = m.Kept
+	}
+	if want := map[string]bool{"live migration": true, "snapshot and restore": true, "restart": false}; !maps.Equal(seen, want) {
+		t.Errorf("what went on from where it was: %v, want %v", seen, want)
 	}
 }
