@@ -30,7 +30,7 @@ var benchChapters = strings.Join(run.Chapters(), ",")
 func runFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "suite", Value: benchChapters, Usage: "measure these chapters: `LIST`"},
-		&cli.BoolFlag{Name: "quick", Usage: "measure less of everything, and end within 10 minutes, whole or partial"},
+		&cli.BoolFlag{Name: "quick", Usage: "measure less of everything, and end within 10 minutes, whole or partial (not in mode tcg-icount, whose clock is none)"},
 		&cli.BoolFlag{Name: "full", Usage: "measure more of everything"},
 		&cli.IntFlag{Name: "blocks", Value: 6, Usage: "measure every target `NUMBER` times, after a warm-up"},
 		&cli.IntFlag{Name: "batches", Value: 5, Usage: "repeat each probe `NUMBER` times in an instance"},
