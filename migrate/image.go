@@ -180,39 +180,46 @@ func (r *Receiver) image(ctx context.Context, c *wire.Conn, h hello) error {
 	if !free {
 		return refuse("busy", "another migration goes on here, or has come already")
 	}
-	defer func() {
-		r.mu.Lock()
-		r.busy = false
-		r.mu.Unlock()
-	}()
-	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
+	have, err := r.takeOffered(ctx, c, h)
+	r.mu.Lock()
+	r.busy = false // before the source knows, which goes on with the next session at once
+	r.mu.Unlock()
+	if err != nil {
 		return err
+	}
+	return sendJSON(c, wire.Stored, stored{have})
+}
+
+// takeOffered has the source say which image it has, and receives it unless it is here.
+func (r *Receiver) takeOffered(ctx context.Context, c *wire.Conn, h hello) (name string, err error) {
+	if err := sendJSON(c, wire.Welcome, welcome{Version: h.version()}); err != nil {
+		return "", err
 	}
 	t, p, err := c.Recv(r.o.Stall)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if t != wire.Image {
-		return refuse("protocol", "%v instead of IMAGE", t)
+		return "", refuse("protocol", "%v instead of IMAGE", t)
 	}
 	var info imageInfo
 	if err := decodeJSON(t, p, &info); err != nil {
-		return refuse("protocol", "%w", err)
+		return "", refuse("protocol", "%w", err)
 	}
 	if err := info.check(); err != nil {
-		return refuse("image", "%w", err)
+		return "", refuse("image", "%w", err)
 	}
 	sink, have, err := r.o.Image(ctx, ImageOffer{Peer: peerOf(c.Conn), Size: info.Size, SHA256: info.SHA256})
 	if err != nil {
-		return refuse("image", "%w", err)
+		return "", refuse("image", "%w", err)
 	}
-	if sink != nil {
-		if have, err = r.takeImage(c, info, sink); err != nil {
-			sink.Discard()
-			return err
-		}
+	if sink == nil {
+		return have, nil
 	}
-	return sendJSON(c, wire.Stored, stored{have})
+	if have, err = r.takeImage(c, info, sink); err != nil {
+		sink.Discard()
+	}
+	return have, err
 }
 
 // takeImage receives the bytes and has them kept if they are what was offered.
