@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"text/template"
@@ -27,7 +28,7 @@ func (p *program) cmdInspect() *cli.Command {
 		Usage:     "print everything known about instances, as JSON",
 		ArgsUsage: "INSTANCE...",
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "print by a Go `TEMPLATE` such as '{{.State.IP}}'"},
+			&cli.StringFlag{Name: "format", Aliases: []string{"f"}, Usage: "print by a Go `TEMPLATE` such as '{{.State.IP}}' or '{{json .State}}'"},
 			&cli.BoolFlag{Name: "json", Usage: "print JSON (it always does)", Hidden: true},
 		},
 		BashComplete: p.completeInstances(),
@@ -35,25 +36,28 @@ func (p *program) cmdInspect() *cli.Command {
 			if c.NArg() == 0 {
 				return usagef(c, "no instance given")
 			}
-			var out []inspected
+			text := c.String("format")
+			t, err := template.New("format").Funcs(template.FuncMap{"json": asJSON}).Parse(text)
+			if err != nil {
+				return fmt.Errorf("--format: %w", err)
+			}
+			out := []inspected{}
+			var errs []error // of some; the others are told of
 			for _, ref := range c.Args().Slice() {
 				h, err := p.handle(c, ref)
 				if err != nil {
-					return err
+					errs = append(errs, err)
+					continue
 				}
 				i, err := inspect(c.Context, h)
 				if err != nil {
-					return err
+					errs = append(errs, err)
+					continue
 				}
 				out = append(out, i)
 			}
-			text := c.String("format")
 			if text == "" {
-				return p.printJSON(out)
-			}
-			t, err := template.New("format").Parse(text)
-			if err != nil {
-				return fmt.Errorf("--format: %w", err)
+				return errors.Join(append(errs, p.printJSON(out))...)
 			}
 			for _, i := range out {
 				if err := t.Execute(p.stdout, i); err != nil {
@@ -61,9 +65,15 @@ func (p *program) cmdInspect() *cli.Command {
 				}
 				fmt.Fprintln(p.stdout)
 			}
-			return nil
+			return errors.Join(errs...)
 		},
 	}
+}
+
+// asJSON is for templates: {{json .State}}.
+func asJSON(v any) (string, error) {
+	b, err := json.Marshal(v)
+	return string(b), err
 }
 
 // inspect asks the owner, and reads the directory when there is none or it

@@ -156,6 +156,8 @@ func portsText(ports []workload.Port) string {
 	return strings.Join(out, ", ")
 }
 
+var statuses = []workload.Status{workload.Created, workload.Running, workload.Paused, workload.Exited, workload.Dead}
+
 // filters makes one predicate of KEY=VALUE texts: any value of a key, all
 // keys, as docker does.
 func filters(list []string) (func(listed) bool, error) {
@@ -164,6 +166,9 @@ func filters(list []string) (func(listed) bool, error) {
 		k, v, ok := strings.Cut(s, "=")
 		if !ok || !slices.Contains([]string{"id", "name", "status", "backend", "image", "label"}, k) {
 			return nil, fmt.Errorf("filter %q: want id=, name=, status=, backend=, image= or label=", s)
+		}
+		if k == "status" && !slices.Contains(statuses, workload.Status(v)) {
+			return nil, fmt.Errorf("filter %q: a status is one of %v", s, statuses)
 		}
 		by[k] = append(by[k], v)
 	}

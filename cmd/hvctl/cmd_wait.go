@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/hvctl/hvctl/internal/workload"
@@ -18,15 +19,13 @@ func (p *program) cmdWait() *cli.Command {
 			if c.NArg() == 0 {
 				return usagef(c, "no instance given")
 			}
-			var exits []workload.Exit
+			exits := []workload.Exit{}
+			var errs []error // of some; the others are waited for
 			for _, ref := range c.Args().Slice() {
-				h, err := p.handle(c, ref)
+				e, err := p.await(c, ref)
 				if err != nil {
-					return err
-				}
-				e, err := h.Wait(c.Context)
-				if err != nil {
-					return named(h, err)
+					errs = append(errs, err)
+					continue
 				}
 				exits = append(exits, e)
 				if !c.Bool("json") {
@@ -34,9 +33,21 @@ func (p *program) cmdWait() *cli.Command {
 				}
 			}
 			if c.Bool("json") {
-				return p.printJSON(exits)
+				errs = append(errs, p.printJSON(exits))
 			}
-			return nil
+			return errors.Join(errs...)
 		},
 	}
+}
+
+func (p *program) await(c *cli.Context, ref string) (workload.Exit, error) {
+	h, err := p.handle(c, ref)
+	if err != nil {
+		return workload.Exit{}, err
+	}
+	e, err := h.Wait(c.Context)
+	if err != nil {
+		err = named(h, err)
+	}
+	return e, err
 }

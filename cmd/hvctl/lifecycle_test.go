@@ -105,6 +105,13 @@ func TestDetachedLife(t *testing.T) {
 	if got := w.must("wait", "web"); got != "3\n" {
 		t.Errorf("wait after the end: %q", got)
 	}
+	// One that is not there keeps nobody from hearing of the others.
+	for _, args := range [][]string{{"wait", "nosuch", "web"}, {"inspect", "-f", "{{json .State.Exit.Code}}", "nosuch", "web"}} {
+		c := w.hv(args...)
+		if code := c.run(); code != 125 || c.out.String() != "3\n" || !strings.Contains(c.err.String(), `no such instance: "nosuch"`) {
+			t.Errorf("hvctl %q: %d, %q, %q", args, code, c.out.String(), c.err.String())
+		}
+	}
 	w.fails(125, []string{"web", "hvctl rm web", "--replace"}, "run", "--name", "web", "host")
 	if got := w.must("run", "--name", "web", "--replace", "host"); got != "from the image\n" {
 		t.Errorf("replaced: %q", got)
@@ -113,6 +120,7 @@ func TestDetachedLife(t *testing.T) {
 		t.Errorf("rm: %q", got)
 	}
 	w.fails(125, []string{`no such instance: "web"`}, "inspect", "web")
+	w.fails(125, []string{"status=going", "created running paused exited dead"}, "ps", "-f", "status=going")
 }
 
 func TestCreateThenStart(t *testing.T) {
