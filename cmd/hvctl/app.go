@@ -53,6 +53,17 @@ func usagef(c *cli.Context, format string, a ...any) error {
 
 // run is the whole program; it returns the exit code.
 func (p *program) run(args []string) int {
+	out := &outlet{w: p.stdout}
+	p.stdout = out
+	code := p.execute(args)
+	if err := out.lost.Load(); err != nil && code == 0 {
+		fmt.Fprintf(p.stderr, "hvctl: standard output: %v\n", *err)
+		return workload.ExitOwnFailure
+	}
+	return code
+}
+
+func (p *program) execute(args []string) int {
 	app := p.app()
 	if args[len(args)-1] == completionFlag {
 		var done bool
