@@ -1,6 +1,7 @@
 package container
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -8,9 +9,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// copyUp copies the directory from, as it is, into the empty to. Both are
+// copier copies directories into a container's memory. The pages are charged to the
+// runtime, for it is who writes; so the container's limit is kept here.
+type copier struct {
+	limit int64 // bytes; 0: none
+	used  int64
+}
+
+// entryCost is what a file costs beside its content, about.
+const entryCost = 1 << 10
+
+// take accounts for n bytes more.
+func (c *copier) take(n int64) error {
+	if c.used += n; c.limit > 0 && c.used > c.limit {
+		return fmt.Errorf("the image has more there than linux.resources.memory.limit (%d bytes) lets the container hold", c.limit)
+	}
+	return nil
+}
+
+// directory copies the directory from, as it is, into the empty to. Both are
 // descriptors; nothing is looked up through a link.
-func copyUp(from, to int) error {
+func (c *copier) directory(from, to int) error {
 	fd, err := unix.Openat(from, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return os.NewSyscallError("open", err)
@@ -22,14 +41,17 @@ func copyUp(from, to int) error {
 		return err
 	}
 	for _, name := range names {
-		if err := copyOne(fd, to, name); err != nil {
+		if err := c.entry(fd, to, name); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	return nil
 }
 
-func copyOne(from, to int, name string) error {
+func (c *copier) entry(from, to int, name string) error {
+	if err := c.take(entryCost); err != nil {
+		return err
+	}
 	var st unix.Stat_t
 	if err := unix.Fstatat(from, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return os.NewSyscallError("fstatat", err)
@@ -45,7 +67,7 @@ func copyOne(from, to int, name string) error {
 			return err
 		}
 		defer sub.close()
-		if err := copyUp(sub.from, sub.to); err != nil {
+		if err := c.directory(sub.from, sub.to); err != nil {
 			return err
 		}
 	case unix.S_IFREG:
@@ -58,7 +80,7 @@ func copyOne(from, to int, name string) error {
 		sub.from, sub.to = -1, -1
 		defer in.Close()
 		defer out.Close()
-		if _, err := io.Copy(out, in); err != nil {
+		if err := c.data(out, in, st.Size); err != nil {
 			return err
 		}
 	case unix.S_IFLNK:
@@ -80,6 +102,31 @@ func copyOne(from, to int, name string) error {
 		return nil
 	}
 	return os.NewSyscallError("fchmodat", unix.Fchmodat(to, name, mode, 0))
+}
+
+// data copies a file's content, without its holes.
+func (c *copier) data(out, in *os.File, size int64) error {
+	for at := int64(0); at < size; {
+		start, err := in.Seek(at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // the rest is a hole
+		}
+		end := size
+		if err != nil {
+			start = at // a file system that knows of no holes
+		} else if end, err = in.Seek(start, unix.SEEK_HOLE); err != nil {
+			return err
+		}
+		n := min(end, size) - start
+		if err := c.take(n); err != nil {
+			return err
+		}
+		if _, err := io.Copy(io.NewOffsetWriter(out, start), io.NewSectionReader(in, start, n)); err != nil {
+			return err
+		}
+		at = end
+	}
+	return out.Truncate(size)
 }
 
 type pair struct{ from, to int }

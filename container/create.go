@@ -111,7 +111,8 @@ type creation struct {
 	files []*os.File // its descriptors
 	own   []*os.File // those of them that are ours to close
 
-	hooked bool // hooks have begun to run
+	hooked bool   // hooks have begun to run
+	copied copier // into tmpfs
 }
 
 // create makes a container; now means that it is started over the connection
@@ -311,7 +312,10 @@ func (c *creation) copyUp() error {
 		defer unix.Close(fd)
 		dirs[i] = fd
 	}
-	if err := copyUp(dirs[0], dirs[1]); err != nil {
+	if r := c.spec.Linux.Resources; r != nil && r.Memory != nil && r.Memory.Limit != nil {
+		c.copied.limit = *r.Memory.Limit
+	}
+	if err := c.copied.directory(dirs[0], dirs[1]); err != nil {
 		return fmt.Errorf("tmpcopyup: %w", err)
 	}
 	return nil
