@@ -220,7 +220,7 @@ func pinAll(set *unix.CPUSet) error {
 		if _, err := fmt.Sscan(t.Name(), &tid); err != nil {
 			return err
 		}
-		if err := unix.SchedSetaffinity(tid, set); err != nil {
+		if err := unix.SchedSetaffinity(tid, set); err != nil && err != unix.ESRCH { // it has ended meanwhile
 			return os.NewSyscallError("sched_setaffinity", err)
 		}
 	}

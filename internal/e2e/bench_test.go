@@ -66,6 +66,9 @@ func TestInterruptedBenchKeepsItsSamples(t *testing.T) {
 	if err := c.Wait(); err == nil {
 		t.Error("an interrupted run succeeds")
 	}
+	if !strings.Contains(said.String(), "5 of ") {
+		t.Fatalf("it did not come to that: %s", said.String())
+	}
 	r := readBench(t, out)
 	if r.Partial == "" || len(r.Samples) == 0 {
 		t.Fatalf("partial %q, %d samples\n%s", r.Partial, len(r.Samples), said.String())
