@@ -199,10 +199,10 @@ func awaitEmpty(ctx context.Context, path string) {
 
 // Bury takes away what an owner with a user of its own may not, when it has ended: its
 // cgroup, and what is left of an instance that has removed itself. Others may do the
-// same meanwhile, and it does nothing while the instance lives. What fails here, the next
-// command does.
+// same meanwhile, and it does nothing for an instance that lives on. What fails here, the
+// next command does. Preconditions: the owner has said that this is the end.
 func (h *Handle) Bury(ctx context.Context) {
-	if !h.Apart() || h.Living() {
+	if !h.Apart() || !h.awaitOwner(ctx) {
 		return
 	}
 	if path := h.Group(); path != "" {
@@ -213,6 +213,17 @@ func (h *Handle) Bury(ctx context.Context) {
 		pruneParent()
 	}
 	_ = h.SweepRemoved()
+}
+
+// awaitOwner waits until the owner, which has said its last word, has ended.
+func (h *Handle) awaitOwner(ctx context.Context) bool {
+	for deadline := time.Now().Add(lastGrace); h.Living(); {
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return false
+		}
+		time.Sleep(forceLook) //nolint:forbidigo // between two looks, until a deadline
+	}
+	return true
 }
 
 // pruneParent removes the group that owners' groups lie in when there are none:

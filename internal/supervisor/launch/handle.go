@@ -99,6 +99,7 @@ func (h *Handle) Wait(ctx context.Context) (workload.Exit, error) {
 		case err != nil:
 			return e, err
 		case st.Exit != nil:
+			h.Bury(ctx)
 			return *st.Exit, nil
 		case st.Status == workload.Dead:
 			return workload.Exit{Code: 137, Err: "its owner process was killed", At: time.Now()}, nil
