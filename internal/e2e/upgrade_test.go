@@ -20,13 +20,11 @@ import (
 // it was given later and a process of exec's. None of the guest may notice.
 func TestARunningVMGetsANewOwner(t *testing.T) {
 	h := newHost(t)
-	share := t.TempDir()
 	disk := filepath.Join(h.root, ".disk")
 	if err := os.WriteFile(disk, make([]byte, 4<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--max-memory", "1G", "-p", "127.0.0.1::6379", "--disk", "path="+disk, "-v", share+":/data/shared", "redis")
-	h.ok("exec", "-d", "web", "sh", "-c", "exec 3>>/data/shared/log; while :; do echo line >&3; sleep 0.2; done")
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--max-memory", "1G", "-p", "127.0.0.1::6379", "--disk", "path="+disk, "redis")
 	h.ok("update", "--memory", "600M", "web")
 	if got := h.redis("web", "SET k v"); got != "+OK" {
 		t.Fatal(got)
@@ -95,15 +93,6 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 	if now := h.inspect("web", "{{.Inspect.networkPid}}"); now != keeper {
 		t.Errorf("the keeper of the network was process %s, and is %s", keeper, now)
 	}
-	written := func() int {
-		b, err := os.ReadFile(filepath.Join(share, "log"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(b)
-	}
-	so := written()
-	eventually(t, "an open file of a shared directory is written on to", func() bool { return written() > so })
 	if n := h.counter("web", "mem.plugged_bytes"); n != 88<<20 {
 		t.Errorf("it has %d MiB of memory more than at the start, was given 88", n>>20)
 	}
@@ -133,10 +122,17 @@ func TestARunningVMGetsANewOwner(t *testing.T) {
 	_ = outside.Close()
 }
 
-// TestAnUpgradeThatFailsLeavesTheOldOwner tries owners that cannot take over.
+// TestAnUpgradeThatFailsLeavesTheOldOwner tries owners that cannot take over, and one
+// that can, which has a shared directory with an open file then.
 func TestAnUpgradeThatFailsLeavesTheOldOwner(t *testing.T) {
 	h := newHost(t)
-	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--network", "none", "debian:bookworm", "sleep", "1000")
+	share := t.TempDir()
+	h.ok("run", "-d", "--name", "web", "--kernel", fast, "--network", "none", "-v", share+":/data", "debian:bookworm",
+		"sh", "-c", "exec 3>>/data/log; while :; do echo line >&3; sleep 0.2; done")
+	written := func() int {
+		b, _ := os.ReadFile(filepath.Join(share, "log")) // not there yet
+		return len(b)
+	}
 	old := h.owner("web")
 	silent := filepath.Join(h.root, ".silent")
 	if err := os.WriteFile(silent, []byte("#!/bin/sh\nexit 3\n"), 0o700); err != nil {
@@ -156,6 +152,8 @@ func TestAnUpgradeThatFailsLeavesTheOldOwner(t *testing.T) {
 	}
 	h.ok("upgrade", "web")
 	h.ok("exec", "web", "true")
+	so := written()
+	eventually(t, "an open file of a shared directory is written on to", func() bool { return written() > so })
 
 	// What is killed afterwards is the new owner, and nobody runs the VM then.
 	if err := unix.Kill(h.owner("web"), unix.SIGKILL); err != nil {
