@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -300,8 +301,15 @@ const mainThreadEnds = "HVCTL_TEST_MAIN_THREAD_ENDS"
 
 func init() {
 	if os.Getenv(mainThreadEnds) != "" { // here, the goroutine is locked to that thread
-		go func() { select {} }()
-		go func() { _, _ = os.Stdin.Read(make([]byte, 1)) }() // nobody writes
+		begun := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(begun)
+			for { // nobody writes
+				_, _ = unix.Read(0, make([]byte, 1))
+			}
+		}()
+		<-begun
 		_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
 	}
 }
